@@ -1,0 +1,124 @@
+"""From per-sample losses to clean probabilities. numpy and scikit-learn only: no model, no trainer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+_NAMED_SAMPLES = 10  # how many sample indices a message lists
+
+
+@dataclass(frozen=True)
+class CleanProbabilityEstimate:
+    """What an estimator returns.
+
+    Attributes:
+        clean_probability (`np.ndarray` of shape `[num_samples]`): the probability in [0, 1] that a label is correct.
+        means (`tuple[float, float]`): mean loss (in nats) of the clean and of the noisy component; NaN where no
+            mixture could be fitted.
+        stds (`tuple[float, float]`): their standard deviations, in nats.
+        weights (`tuple[float, float]`): their shares of the samples. The second estimates the noise rate.
+    """
+
+    clean_probability: np.ndarray
+    means: tuple[float, float] = (float("nan"), float("nan"))
+    stds: tuple[float, float] = (float("nan"), float("nan"))
+    weights: tuple[float, float] = (1.0, 0.0)
+
+    @property
+    def separation(self) -> float:
+        """Distance of the two means in pooled standard deviations, `|μ1 - μ0| / sqrt((σ0² + σ1²) / 2)`.
+
+        Above 2, a mixture of equal weights has two peaks (Ashman et al., 1994). NaN where no mixture was fitted.
+        """
+        return abs(self.means[1] - self.means[0]) / (sum(std**2 for std in self.stds) / 2) ** 0.5
+
+
+def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstimate:
+    """Fits a Gaussian mixture of two components to the losses: the clean probability is the posterior of the component
+    with the smaller mean (CleaR, arXiv 2411.00873; Arazo et al., 2019).
+
+    Networks learn correct labels before wrong ones, so that early in training wrong labels show as large losses. The
+    losses are standardized before the fit: scale and offset do not matter.
+
+    A smaller loss never means a smaller clean probability. The bare posterior breaks this where the components differ
+    in width: the tail of the wider one overtakes the narrower one on its far side. There, the value at the last point
+    in order is kept.
+
+    Where a mixture makes no sense, the answer is defined, and a warning says so:
+
+    - A loss that is NaN or infinite is left out of the fit and its clean probability is 0; the warning names the
+      samples. If no loss is finite, all are 0.
+    - Fewer than two finite losses, losses that are all the same (to float32 precision), or a component that ends up
+      with less than one sample's mass: there is no evidence of two groups, and every finite loss gets clean probability
+      1. Training then goes on with every module active.
+
+    Args:
+        losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
+        seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
+
+    Returns:
+        [`CleanProbabilityEstimate`]
+
+    Raises:
+        ValueError: where `losses` is not one-dimensional.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    losses = np.asarray(losses, dtype=np.float64)
+    if losses.ndim != 1:
+        raise ValueError(f"`losses` has to be of shape [num_samples], got {list(losses.shape)}.")
+
+    finite = np.isfinite(losses)
+    probability = finite.astype(np.float64)  # the answer wherever there is no evidence of two groups
+    if not finite.all():
+        logger.warning(f"The loss of {_samples(~finite)} is not finite: left out of the mixture, clean probability 0.")
+    values = losses[finite]
+    if len(values) < 2:
+        logger.warning(f"{len(values)} finite losses are too few for a mixture: clean probability 1 for those.")
+        return CleanProbabilityEstimate(probability)
+    center, scale = values.mean(), values.std()
+    if scale <= np.finfo(np.float32).eps * max(abs(center), np.abs(values).max()):
+        logger.warning("All losses are the same, which tells nothing about the labels: clean probability 1 for all.")
+        return CleanProbabilityEstimate(probability)
+
+    standardized = ((values - center) / scale).reshape(-1, 1)
+    mixture = GaussianMixture(n_components=2, random_state=seed, max_iter=500).fit(standardized)
+    clean, noisy = np.argsort(mixture.means_.ravel())
+    if mixture.weights_.min() * len(values) < 1:
+        logger.warning("One component of the mixture got no sample: no sign of wrong labels, clean probability 1.")
+        return CleanProbabilityEstimate(probability)
+
+    probability[finite] = _in_order(
+        mixture.predict_proba(standardized)[:, clean], standardized.ravel(), *mixture.means_.ravel()[[clean, noisy]]
+    )
+    means = center + scale * mixture.means_.ravel()
+    stds = scale * np.sqrt(mixture.covariances_.ravel())
+    return CleanProbabilityEstimate(
+        probability,
+        means=(float(means[clean]), float(means[noisy])),
+        stds=(float(stds[clean]), float(stds[noisy])),
+        weights=(float(mixture.weights_[clean]), float(mixture.weights_[noisy])),
+    )
+
+
+def _in_order(posterior: np.ndarray, losses: np.ndarray, clean_mean: float, noisy_mean: float) -> np.ndarray:
+    """Makes the posterior fall with the loss everywhere. Between the means it does so by itself."""
+    order = np.argsort(losses)
+    ordered, losses = posterior[order], losses[order]
+    below, above = losses < clean_mean, losses > noisy_mean
+    ordered[below] = np.maximum.accumulate(ordered[below][::-1])[::-1]
+    ordered[above] = np.minimum.accumulate(ordered[above])
+    result = np.empty_like(ordered)
+    result[order] = ordered
+    return result
+
+
+def _samples(mask: np.ndarray) -> str:
+    index = np.flatnonzero(mask)
+    named = ", ".join(map(str, index[:_NAMED_SAMPLES])) + (", ..." if len(index) > _NAMED_SAMPLES else "")
+    return f"{len(index)} sample{'s' if len(index) > 1 else ''} (index {named})"

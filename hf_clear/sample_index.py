@@ -1,0 +1,119 @@
+"""Carries the index of every sample from the training set into the batch, and checks labels on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer
+
+SAMPLE_INDEX = "sample_index"
+LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"
+
+
+class IndexedDataset(Dataset):
+    """A map-style dataset whose items are `(index, item)`."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+        if hasattr(self.dataset, "__getitems__"):
+            return list(zip(indices, self.dataset.__getitems__(indices)))
+        return [self[index] for index in indices]
+
+    def set_epoch(self, epoch: int) -> None:
+        """accelerate calls this on datasets that change from epoch to epoch."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+class IndexCollator:
+    """Collates the items of an [`IndexedDataset`] with any collator and adds their indices to the batch."""
+
+    def __init__(self, collator: Callable):
+        self.collator = collator
+
+    def __call__(self, indexed_items: list[tuple[int, Any]]) -> MutableMapping[str, Any]:
+        indices, items = zip(*indexed_items)
+        batch = self.collator(list(items))
+        if not isinstance(batch, MutableMapping):
+            raise ValueError(
+                f"CleaR needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
+            )
+        batch[SAMPLE_INDEX] = torch.tensor(indices, dtype=torch.long)
+        return batch
+
+
+def indexed_dataloader(
+    trainer: Trainer,
+    dataset: Dataset,
+    description: str,
+    batch_size: int,
+    sampler_fn: Callable[[Dataset], Sampler | None],
+    is_training: bool = False,
+) -> DataLoader:
+    """The dataloader that `trainer` would build for `dataset`, with `"sample_index"` (`LongTensor` of shape `[batch]`)
+    added to its batches.
+
+    The index travels beside the items and joins the batch after the collator: it survives `remove_unused_columns`,
+    transforms, and collators that build batches of fixed keys.
+    """
+    collator = trainer.data_collator
+    columns_removed = dataset
+    if isinstance(dataset, datasets.Dataset):
+        columns_removed = trainer._remove_unused_columns(dataset, description=description)
+    else:
+        collator = trainer._get_collator_with_removed_columns(collator, description=description)
+    trainer.data_collator, stock = IndexCollator(collator), trainer.data_collator
+    try:
+        return trainer._get_dataloader(
+            dataset=IndexedDataset(columns_removed),
+            description=description,
+            batch_size=batch_size,
+            sampler_fn=lambda _: sampler_fn(dataset),  # length grouping looks at the dataset as it is
+            is_training=is_training,
+        )
+    finally:
+        trainer.data_collator = stock
+
+
+def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int] | None = None) -> None:
+    """Makes sure that labels are classes.
+
+    Args:
+        labels (`Iterable` of shape `[num_samples]`): one label a sample.
+        num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+        indices (`Iterable[int]`, *optional*): the samples' indices, for the message; counted from 0 by default.
+
+    Raises:
+        ValueError: at the first label that is missing, no integer, negative, or not below `num_labels`.
+    """
+    labels = list(labels)
+    for index, label in zip(range(len(labels)) if indices is None else indices, labels):
+        if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and getattr(label, "ndim", 0) == 0:
+            label = label.item()
+        if label is None or label != label:
+            raise ValueError(
+                f"The label of training sample {index} is missing. Give it one, or drop the sample (a wrong label does "
+                "no harm here: finding those is what CleaR is for)."
+            )
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise ValueError(
+                f"The label of training sample {index} is {label!r}, a {type(label).__name__}. CleaR is for "
+                "classification: labels have to be class numbers, 0 to num_labels - 1 (encode strings with "
+                "`dataset.class_encode_column`)."
+            )
+        if label < 0 or (num_labels is not None and label >= num_labels):
+            allowed = f"0 to {num_labels - 1}, the model's num_labels - 1" if num_labels else "0 or above"
+            raise ValueError(f"The label of training sample {index} is {label}. It has to be {allowed}.")

@@ -1,0 +1,86 @@
+"""What CleaR knows about each training sample: a table keyed by sample index, on the training device."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+
+from .files import write_atomically
+
+STATE_NAME = "clear_state.safetensors"
+_FORMAT = "hf_clear.sample_store.v1"
+
+
+@dataclass
+class SampleStore:
+    """The state of every training sample.
+
+    Attributes:
+        losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
+        clean_probability (`torch.Tensor` of shape `[num_samples]`): 1 before the first refit.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit.
+        targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the source
+            `"epoch"`; a row of zeros where there is none.
+        fitted_epoch (`int`): the epoch (from 0) at whose begin the mixture was fitted last; -1 before the first refit.
+    """
+
+    losses: torch.Tensor
+    clean_probability: torch.Tensor
+    labels: torch.Tensor
+    targets: torch.Tensor | None = None
+    fitted_epoch: int = -1
+
+    @classmethod
+    def empty(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
+        return cls(
+            losses=torch.full((num_samples,), float("nan"), device=device),
+            clean_probability=torch.ones(num_samples, device=device),
+            labels=torch.full((num_samples,), -100, device=device),
+        )
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.fitted_epoch >= 0
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the state as safetensors, atomically."""
+        tensors = {name: getattr(self, name) for name in ("losses", "clean_probability", "labels", "targets")}
+        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
+        write_atomically(
+            path, serialize({name: t.contiguous() for name, t in tensors.items() if t is not None}, metadata)
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
+        """Reads what [`~SampleStore.save`] wrote.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set.
+        """
+        way_out = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: this checkpoint was not written by ClearTrainer with routing on, so the clean "
+                f"probabilities of the run can't be restored. {way_out}"
+            )
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}). {way_out}") from error
+        if metadata.get("format") != _FORMAT or not {"losses", "clean_probability", "labels"} <= tensors.keys():
+            raise ValueError(f"{path} is not a state of ClearTrainer (format {_FORMAT}). {way_out}")
+        if any(tensor.shape[0] != num_samples for tensor in tensors.values()):
+            raise ValueError(
+                f"{path} holds the state of {tensors['losses'].shape[0]} samples while the training set has "
+                f"{num_samples}: resume with the training set that the run began with. {way_out}"
+            )
+        return cls(**tensors, **json.loads(metadata["state"]))

@@ -1,0 +1,97 @@
+"""CleaR-LoRA: routed LoRA layers. Routing is a matter of training alone, so the adapter is and stays a stock LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Embedding, LoraVariant
+
+from ..routing import apply_gate, register_routable
+from .registration import register
+
+
+@dataclass
+class ClearLoraConfig(LoraConfig):
+    """A [`~peft.LoraConfig`] for [`ClearTrainer`]: the same arguments, defaults and saved files.
+
+    The layers are peft's own. [`hf_clear.route`] gates them while CleaR trains, and a model that already carries peft
+    LoRA layers (`LoraConfig`, rsLoRA, DoRA) is routed just the same. What `save_pretrained` writes is a stock LoRA
+    adapter that loads with identical logits where hf_clear is not installed.
+
+    Example:
+
+    ```python
+    >>> model = get_peft_model(model, ClearLoraConfig(task_type="SEQ_CLS", r=8))
+    ```
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        # peft appends the names of the head to this very list, which would grow in the hands of its owner.
+        if isinstance(self.modules_to_save, list):
+            self.modules_to_save = list(self.modules_to_save)
+
+
+class RoutedLora(LoraVariant):
+    """Stands in for a layer's LoRA variant (none, DoRA, ...) while a gate is set: `gate ? δ + θ : θ` for each sample.
+
+    Args:
+        gate (`torch.BoolTensor` of shape `[batch]`): True for the samples that the adapter acts on.
+        variant (`LoraVariant`, *optional*): the layer's own variant; None for plain LoRA.
+    """
+
+    def __init__(self, gate: torch.Tensor, variant: LoraVariant | None):
+        self.gate = gate
+        self.variant = variant
+
+    def forward(
+        self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        if self.variant is not None:
+            routed = self.variant.forward(module, active_adapter=active_adapter, x=x, result=result, **kwargs)
+        else:  # the expression of peft's `Linear.forward`, for bit-identical results
+            lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
+            dropped = module.lora_dropout[active_adapter](x)
+            routed = result + lora_b(lora_a(dropped)) * module.scaling[active_adapter]
+        return apply_gate(self.gate, routed, result)
+
+
+def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
+    if isinstance(module, Embedding) or not _calls_variant(module):
+        raise ValueError(
+            f"LoRA on a {type(module.get_base_layer()).__name__} ({type(module).__name__} of peft) can't be routed. "
+            "Take this module out of `target_modules`."
+        )
+    if module.merged:
+        raise ValueError("The LoRA weights are merged into the base model, which can't be routed: unmerge them first.")
+    variants = module.lora_variant
+    stock = dict(variants)
+    for adapter in module.active_adapters:
+        if adapter in module.lora_A:
+            inner = stock.get(adapter)
+            variants[adapter] = RoutedLora(gate, inner.variant if isinstance(inner, RoutedLora) else inner)
+
+    def undo() -> None:
+        variants.clear()
+        variants.update(stock)
+
+    return undo
+
+
+def _calls_variant(module: LoraLayer) -> bool:
+    """Whether the layer's forward pass asks `lora_variant`, as peft's Linear, Conv, bitsandbytes and GPTQ layers do."""
+    return any(
+        "lora_variant" in vars(cls)["forward"].__code__.co_names
+        for cls in type(module).__mro__
+        if "forward" in vars(cls) and hasattr(vars(cls)["forward"], "__code__")
+    )
+
+
+register_routable(LoraLayer, _set_gate)
+# On disk and in memory the type is peft's LORA; CLEAR_LORA is a name under which configs may ask for it.
+register("clear_lora", ClearLoraConfig, LoraModel, prefix=LoraModel.prefix)

@@ -1,0 +1,28 @@
+"""Registers a PEFT method of ours with peft."""
+
+from __future__ import annotations
+
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import register_peft_method
+
+
+def register(name: str, config_cls: type[PeftConfig], model_cls: type, prefix: str | None = None) -> PeftType:
+    """Adds the method to peft's registry and returns its `PeftType`; safe to call again.
+
+    peft has no plugin mechanism: `register_peft_method` wants a member of the `PeftType` enum, and a plain string in
+    its place breaks the loading of adapters by transformers. So the member is added by hand.
+    """
+    value = name.upper()
+    if value not in PeftType.__members__:
+        member = str.__new__(PeftType, value)
+        member._name_ = member._value_ = value
+        member.__objclass__ = PeftType
+        member._sort_order_ = len(PeftType._member_names_)
+        PeftType._member_names_.append(value)
+        PeftType._member_map_[value] = member
+        PeftType._value2member_map_[value] = member
+        type.__setattr__(PeftType, value, member)  # around EnumType.__setattr__, which refuses
+    if PeftType[value] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls, prefix=prefix)
+    return PeftType[value]

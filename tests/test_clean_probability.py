@@ -1,0 +1,92 @@
+import logging
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture
+
+from hf_clear import gaussian_mixture
+
+
+def two_groups(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    noisy = rng.random(2000) < 0.3
+    return np.where(noisy, rng.normal(3.0, 0.5, 2000), rng.normal(0.6, 0.3, 2000)), noisy
+
+
+def test_posterior_of_the_component_with_the_smaller_mean():
+    losses, noisy = two_groups()
+    estimate = gaussian_mixture(losses)
+    reference = GaussianMixture(2, random_state=0, max_iter=500, tol=1e-8).fit(losses[:, None])
+    posterior = reference.predict_proba(losses[:, None])[:, reference.means_.argmin()]
+    assert np.abs(estimate.clean_probability - posterior).max() < 0.01
+    assert ((estimate.clean_probability < 0.5) == noisy).mean() > 0.995
+    assert estimate.means == pytest.approx((0.6, 3.0), abs=0.05)
+    assert estimate.stds == pytest.approx((0.3, 0.5), abs=0.05)
+    assert estimate.weights == pytest.approx((0.7, 0.3), abs=0.03)
+    assert estimate.separation == pytest.approx(2.4 / (0.34 / 2) ** 0.5, rel=0.1)
+
+
+def test_scale_and_offset_of_the_losses_do_not_matter():
+    losses, _ = two_groups()
+    probability = gaussian_mixture(losses).clean_probability
+    for scaled in (losses * 1e-8, losses * 1e6 - 5e6):
+        assert np.abs(gaussian_mixture(scaled).clean_probability - probability).max() < 1e-6
+
+
+def test_a_smaller_loss_never_means_a_smaller_clean_probability():
+    rng = np.random.default_rng(1)
+    # Where one component is much wider, its tail overtakes the narrow one on the far side of the latter's mean.
+    for narrow, wide in [((1.0, 0.05), (3.0, 1.0)), ((4.0, 0.05), (2.0, 1.0))]:
+        losses = np.concatenate([rng.normal(*narrow, 1000), rng.normal(*wide, 1000)])
+        probability = gaussian_mixture(losses).clean_probability[losses.argsort()]
+        assert (np.diff(probability) <= 0).all() and probability[0] > 0.9 and probability[-1] < 0.1
+
+
+def test_losses_that_are_not_finite_are_left_out_and_named(caplog):
+    losses, _ = two_groups()
+    expected = gaussian_mixture(np.delete(losses, [3, 70, 800]))
+    losses[[3, 70, 800]] = np.nan, np.inf, -np.inf
+    with caplog.at_level(logging.WARNING):
+        estimate = gaussian_mixture(losses)
+    assert "3 samples (index 3, 70, 800)" in caplog.text
+    assert (estimate.clean_probability[[3, 70, 800]] == 0).all()
+    assert np.array_equal(np.delete(estimate.clean_probability, [3, 70, 800]), expected.clean_probability)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected", "message"),
+    [
+        ([0.7] * 50, [1] * 50, "All losses are the same"),
+        ([0.7, 0.7 + 1e-9] * 25, [1] * 50, "All losses are the same"),
+        ([0.0] * 50, [1] * 50, "All losses are the same"),
+        ([0.7], [1], "too few"),
+        ([], [], "too few"),
+        ([0.7, np.nan], [1, 0], "too few"),
+        ([np.nan] * 3, [0] * 3, "3 samples (index 0, 1, 2)"),
+    ],
+)
+def test_where_a_mixture_makes_no_sense(losses, expected, message, caplog):
+    with caplog.at_level(logging.WARNING):
+        estimate = gaussian_mixture(np.array(losses))
+    assert estimate.clean_probability.tolist() == expected
+    assert message in caplog.text
+    assert estimate.weights == (1.0, 0.0) and np.isnan(estimate.separation)
+
+
+def test_a_component_without_mass(monkeypatch, caplog):
+    fit = GaussianMixture.fit
+
+    def collapse(self, X):
+        fit(self, X)
+        self.weights_ = np.array([1 - 1e-6, 1e-6])
+        return self
+
+    monkeypatch.setattr(GaussianMixture, "fit", collapse)
+    with caplog.at_level(logging.WARNING):
+        estimate = gaussian_mixture(two_groups()[0])
+    assert (estimate.clean_probability == 1).all() and "no sample" in caplog.text
+
+
+def test_shape_is_checked():
+    with pytest.raises(ValueError, match="num_samples"):
+        gaussian_mixture(np.zeros((3, 2)))

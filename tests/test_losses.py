@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import torch
+
+from hf_clear.losses import consistency_loss, cross_entropy
+
+LOGITS = [[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0]]
+TARGET = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]]
+LABELS = [0, 2, 1]
+
+
+def log_softmax(row: list[float]) -> list[float]:
+    log_sum = math.log(sum(math.exp(x) for x in row))
+    return [x - log_sum for x in row]
+
+
+def test_losses_by_hand():
+    expected_ce = [-log_softmax(row)[label] for row, label in zip(LOGITS, LABELS)]
+    expected_consistency = [
+        -sum(t * lp for t, lp in zip(target, log_softmax(row))) for row, target in zip(LOGITS, TARGET)
+    ]
+    logits = torch.tensor(LOGITS)
+    assert cross_entropy(logits, torch.tensor(LABELS)).tolist() == pytest.approx(expected_ce, rel=1e-6)
+    assert consistency_loss(logits, torch.tensor(TARGET)).tolist() == pytest.approx(expected_consistency, rel=1e-6)
+
+
+def test_no_gradient_flows_into_the_ensemble():
+    logits, target = torch.tensor(LOGITS, requires_grad=True), torch.tensor(TARGET, requires_grad=True)
+    consistency_loss(logits, target).sum().backward()
+    assert target.grad is None
+    # d/dlogits of -Σ t log softmax = softmax · Σt - t
+    assert torch.allclose(logits.grad, torch.tensor(LOGITS).softmax(-1) - torch.tensor(TARGET), atol=1e-6)
+
+
+def test_no_target_means_no_loss():
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    loss = consistency_loss(logits, torch.zeros(3, 3))
+    loss.sum().backward()
+    assert not loss.any() and not logits.grad.any()
+
+
+def test_label_smoothing_is_that_of_transformers():
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
+    stock = LabelSmoother(epsilon=0.1)({"logits": logits}, labels)
+    assert cross_entropy(logits, labels, 0.1).mean().item() == pytest.approx(stock.item(), rel=1e-6)
