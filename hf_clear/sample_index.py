@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import datasets
@@ -39,13 +39,24 @@ class IndexedDataset(Dataset):
 
 
 class IndexCollator:
-    """Collates the items of an [`IndexedDataset`] with any collator and adds their indices to the batch."""
+    """Collates the items of an [`IndexedDataset`] with any collator and adds their indices to the batch.
 
-    def __init__(self, collator: Callable):
+    Args:
+        collator (`Callable`): from a list of items to a dict of tensors.
+        label_names (`Sequence[str]`, *optional*): keys under which an item may hold its label, which is then checked.
+        num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+    """
+
+    def __init__(self, collator: Callable, label_names: Sequence[str] = (), num_labels: int | None = None):
         self.collator = collator
+        self.label_names = label_names
+        self.num_labels = num_labels
 
     def __call__(self, indexed_items: list[tuple[int, Any]]) -> MutableMapping[str, Any]:
         indices, items = zip(*indexed_items)
+        for name in self.label_names:
+            if all(isinstance(item, Mapping) and name in item for item in items):
+                check_labels((item[name] for item in items), self.num_labels, indices)
         batch = self.collator(list(items))
         if not isinstance(batch, MutableMapping):
             raise ValueError(
@@ -75,7 +86,8 @@ def indexed_dataloader(
         columns_removed = trainer._remove_unused_columns(dataset, description=description)
     else:
         collator = trainer._get_collator_with_removed_columns(collator, description=description)
-    trainer.data_collator, stock = IndexCollator(collator), trainer.data_collator
+    collator = IndexCollator(collator, label_names(trainer), num_labels(trainer))
+    trainer.data_collator, stock = collator, trainer.data_collator
     try:
         return trainer._get_dataloader(
             dataset=IndexedDataset(columns_removed),
@@ -86,6 +98,16 @@ def indexed_dataloader(
         )
     finally:
         trainer.data_collator = stock
+
+
+def label_names(trainer: Trainer) -> tuple[str, ...]:
+    """The names that a label may have in a data set: the model's, and those that collators turn into it."""
+    return tuple(dict.fromkeys((*trainer.label_names, *LABEL_COLUMNS)))
+
+
+def num_labels(trainer: Trainer) -> int | None:
+    """The number of the model's classes; None where it doesn't tell."""
+    return getattr(getattr(trainer.model, "config", None), "num_labels", None)
 
 
 def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int] | None = None) -> None:

@@ -24,7 +24,7 @@ from .files import write_atomically
 from .losses import consistency_loss, cross_entropy
 from .prediction import SamplePredictions, class_scores, per_sample_losses, predict_samples, sample_dataloader
 from .routing import num_routed_layers, route, sample_gates
-from .sample_index import LABEL_COLUMNS, SAMPLE_INDEX, check_labels, indexed_dataloader
+from .sample_index import SAMPLE_INDEX, check_labels, indexed_dataloader, label_names, num_labels
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
 
@@ -163,7 +163,7 @@ class ClearMixin:
 
         outputs = model(**inputs)
         logits = class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
-        loss = cross_entropy(logits, labels, self.args.label_smoothing_factor).sum() / self._samples_in_step
+        loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._samples_in_step
         self._record("cross_entropy", loss)
         if target is not None:
             consistency = consistency_loss(logits, target).sum() / self._samples_in_step
@@ -312,18 +312,18 @@ class ClearMixin:
             raise ValueError("ClearTrainer: training requires a train_dataset.")
         if len(dataset) == 0:
             raise ValueError("The training set has no sample.")
-        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-        names = (*self.label_names, *LABEL_COLUMNS)
+        names = label_names(self)
         if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
             name = next((name for name in names if name in dataset.column_names), None)
             if name is None:
                 raise ValueError(
-                    f"The training set has no label column: expected one of {', '.join(dict.fromkeys(names))}, got "
+                    f"The training set has no label column: expected one of {', '.join(names)}, got "
                     f"{', '.join(dataset.column_names)}."
                 )
-            check_labels(dataset.with_format(None)[name], num_labels)
+            check_labels(dataset.with_format(None)[name], num_labels(self))
         elif isinstance(dataset, (list, tuple)) and all(isinstance(item, dict) for item in dataset):
-            check_labels((next((item[n] for n in names if n in item), None) for item in dataset), num_labels)
+            labels = (next((item[name] for name in names if name in item), None) for item in dataset)
+            check_labels(labels, num_labels(self))
 
 
 _NO_INDEX = (

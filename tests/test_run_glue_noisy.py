@@ -1,0 +1,272 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("HF_CLEAR_DATA", ROOT.parent / "shared" / "data"))
+COLORS = ("red", "green", "blue")
+
+sys.path.insert(0, str(ROOT))
+import run_glue_noisy  # noqa: E402
+
+
+def rows(num_rows: int, label: str = "label", text: str = "text", seed: int = 0) -> pd.DataFrame:
+    """Texts in which one color is frequent; the label is that color."""
+    rng = random.Random(seed)
+    colors = [COLORS[i % 3] for i in range(num_rows)]
+    texts = [
+        " ".join([f"{c}{rng.randrange(12)}" for _ in range(4)] + [f"filler{rng.randrange(12)}" for _ in range(3)])
+        for c in colors
+    ]
+    return pd.DataFrame({"id": range(num_rows), text: texts, label: colors})
+
+
+def write(frame: pd.DataFrame, path: Path) -> str:
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    return str(path)
+
+
+@pytest.fixture
+def script(tmp_path, tiny_model, monkeypatch):
+    """Runs the script in this process; returns its results and its output folder."""
+
+    def run(*arguments: str, out: str = "out", defaults: bool = True):
+        argv = [str(a) for a in arguments]
+        if defaults:
+            argv += ["--model_name_or_path", tiny_model, "--output_dir", str(tmp_path / out), "--use_cpu"]
+            argv += ["--disable_tqdm", "True", "--learning_rate", "0.01", "--per_device_train_batch_size", "8"]
+        monkeypatch.setattr(sys, "argv", ["run_glue_noisy.py", *argv])
+        return run_glue_noisy.main(), tmp_path / out
+
+    return run
+
+
+# ---- What it writes ----
+
+
+@pytest.mark.parametrize("extension", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("numbers", [False, True])
+def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
+    train, test = rows(600), rows(60, seed=1)
+    if numbers:  # classes need not start at 0 or be contiguous
+        for frame in (train, test):
+            frame["label"] = frame["label"].map({"red": 2, "green": 5, "blue": 9})
+    results, out = script(
+        *("--train_file", write(train, tmp_path / f"train.{extension}")),
+        *("--test_file", write(test, tmp_path / f"test.{extension}"), "--test_each_epoch"),
+        *("--noise_type", "symmetric", "--noise_rate", "0.3", "--num_train_epochs", 5, "--clear_warmup_epochs", 3),
+    )
+    saved = json.loads((out / "all_results.json").read_text())
+    assert results == {"clear": saved}
+    assert saved["test_accuracy"] > 0.8 and saved["detection_auroc"] > 0.9
+    assert saved["detection_recall"] > 0.6 and saved["detection_precision"] > 0.6
+    assert saved["detection_average_precision"] > 0.8
+    assert saved["test_peak_accuracy"] >= saved["test_average_accuracy"] > 0.8
+    assert saved["train_samples"] == 540 and 0.15 < saved["noise_rate"] < 0.45
+
+    table = pd.read_parquet(out / "clean_probabilities.parquet")
+    assert list(table.columns) == ["sample_index", "given_label", "clean_probability", "loss", "true_label"]
+    assert len(table) == table.sample_index.nunique() == 540, "one row a training sample"
+    truth = train.label.astype(str).to_numpy()
+    assert (table.true_label == truth[table.sample_index]).all(), "the index is the row in the file"
+    assert table.clean_probability.between(0, 1).all()
+    for name in ("adapter_model.safetensors", "clear_config.json", "predict_results.txt", "trainer_state.json"):
+        assert (out / name).is_file(), name
+
+    printed = capsys.readouterr().out
+    assert f"{saved['test_accuracy']:.4f}" in printed and str(out) in printed
+
+
+def test_both_methods_side_by_side_and_a_json_file(script, tmp_path, tiny_model, capsys):
+    arguments = {
+        "model_name_or_path": tiny_model,
+        "method": "both",
+        "train_file": write(rows(60), tmp_path / "train.csv"),
+        "test_file": write(rows(30, seed=1), tmp_path / "test.csv"),
+        "noise_type": "asymmetric",
+        "noise_rate": 0.2,
+        "num_train_epochs": 2,
+        "clear_warmup_epochs": 1,
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    results, out = script(tmp_path / "arguments.json", defaults=False)
+    assert results["none"]["noise_rate"] == results["clear"]["noise_rate"]
+    plain, clear = (pd.read_parquet(out / method / "clean_probabilities.parquet") for method in ("none", "clear"))
+    assert (plain[["sample_index", "given_label"]] == clear[["sample_index", "given_label"]]).all().all()
+    printed = capsys.readouterr().out
+    assert "plain     CleaR" in printed and str(out / "none") in printed and str(out / "clear") in printed
+
+
+def test_pairs_validation_file_and_no_noise(script, tmp_path):
+    def pairs(n: int, seed: int) -> pd.DataFrame:
+        return rows(n, seed=seed).assign(other=rows(n, seed=seed + 1)["text"])
+
+    results, out = script(
+        *("--train_file", write(pairs(60, 0), tmp_path / "train.csv")),
+        *("--validation_file", write(pairs(12, 5), tmp_path / "val.csv"), "--text_column_name", "text, other"),
+        *("--method", "none", "--num_train_epochs", 1),
+    )
+    assert "eval_accuracy" in results["none"] and results["none"]["train_samples"] == 60
+    assert not any(key.startswith(("test_", "detection_")) for key in results["none"])
+    table = pd.read_parquet(out / "clean_probabilities.parquet")
+    assert "true_label" not in table and list(table.sample_index) == list(range(60))
+
+
+def test_full_fine_tuning(script, tmp_path):
+    results, out = script(
+        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "none", "--peft_method", "none"),
+        *("--num_train_epochs", 1, "--max_train_samples", 40, "--max_eval_samples", 3),
+    )
+    assert (out / "model.safetensors").is_file() and results["none"]["train_samples"] == 36
+
+
+def test_resumes_the_same_run_and_refuses_another(script, tmp_path):
+    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--clear_warmup_epochs", 1]
+    arguments += ["--noise_type", "symmetric", "--noise_rate", 0.2, "--num_train_epochs", 3]
+    first, out = script(*arguments)
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    table = pd.read_parquet(out / "clean_probabilities.parquet")
+    again, _ = script(*arguments)
+    assert again["clear"]["detection_auroc"] == first["clear"]["detection_auroc"]
+    assert again["clear"]["eval_accuracy"] == first["clear"]["eval_accuracy"]
+    assert (out / "adapter_model.safetensors").read_bytes() == weights
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "clean_probabilities.parquet"), table)
+    with pytest.raises(ValueError, match="other arguments.*clear_gamma.*--overwrite_output_dir"):
+        script(*arguments, "--clear_gamma", 0.5)
+    script(*arguments, "--clear_gamma", 0.5, "--overwrite_output_dir")
+    assert json.loads((out / "clear_config.json").read_text())["clear_gamma"] == 0.5
+
+
+# ---- Bad input: an error before training that says what to do ----
+
+
+def bad_file(change, *arguments: str):
+    """A csv file of 30 rows in which `change` changed something."""
+
+    def build(tmp_path: Path) -> list[str]:
+        return ["--train_file", write(change(rows(30)), tmp_path / "train.csv"), *arguments]
+
+    return build
+
+
+def set_cell(column: str, row: int, value, *arguments: str):
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame[column] = frame[column].astype(object)
+        frame.loc[row, column] = value
+        return frame
+
+    return bad_file(change, *arguments)
+
+
+def numbers(change):
+    return bad_file(lambda frame: change(frame.assign(label=frame["label"].map(COLORS.index))))
+
+
+def empty_file(tmp_path: Path) -> list[str]:
+    (tmp_path / "train.csv").write_text("")
+    return ["--train_file", str(tmp_path / "train.csv")]
+
+
+def unknown_test_label(tmp_path: Path) -> list[str]:
+    test = write(rows(9).replace({"blue": "purple"}), tmp_path / "test.csv")
+    return bad_file(lambda frame: frame)(tmp_path) + ["--test_file", test]
+
+
+def with_arguments(*arguments: str):
+    return bad_file(lambda frame: frame, *arguments)
+
+
+BAD_INPUT = {
+    "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
+    "format": (lambda tmp_path: ["--train_file", __file__], r"has to end in \.csv, \.json"),
+    "empty file": (empty_file, "train.csv is empty"),
+    "no rows": (bad_file(lambda frame: frame.head(0)), "train.csv: there are no rows to read"),
+    "no text column": (bad_file(lambda f: f.rename(columns={"text": "t"})), "no column 'text'.*There are: id, t"),
+    "no label column": (bad_file(lambda f: f.drop(columns="label")), "no column 'label'.*label_column_name"),
+    "empty text": (set_cell("text", 7, ""), "Row 7 of the train data .* column 'text' is empty"),
+    "blank text": (set_cell("text", 7, "  "), "Row 7 of the train data .* column 'text' is empty"),
+    "texts are numbers": (bad_file(lambda f: f.assign(text=f.id)), "Row 0 .* 'text' is no text but 0"),
+    "missing label": (set_cell("label", 4, None), "Row 4 .* the label is missing"),
+    "missing number": (numbers(lambda f: f.assign(label=f.label.where(f.id != 4))), "Row 4 .* the label is missing"),
+    "float labels": (numbers(lambda f: f.assign(label=f.label + 0.5)), "sample 0 is 0.5, a float"),
+    "negative labels": (numbers(lambda f: f.assign(label=f.label - 1)), "sample 0 is -1. It has to be 0 or above"),
+    "one class": (bad_file(lambda f: f.assign(label="red")), "single class"),
+    "class lost in the split": (
+        set_cell("label", 3, "purple", "--validation_split_percentage", "90"),
+        "No training sample is left of 1 of the 4 classes .purple.*--validation_split_percentage",
+    ),
+    "test label unknown": (unknown_test_label, "Row 2 of the test data .* 'purple', which no training sample"),
+    "gamma": (with_arguments("--clear_gamma", "1.5"), r"clear_gamma.*\[0, 1\]; got 1.5"),
+    "N": (with_arguments("--clear_ensemble_size", "0"), "1 or above; got 0"),
+    "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),
+    "noise rate": (with_arguments("--noise_type", "symmetric", "--noise_rate", "1.5"), r"in \[0, 1\]; got 1.5"),
+    "rate without type": (with_arguments("--noise_rate", "0.2"), "needs a --noise_type"),
+    "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method lora"),
+    "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
+    "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input(script, tmp_path, case):
+    build, message = BAD_INPUT[case]
+    with pytest.raises(ValueError, match=message):
+        script(*build(tmp_path))
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+# ---- End to end, on a pretrained backbone ----
+
+
+def test_without_arguments(tmp_path):
+    """The very command of the README: no network, no arguments."""
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "run_glue_noisy.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "plain     CleaR" in run.stdout and os.path.join("outputs", "embedded", "clear") in run.stdout
+    results = {
+        method: json.loads((tmp_path / "outputs" / "embedded" / method / "all_results.json").read_text())
+        for method in ("none", "clear")
+    }
+    assert results["clear"]["detection_auroc"] > 0.9
+    assert results["clear"]["test_accuracy"] > results["none"]["test_accuracy"] + 0.02
+
+
+@pytest.mark.skipif(not (DATA / "banking77").is_dir(), reason="needs BANKING77 in ../shared/data (or $HF_CLEAR_DATA)")
+def test_real_queries(tmp_path):
+    """10 of BANKING77's intents: more epochs than the subset needs show that routing keeps the wrong labels out."""
+    train, test = (pd.read_csv(DATA / "banking77" / f"{name}.csv") for name in ("train", "test"))
+    intents = sorted(set(train.category))[:10]
+    files = [
+        write(frame[frame.category.isin(intents)].head(limit), tmp_path / f"{name}.csv")
+        for name, frame, limit in (("train", train.sample(frac=1, random_state=0), 4000), ("test", test, 400))
+    ]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "run_glue_noisy.py"), "--train_file", files[0], "--test_file", files[1]]
+        + ["--label_column_name", "category", "--noise_type", "symmetric", "--noise_rate", "0.4"]
+        + ["--num_train_epochs", "4", "--clear_warmup_epochs", "3", "--output_dir", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert results["detection_auroc"] > 0.95 and results["test_accuracy"] > 0.8
