@@ -30,8 +30,9 @@ class CleanProbabilityCallback(TrainerCallback):
     give the targets of the consistency term.
 
     Args:
-        estimator (`Callable[[np.ndarray], CleanProbabilityEstimate]`, *optional*, defaults to
-            [`gaussian_mixture`]): from losses `[num_samples]` to clean probabilities. Runs on the main process alone.
+        estimator (`Callable[[np.ndarray, np.ndarray], CleanProbabilityEstimate]`, *optional*, defaults to
+            [`gaussian_mixture`]): from losses and given labels, both `[num_samples]`, to clean probabilities. It runs
+            on the main process alone.
 
     Example:
 
@@ -40,7 +41,7 @@ class CleanProbabilityCallback(TrainerCallback):
     ```
     """
 
-    def __init__(self, estimator: Callable[[np.ndarray], CleanProbabilityEstimate] = gaussian_mixture):
+    def __init__(self, estimator: Callable[[np.ndarray, np.ndarray], CleanProbabilityEstimate] = gaussian_mixture):
         self.estimator = estimator
         self.trainer: ClearMixin | None = None
 
@@ -63,8 +64,10 @@ class CleanProbabilityCallback(TrainerCallback):
         if epoch < trainer.clear_args.clear_warmup_epochs or epoch == store.fitted_epoch:
             return
         predictions = trainer.predict_training_samples()
-        estimate = [self.estimator(predictions.losses.numpy()) if trainer.accelerator.is_main_process else None]
-        estimate = broadcast_object_list(estimate)[0]
+        estimate = None
+        if trainer.accelerator.is_main_process:
+            estimate = self.estimator(predictions.losses.numpy(), predictions.labels.numpy())
+        estimate = broadcast_object_list([estimate])[0]
 
         store.losses.copy_(predictions.losses)
         store.labels.copy_(predictions.labels)

@@ -38,7 +38,7 @@ class CleanProbabilityEstimate:
         return abs(self.means[1] - self.means[0]) / (sum(std**2 for std in self.stds) / 2) ** 0.5
 
 
-def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstimate:
+def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> CleanProbabilityEstimate:
     """Fits a Gaussian mixture of two components to the losses: the clean probability is the posterior of the component
     with the smaller mean (CleaR, arXiv 2411.00873; Arazo et al., 2019).
 
@@ -59,6 +59,8 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
 
     Args:
         losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given labels. Every estimator is called with
+            them; this one fits a single mixture to all classes.
         seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
 
     Returns:

@@ -95,6 +95,8 @@ def predict_samples(
             index = batch.pop(SAMPLE_INDEX)
             with batch_context(index) if batch_context is not None else contextlib.nullcontext():
                 _, logits, labels = trainer.prediction_step(model, batch, prediction_loss_only=False)
+            if labels is None:
+                raise ValueError(f"The samples have no label: expected {' and '.join(trainer.label_names)} in a batch.")
             logits = class_scores(logits, labels)
             rows = torch.cat(
                 [

