@@ -69,8 +69,9 @@ task_to_keys = {
 }
 # What `python run_glue_noisy.py` stands for.
 EMBEDDED_DEFAULT = [
-    *("--method", "both", "--noise_type", "symmetric", "--noise_rate", "0.4", "--test_each_epoch"),
-    *("--output_dir", "outputs/embedded"),
+    *("--method", "both", "--noise_type", "symmetric", "--noise_rate", "0.5"),
+    *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "10"),
+    *("--clear_warmup_epochs", "5", "--output_dir", "outputs/embedded"),
 ]
 ROW = "row"  # of a training sample in the data as they were loaded
 
@@ -184,7 +185,7 @@ class ModelArguments:
         default="lora", metadata={"help": "'none' trains all weights.", "choices": ["none", "lora"]}
     )
     lora_r: int = field(default=8, metadata={"help": "Rank of LoRA."})
-    lora_alpha: int = field(default=8, metadata={"help": "Scale of LoRA: the delta is multiplied by alpha / r."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale of LoRA: the delta is multiplied by alpha / r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
     lora_target_modules: str | None = field(
         default=None,
@@ -212,7 +213,7 @@ class NoisyTrainingArguments(ClearTrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start again in an output_dir that holds checkpoints; these are deleted."}
     )
-    learning_rate: float = field(default=1e-3, metadata={"help": "The initial learning rate."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "The initial learning rate."})
     num_train_epochs: float = field(default=8.0, metadata={"help": "Number of training epochs."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device in evaluation."})
