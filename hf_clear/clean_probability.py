@@ -10,6 +10,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 _NAMED_SAMPLES = 10  # how many sample indices a message lists
+_VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all losses
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
     A smaller loss never means a smaller clean probability. The bare posterior breaks this where the components differ
     in width: the tail of the wider one overtakes the narrower one on its far side. There, the value at the last point
     in order is kept.
+
+    No component is narrower than a tenth of the standard deviation of all losses. As training goes on, the losses of
+    the clean samples pile up at 0: a component of their width would call every clean sample wrong that has not been
+    learned yet.
 
     Where a mixture makes no sense, the answer is defined, and a warning says so:
 
@@ -90,6 +95,8 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
 
     standardized = ((values - center) / scale).reshape(-1, 1)
     mixture = GaussianMixture(n_components=2, random_state=seed, max_iter=500).fit(standardized)
+    mixture.covariances_ = np.maximum(mixture.covariances_, _VARIANCE_FLOOR)
+    mixture.precisions_cholesky_ = 1 / np.sqrt(mixture.covariances_)  # what scikit-learn computes posteriors from
     clean, noisy = np.argsort(mixture.means_.ravel())
     if mixture.weights_.min() * len(values) < 1:
         logger.warning("One component of the mixture got no sample: no sign of wrong labels, clean probability 1.")

@@ -23,7 +23,8 @@ class SampleStore:
 
     Attributes:
         losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
-        clean_probability (`torch.Tensor` of shape `[num_samples]`): 1 before the first refit.
+        clean_probability (`torch.DoubleTensor` of shape `[num_samples]`): 1 before the first refit. In double
+            precision, so that the tiny ones among the suspect samples keep their order.
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the source
             `"epoch"`; a row of zeros where there is none.
@@ -40,7 +41,7 @@ class SampleStore:
     def empty(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
         return cls(
             losses=torch.full((num_samples,), float("nan"), device=device),
-            clean_probability=torch.ones(num_samples, device=device),
+            clean_probability=torch.ones(num_samples, dtype=torch.float64, device=device),
             labels=torch.full((num_samples,), -100, device=device),
         )
 

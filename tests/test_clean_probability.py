@@ -42,6 +42,16 @@ def test_a_smaller_loss_never_means_a_smaller_clean_probability():
         assert (np.diff(probability) <= 0).all() and probability[0] > 0.9 and probability[-1] < 0.1
 
 
+def test_samples_that_are_not_learned_yet_are_not_called_wrong_for_it():
+    """Late in training: most clean losses at 0, some clean samples learned less well, the wrong labels far off."""
+    rng = np.random.default_rng(2)
+    clean = np.concatenate([rng.exponential(0.01, 1500), rng.normal(0.4, 0.05, 30)])
+    losses = np.concatenate([clean, rng.normal(4.0, 0.8, 1000)])
+    bare = GaussianMixture(2, random_state=0).fit(losses[:, None])
+    assert bare.predict_proba(losses[:, None])[1500:1530, bare.means_.argmin()].max() < 0.5
+    assert gaussian_mixture(losses).clean_probability[:1530].min() > 0.5
+
+
 def test_losses_that_are_not_finite_are_left_out_and_named(caplog):
     losses, _ = two_groups()
     expected = gaussian_mixture(np.delete(losses, [3, 70, 800]))

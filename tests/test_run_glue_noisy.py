@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
 
 import run_glue_noisy
 from hf_clear.metrics import detection_metrics
@@ -126,6 +127,37 @@ def test_pairs_validation_file_and_no_noise(script, tmp_path):
     assert not any(key.startswith(("test_", "detection_")) for key in results["none"])
     table = pd.read_parquet(out / "clean_probabilities.parquet")
     assert "true_label" not in table and list(table.sample_index) == list(range(60))
+
+
+def test_a_glue_task(script, monkeypatch):
+    """The Hub is stood in for: GLUE's columns, its `idx`, its hidden test labels."""
+
+    def load_dataset(path, name, **kwargs):
+        assert (path, name) == ("nyu-mll/glue", "rte")
+        feature = ClassLabel(names=["entailment", "not_entailment"])
+
+        def pairs(n: int, seed: int, hidden: bool = False) -> Dataset:
+            texts = [rows(n, seed=s)["text"].tolist() for s in (seed, seed + 1)]
+            labels = [-1] * n if hidden else [i % 2 for i in range(n)]
+            columns = {"sentence1": texts[0], "sentence2": texts[1], "idx": list(range(n))}
+            return Dataset.from_dict(columns).add_column("label", labels, feature=feature)
+
+        return DatasetDict(train=pairs(40, 0), validation=pairs(10, 5), test=pairs(10, 9, hidden=True))
+
+    monkeypatch.setattr(run_glue_noisy, "load_dataset", load_dataset)
+    results, out = script(
+        *("--task_name", "rte", "--num_train_epochs", 1, "--noise_type", "asymmetric", "--noise_rate", 0.2)
+    )
+    assert results["clear"]["test_samples"] == 10 and results["clear"]["train_samples"] == 36
+    assert set(pd.read_parquet(out / "clean_probabilities.parquet").given_label) == {"entailment", "not_entailment"}
+
+
+def test_a_local_folder_as_dataset_name(script, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, n in (("train", 60), ("validation", 9), ("test", 12)):
+        write(rows(n), tmp_path / "data" / f"{name}.csv")
+    results, _ = script("--dataset_name", tmp_path / "data", "--num_train_epochs", 1, "--method", "none")
+    assert results["none"]["train_samples"] == 60 and results["none"]["test_samples"] == 12
 
 
 def test_full_fine_tuning(script, tmp_path):
