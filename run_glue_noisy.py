@@ -21,6 +21,7 @@ noise, with no network.
 
 import copy
 import dataclasses
+import glob
 import io
 import json
 import logging
@@ -50,7 +51,14 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, gaussian_mixture, per_sample_losses
+from hf_clear import (
+    ClearArguments,
+    ClearLoraConfig,
+    ClearTrainer,
+    ClearTrainingArguments,
+    gaussian_mixture,
+    per_sample_losses,
+)
 from hf_clear.embedded import load_embedded_dataset
 from hf_clear.files import write_atomically
 from hf_clear.metrics import Accuracy, detection_metrics
@@ -73,6 +81,13 @@ EMBEDDED_DEFAULT = [
     *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "10"),
     *("--clear_warmup_epochs", "5", "--output_dir", "outputs/embedded"),
 ]
+# What makes a run another run, besides model and data: a checkpoint is not resumed where one of these differs.
+RUN_ARGUMENTS = [
+    *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "seed", "label_smoothing_factor"),
+    *(f.name for f in dataclasses.fields(ClearArguments)),
+]
+TEXTS = ("text", "text_pair")
 ROW = "row"  # of a training sample in the data as they were loaded
 
 logger = logging.getLogger(__name__)
@@ -152,8 +167,14 @@ class DataTrainingArguments:
             raise ValueError(f"--noise_rate {self.noise_rate} needs a --noise_type: {', '.join(NOISE_TYPES)}.")
         if not 0 <= self.validation_split_percentage < 100:
             raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
-        if self.text_column_name is not None and len(self.text_column_name.split(",")) > 2:
+        if len(self.text_columns) > 2:
             raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
+        if self.label_column_name in self.text_columns:
+            raise ValueError(f"Column {self.label_column_name!r} can't be text and label at once.")
+        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"--{name} has to be 1 or above; got {limit}.")
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -228,6 +249,11 @@ class NoisyTrainingArguments(ClearTrainingArguments):
         default=torch.cuda.is_available(), metadata={"help": "Pin memory in data loaders. Default: if there is a GPU."}
     )
 
+    def __post_init__(self):
+        if os.path.isfile(self.output_dir):
+            raise ValueError(f"--output_dir {self.output_dir} is a file.")
+        super().__post_init__()
+
 
 def main():
     parser = HfArgumentParser((ModelArguments, DataTrainingArguments, NoisyTrainingArguments))
@@ -269,6 +295,9 @@ def run(
 ) -> dict[str, float]:
     """Trains and tests one method; returns what OUTPUT_DIR/all_results.json holds."""
     last_checkpoint = detect_last_checkpoint(model_args, data_args, training_args)
+    if last_checkpoint is None and training_args.should_save:
+        for path in glob.glob(os.path.join(training_args.output_dir, "*_results.json")):
+            os.remove(path)  # of an earlier run: `save_metrics` adds to what is there
     set_seed(training_args.seed)
 
     # Data
@@ -299,7 +328,7 @@ def run(
     # Preprocessing
     def preprocess_function(examples):
         return tokenizer(
-            *(examples[name] for name in data_args.text_columns),
+            *(examples[name] for name in TEXTS[: len(data_args.text_columns)]),
             padding="max_length" if data_args.pad_to_max_length else False,
             max_length=min(data_args.max_seq_length, tokenizer.model_max_length),
             truncation=True,
@@ -313,10 +342,17 @@ def run(
             desc="Running tokenizer on dataset",
         )
     train_dataset, eval_dataset, predict_dataset = (tokenized.get(name) for name in ("train", "validation", "test"))
+    scored = eval_dataset
     if data_args.test_each_epoch and predict_dataset is not None:
         sets = {"validation": eval_dataset, "test": predict_dataset}
-        eval_dataset = {name: dataset for name, dataset in sets.items() if dataset is not None}
-    if eval_dataset is None:
+        scored = {name: dataset for name, dataset in sets.items() if dataset is not None}
+        if training_args.metric_for_best_model in ("loss", "accuracy"):
+            training_args.metric_for_best_model = f"eval_validation_{training_args.metric_for_best_model}"
+    if training_args.load_best_model_at_end and eval_dataset is None:
+        raise ValueError(
+            "--load_best_model_at_end needs a validation set: the best model is never chosen on the test set."
+        )
+    if scored is None:
         training_args.eval_strategy = "no"
 
     metric = Accuracy()
@@ -330,7 +366,7 @@ def run(
     trainer_args = {
         "args": training_args,
         "train_dataset": train_dataset,
-        "eval_dataset": eval_dataset,
+        "eval_dataset": scored,
         "compute_metrics": compute_metrics,
         "processing_class": tokenizer,
         "data_collator": default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
@@ -345,7 +381,9 @@ def run(
     metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
     trainer.save_model()
     trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)
+    steps_before = 0 if last_checkpoint is None else int(last_checkpoint.rsplit("-", 1)[1])
+    if trainer.state.global_step > steps_before:
+        trainer.save_metrics("train", metrics)  # else those of the run itself are there already
     trainer.save_state()
 
     # Clean probabilities, and how well they find the wrong labels
@@ -356,7 +394,7 @@ def run(
 
     # Evaluation
     if eval_dataset is not None:
-        metrics = trainer.evaluate()
+        metrics = trainer.evaluate(eval_dataset)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if predict_dataset is not None:
@@ -395,12 +433,12 @@ def load_data(
     for name, dataset in raw.items():
         check_columns(dataset, name, data_args)
         check_texts(dataset, name, data_args.text_columns)
-    raw, label_names = encode_labels(raw, data_args.label_column_name)
+    raw, label_names = encode_labels(raw, data_args)
 
     train = raw["train"].add_column(ROW, range(len(raw["train"])))
     if data_args.max_train_samples is not None and data_args.max_train_samples < len(train):
         train = train.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
-    noise = {}
+    noise, total = {}, len(train)
     if data_args.noise_type != "none":
         train, report = inject_label_noise(train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed)
         noise["noise_rate"] = report.rate
@@ -411,7 +449,7 @@ def load_data(
         names = ", ".join(label_names[label] for label in missing[:10])
         names += ", ..." * (len(missing) > 10)
         message = f"No training sample is left of {len(missing)} of the {len(label_names)} classes ({names})."
-        if data_args.max_train_samples is None:
+        if data_args.max_train_samples is None and len(train) < total:
             raise ValueError(f"{message} Lower --validation_split_percentage, or give a --validation_file.")
         logger.warning(message)
     raw["train"] = train
@@ -479,8 +517,10 @@ def check_texts(dataset: Dataset, split_name: str, columns: tuple[str, ...]) -> 
                 )
 
 
-def encode_labels(raw: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], list[str]]:
-    """Turns the labels, integers or strings, into a `ClassLabel` column `label`; the training data say which exist."""
+def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> tuple[dict[str, Dataset], list[str]]:
+    """The texts in the columns `TEXTS`, the labels, integers or strings, in a `ClassLabel` column `label`, and nothing
+    else; the training data say which classes exist."""
+    column = data_args.label_column_name
     feature = raw["train"].features[column]
     values = list(raw["train"][column])
     if isinstance(feature, ClassLabel):
@@ -495,7 +535,7 @@ def encode_labels(raw: dict[str, Dataset], column: str) -> tuple[dict[str, Datas
         ]
         if missing:
             raise ValueError(f"Row {missing[0]} of the train data (counted from 0): the label is missing.")
-        if not is_text:
+        if not is_text and not all(isinstance(value, bool) for value in present):
             check_labels(values, None)
         classes = sorted(set(values))
         names = [str(value) for value in classes]
@@ -506,12 +546,15 @@ def encode_labels(raw: dict[str, Dataset], column: str) -> tuple[dict[str, Datas
     for name, dataset in raw.items():
         labels = list(dataset[column])
         for row, label in enumerate(labels):
+            if label is None:
+                raise ValueError(f"Row {row} of the {name} data (counted from 0): the label is missing.")
             if label not in ids:
                 raise ValueError(
                     f"Row {row} of the {name} data (counted from 0) has the label {label!r}, which no training sample "
                     f"has. The labels of the train data are {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
                 )
-        dataset = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
+        columns = {new: list(dataset[old]) for new, old in zip(TEXTS, data_args.text_columns)}
+        dataset = Dataset.from_dict(columns)
         encoded[name] = dataset.add_column("label", [ids[label] for label in labels], feature=ClassLabel(names=names))
     return encoded, names
 
@@ -564,9 +607,14 @@ def detect_last_checkpoint(
     """The checkpoint to resume from: the last one in `output_dir`, if it comes from a run with the same arguments."""
     folder = training_args.output_dir
     path = os.path.join(folder, "run_arguments.json")
-    ignored = {"overwrite_output_dir", "resume_from_checkpoint", "token", "hub_token", "logging_dir"}
-    groups = (dataclasses.asdict(model_args), dataclasses.asdict(data_args), vars_of(training_args))
-    arguments = {name: value for group in groups for name, value in group.items() if name not in ignored}
+    arguments = {
+        **dataclasses.asdict(model_args),
+        **dataclasses.asdict(data_args),
+        **{name: getattr(training_args, name) for name in RUN_ARGUMENTS},
+    }
+    arguments = {
+        name: value for name, value in arguments.items() if name not in ("token", "cache_dir", "overwrite_cache")
+    }
     arguments = json.loads(json.dumps(arguments, default=str))
     if training_args.overwrite_output_dir and training_args.should_save and os.path.isdir(folder):
         for name in os.listdir(folder):
@@ -591,11 +639,6 @@ def detect_last_checkpoint(
     if training_args.should_save:
         write_atomically(path, (json.dumps(arguments, indent=2, sort_keys=True) + "\n").encode())
     return last_checkpoint
-
-
-def vars_of(arguments) -> dict:
-    """The fields of `TrainingArguments`; `dataclasses.asdict` would copy the objects that some of them hold."""
-    return {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments) if f.init}
 
 
 # ---- Results ----
@@ -633,7 +676,7 @@ def accuracy_over_epochs(trainer: Trainer) -> dict[str, float]:
     history = [entry for entry in trainer.state.log_history if "eval_test_accuracy" in entry]
     if not history:
         return {}
-    late = [e["eval_test_accuracy"] for e in history if e["epoch"] > trainer.args.clear_warmup_epochs]
+    late = [entry["eval_test_accuracy"] for entry in history if entry["epoch"] > trainer.args.clear_warmup_epochs]
     metrics = {"test_peak_accuracy": max(entry["eval_test_accuracy"] for entry in history)}
     return {**metrics, "test_average_accuracy": float(np.mean(late))} if late else metrics
 

@@ -1,4 +1,4 @@
-"""The callback that turns losses into clean probabilities at the begin of each epoch."""
+"""The callback that turns losses into clean probabilities at the beginning of each epoch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class CleanProbabilityCallback(TrainerCallback):
-    """Refits the clean probabilities at the begin of every epoch after the warm-up.
+    """Refits the clean probabilities at the beginning of every epoch after the warm-up.
 
-    [`ClearTrainer`] adds one by itself where routing is on. Pass your own to use another estimator.
+    [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use another
+    estimator.
 
     At each refit, one pass over the training set with every module active gives the losses, the estimator turns them
     into clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
@@ -50,6 +51,11 @@ class CleanProbabilityCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.trainer is None:
+            raise ValueError("CleanProbabilityCallback works with ClearTrainer alone: no other trainer routes samples.")
+        if not self.trainer.is_routed:
+            return
+        self.trainer.check_routing()
         warmup = self.trainer.clear_args.clear_warmup_epochs
         if warmup >= state.num_train_epochs:
             logger.warning(
@@ -59,6 +65,8 @@ class CleanProbabilityCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         trainer, epoch = self.trainer, int(state.epoch)
+        if not trainer.is_routed:
+            return
         store = trainer.sample_store
         # A run resumed in mid-epoch comes through here again, with this epoch's fit in its restored state.
         if epoch < trainer.clear_args.clear_warmup_epochs or epoch == store.fitted_epoch:
@@ -67,6 +75,11 @@ class CleanProbabilityCallback(TrainerCallback):
         estimate = None
         if trainer.accelerator.is_main_process:
             estimate = self.estimator(predictions.losses.numpy(), predictions.labels.numpy())
+            if len(estimate.clean_probability) != len(store.losses):
+                raise ValueError(
+                    f"The estimator returned {len(estimate.clean_probability)} clean probabilities for "
+                    f"{len(store.losses)} samples."
+                )
         estimate = broadcast_object_list([estimate])[0]
 
         store.losses.copy_(predictions.losses)
@@ -81,9 +94,9 @@ class CleanProbabilityCallback(TrainerCallback):
         trainer.log(
             {
                 "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
-                "mixture_mean_clean": estimate.means[0],
-                "mixture_mean_noisy": estimate.means[1],
-                "mixture_weight_noisy": estimate.weights[1],
+                "mixture_mean_clean": float(estimate.means[0]),
+                "mixture_mean_noisy": float(estimate.means[1]),
+                "mixture_weight_noisy": float(estimate.weights[1]),
                 "mixture_separation": estimate.separation,
             }
         )

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 _NAMED_SAMPLES = 10  # how many sample indices a message lists
 _VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all losses
+_OUTER = 0.005  # share of the losses at either end that may be outliers
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class CleanProbabilityEstimate:
             mixture could be fitted.
         stds (`tuple[float, float]`): their standard deviations, in nats.
         weights (`tuple[float, float]`): their shares of the samples. The second estimates the noise rate.
+
+    Raises:
+        ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities.
     """
 
     clean_probability: np.ndarray
@@ -30,13 +34,24 @@ class CleanProbabilityEstimate:
     stds: tuple[float, float] = (float("nan"), float("nan"))
     weights: tuple[float, float] = (1.0, 0.0)
 
+    def __post_init__(self):
+        probability = np.asarray(self.clean_probability, dtype=np.float64)
+        wrong = ~((probability >= 0) & (probability <= 1))
+        if probability.ndim != 1 or wrong.any():
+            raise ValueError(
+                "`clean_probability` has to hold one number in [0, 1] for each sample; got "
+                + (f"{probability[wrong][0]}." if probability.ndim == 1 else f"shape {list(probability.shape)}.")
+            )
+        object.__setattr__(self, "clean_probability", probability)
+
     @property
     def separation(self) -> float:
         """Distance of the two means in pooled standard deviations, `|μ1 - μ0| / sqrt((σ0² + σ1²) / 2)`.
 
         Above 2, a mixture of equal weights has two peaks (Ashman et al., 1994). NaN where no mixture was fitted.
         """
-        return abs(self.means[1] - self.means[0]) / (sum(std**2 for std in self.stds) / 2) ** 0.5
+        pooled = (sum(float(std) ** 2 for std in self.stds) / 2) ** 0.5
+        return abs(float(self.means[1]) - float(self.means[0])) / pooled if pooled else float("nan")
 
 
 def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> CleanProbabilityEstimate:
@@ -52,7 +67,8 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
 
     No component is narrower than a tenth of the standard deviation of all losses. As training goes on, the losses of
     the clean samples pile up at 0: a component of their width would call every clean sample wrong that has not been
-    learned yet.
+    learned yet. And outliers, which could make a component of their own, are drawn in: no loss counts as further from
+    the central 99 % than their width.
 
     Where a mixture makes no sense, the answer is defined, and a warning says so:
 
@@ -88,6 +104,8 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
     if len(values) < 2:
         logger.warning(f"{len(values)} finite losses are too few for a mixture: clean probability 1 for those.")
         return CleanProbabilityEstimate(probability)
+    low, high = np.sort(values)[[int(_OUTER * len(values)), -1 - int(_OUTER * len(values))]]
+    values = values.clip(2 * low - high, 2 * high - low)
     center, scale = values.mean(), values.std()
     if scale <= np.finfo(np.float32).eps * max(abs(center), np.abs(values).max()):
         logger.warning("All losses are the same, which tells nothing about the labels: clean probability 1 for all.")
@@ -103,7 +121,7 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
         return CleanProbabilityEstimate(probability)
 
     probability[finite] = _in_order(
-        mixture.predict_proba(standardized)[:, clean], standardized.ravel(), *mixture.means_.ravel()[[clean, noisy]]
+        mixture.predict_proba(standardized)[:, clean], standardized.ravel(), mixture.means_.ravel()[clean]
     )
     means = center + scale * mixture.means_.ravel()
     stds = scale * np.sqrt(mixture.covariances_.ravel())
@@ -115,15 +133,14 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
     )
 
 
-def _in_order(posterior: np.ndarray, losses: np.ndarray, clean_mean: float, noisy_mean: float) -> np.ndarray:
-    """Makes the posterior fall with the loss everywhere. Between the means it does so by itself."""
+def _in_order(posterior: np.ndarray, losses: np.ndarray, clean_mean: float) -> np.ndarray:
+    """Makes the posterior fall with the loss everywhere. Between the two means it does so by itself."""
     order = np.argsort(losses)
-    ordered, losses = posterior[order], losses[order]
-    below, above = losses < clean_mean, losses > noisy_mean
-    ordered[below] = np.maximum.accumulate(ordered[below][::-1])[::-1]
-    ordered[above] = np.minimum.accumulate(ordered[above])
+    ordered = posterior[order]
+    from_mean = np.searchsorted(losses[order], clean_mean)
+    ordered[: from_mean + 1] = np.maximum.accumulate(ordered[from_mean::-1])[::-1]  # outwards from the mean
     result = np.empty_like(ordered)
-    result[order] = ordered
+    result[order] = np.minimum.accumulate(ordered)
     return result
 
 

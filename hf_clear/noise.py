@@ -92,10 +92,14 @@ def inject_label_noise(
             f"The data set has a column {TRUE_LABEL!r} already, so it seems to carry injected noise. Rename or remove "
             "that column first."
         )
+    if len(dataset) == 0:
+        raise ValueError("The data set has no sample to corrupt.")
     feature = dataset.features[label_column]
     labels = list(dataset.with_format(None)[label_column])
-    if num_labels is None:
-        num_labels = getattr(feature, "num_classes", None)
+    num_classes = getattr(feature, "num_classes", None)
+    if num_classes is not None and num_labels not in (None, num_classes):
+        raise ValueError(f"`num_labels` is {num_labels} while {label_column!r} has {num_classes} named classes.")
+    num_labels = num_classes if num_labels is None else num_labels
     check_labels(labels, num_labels)
     true = np.array(labels, dtype=np.int64)
     if num_labels is None:
@@ -103,8 +107,10 @@ def inject_label_noise(
 
     matrix = NOISE_TYPES[noise_type](num_labels, noise_rate)
     noisy = corrupt_labels(true, matrix, seed)
+    columns = [*dataset.column_names, TRUE_LABEL]
     dataset = dataset.add_column(TRUE_LABEL, true, feature=feature)
     dataset = dataset.remove_columns(label_column).add_column(label_column, noisy, feature=feature)
+    dataset = dataset.select_columns(columns)
 
     counts = np.zeros((num_labels, num_labels))
     np.add.at(counts, (true, noisy), 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
@@ -57,10 +58,14 @@ def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.nd
 
 
 def sample_dataloader(trainer: Trainer, dataset: Dataset) -> DataLoader:
-    """A dataloader for [`predict_samples`]: evaluation order and batch size, batches with their sample indices."""
-    return indexed_dataloader(
-        trainer, dataset, "clean probability", trainer.args.eval_batch_size, trainer._get_eval_sampler
-    )
+    """A dataloader for [`predict_samples`]: evaluation order and batch size, every sample, batches with the indices."""
+    stock, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
+    try:
+        return indexed_dataloader(
+            trainer, dataset, "clean probability", trainer.args.eval_batch_size, trainer._get_eval_sampler
+        )
+    finally:
+        trainer.args.dataloader_drop_last = stock
 
 
 def predict_samples(
@@ -85,18 +90,13 @@ def predict_samples(
     model = trainer._wrap_model(trainer.model, training=False)
     if len(accelerator._models) == 0 and model is trainer.model:
         model = accelerator.prepare_model(model, evaluation_mode=True)
-    was_training = model.training
-    model.eval()
-
     num_samples = len(dataloader.dataset)
     table: torch.Tensor | None = None  # per sample: times seen, label, loss, probabilities
-    with _random_state_preserved():
+    with random_state_preserved(), evaluation_mode(model):
         for batch in dataloader:
             index = batch.pop(SAMPLE_INDEX)
             with batch_context(index) if batch_context is not None else contextlib.nullcontext():
                 _, logits, labels = trainer.prediction_step(model, batch, prediction_loss_only=False)
-            if labels is None:
-                raise ValueError(f"The samples have no label: expected {' and '.join(trainer.label_names)} in a batch.")
             logits = class_scores(logits, labels)
             rows = torch.cat(
                 [
@@ -112,7 +112,6 @@ def predict_samples(
             table[index.cpu()] = rows.cpu()
     if table is None:
         raise ValueError("The data set has no sample.")
-    model.train(was_training)
 
     if accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
         table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
@@ -136,9 +135,23 @@ def class_scores(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Te
 
 
 @contextlib.contextmanager
-def _random_state_preserved() -> Iterator[None]:
+def random_state_preserved() -> Iterator[None]:
+    """Leaves the generators of Python, numpy and torch as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout; afterwards the model is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
         yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    finally:
+        model.train(was_training)

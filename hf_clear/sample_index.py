@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
-SAMPLE_INDEX = "sample_index"
+SAMPLE_INDEX = "_clear_sample_index"  # in a batch; no column of a user's data is called so
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"
 
 
@@ -43,11 +43,12 @@ class IndexCollator:
 
     Args:
         collator (`Callable`): from a list of items to a dict of tensors.
-        label_names (`Sequence[str]`, *optional*): keys under which an item may hold its label, which is then checked.
+        label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels. They are
+            checked in both: a collator may fail on a bad label without a word of which, or make the labels itself.
         num_labels (`int`, *optional*): the number of classes; None where it is unknown.
     """
 
-    def __init__(self, collator: Callable, label_names: Sequence[str] = (), num_labels: int | None = None):
+    def __init__(self, collator: Callable, label_names: Sequence[str], num_labels: int | None = None):
         self.collator = collator
         self.label_names = label_names
         self.num_labels = num_labels
@@ -62,6 +63,14 @@ class IndexCollator:
             raise ValueError(
                 f"CleaR needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
             )
+        name = next((name for name in self.label_names if name in batch), None)
+        if name is None:
+            raise ValueError(
+                f"The batch of sample {indices[0]} has no labels: expected one of {', '.join(self.label_names)}, got "
+                f"{', '.join(batch)}."
+            )
+        if isinstance(batch[name], torch.Tensor) and batch[name].ndim == 1:
+            check_labels(batch[name].tolist(), self.num_labels, indices)
         batch[SAMPLE_INDEX] = torch.tensor(indices, dtype=torch.long)
         return batch
 
@@ -74,8 +83,8 @@ def indexed_dataloader(
     sampler_fn: Callable[[Dataset], Sampler | None],
     is_training: bool = False,
 ) -> DataLoader:
-    """The dataloader that `trainer` would build for `dataset`, with `"sample_index"` (`LongTensor` of shape `[batch]`)
-    added to its batches.
+    """The dataloader that `trainer` would build for `dataset`, with the samples' indices (`LongTensor` of shape
+    `[batch]`) added to its batches under the key `SAMPLE_INDEX`.
 
     The index travels beside the items and joins the batch after the collator: it survives `remove_unused_columns`,
     transforms, and collators that build batches of fixed keys.
@@ -122,20 +131,22 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
         ValueError: at the first label that is missing, no integer, negative, or not below `num_labels`.
     """
     labels = list(labels)
+    if all(type(label) is int and 0 <= label and (num_labels is None or label < num_labels) for label in labels):
+        return  # the loop below is ten times slower
     for index, label in zip(range(len(labels)) if indices is None else indices, labels):
         if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and getattr(label, "ndim", 0) == 0:
             label = label.item()
         if label is None or label != label:
             raise ValueError(
-                f"The label of training sample {index} is missing. Give it one, or drop the sample (a wrong label does "
+                f"The label of sample {index} is missing. Give it one, or drop the sample (a wrong label does "
                 "no harm here: finding those is what CleaR is for)."
             )
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(
-                f"The label of training sample {index} is {label!r}, a {type(label).__name__}. CleaR is for "
-                "classification: labels have to be class numbers, 0 to num_labels - 1 (encode strings with "
+                f"The label of sample {index} is {label!r}, a {type(label).__name__}. CleaR is for classification: "
+                "labels have to be class numbers, 0 to num_labels - 1 (encode strings with "
                 "`dataset.class_encode_column`)."
             )
         if label < 0 or (num_labels is not None and label >= num_labels):
-            allowed = f"0 to {num_labels - 1}, the model's num_labels - 1" if num_labels else "0 or above"
-            raise ValueError(f"The label of training sample {index} is {label}. It has to be {allowed}.")
+            allowed = f"0 to {num_labels - 1} (num_labels - 1)" if num_labels else "0 or above"
+            raise ValueError(f"The label of sample {index} is {label}. It has to be {allowed}.")

@@ -28,7 +28,7 @@ class SampleStore:
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the source
             `"epoch"`; a row of zeros where there is none.
-        fitted_epoch (`int`): the epoch (from 0) at whose begin the mixture was fitted last; -1 before the first refit.
+        fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
     losses: torch.Tensor
@@ -68,8 +68,8 @@ class SampleStore:
         way_out = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"{path} is missing: this checkpoint was not written by ClearTrainer with routing on, so the clean "
-                f"probabilities of the run can't be restored. {way_out}"
+                f"{path} is missing, so the clean probabilities of the run can't be restored: the checkpoint was not "
+                f"written by ClearTrainer with routing on, or with `save_only_model=True`. {way_out}"
             )
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:

@@ -8,25 +8,35 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from . import __version__
 from .callbacks import CleanProbabilityCallback
 from .files import write_atomically
 from .losses import consistency_loss, cross_entropy
-from .prediction import SamplePredictions, class_scores, per_sample_losses, predict_samples, sample_dataloader
+from .prediction import (
+    SamplePredictions,
+    class_scores,
+    evaluation_mode,
+    per_sample_losses,
+    predict_samples,
+    random_state_preserved,
+    sample_dataloader,
+)
 from .routing import num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, check_labels, indexed_dataloader, label_names, num_labels
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
+from .tuners.lora import check_lora_config
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +61,7 @@ class ClearMixin:
         self.sample_store: SampleStore | None = None
         self._sample_dataloader: DataLoader | None = None
         self._loss_parts: dict[str, tuple[torch.Tensor, int]] = {}
+        self._step_context: contextlib.ExitStack | None = None
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -66,11 +77,8 @@ class ClearMixin:
             )
             self.args._n_gpu = 1
             self._train_batch_size = self.args.train_batch_size
-        if not any(isinstance(callback, CleanProbabilityCallback) for callback in self.callback_handler.callbacks):
+        if not self._adopt_callbacks():
             self.add_callback(CleanProbabilityCallback())
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, CleanProbabilityCallback):
-                callback.set_trainer(self)
 
     # ---- What users ask ----
 
@@ -100,13 +108,13 @@ class ClearMixin:
         """
         if self.sample_store is None or not self.sample_store.is_fitted:
             raise RuntimeError(
-                "There are no clean probabilities yet: the mixture is fitted for the first time after "
-                f"{self.clear_args.clear_warmup_epochs} epochs of training (`clear_warmup_epochs`)."
+                "There are no clean probabilities: the mixture is fitted for the first time at the beginning of epoch "
+                f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
             )
         store = self.sample_store
         return datasets.Dataset.from_dict(
             {
-                SAMPLE_INDEX: np.arange(len(store.losses)),
+                "sample_index": np.arange(len(store.losses)),
                 "given_label": store.labels.cpu().numpy(),
                 "clean_probability": store.clean_probability.cpu().numpy(),
                 "loss": store.losses.cpu().numpy(),
@@ -127,10 +135,18 @@ class ClearMixin:
             self._check_training_set()
         return super().train(*args, **kwargs)
 
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """As in `Trainer`; a `CleanProbabilityCallback` takes the place of the one that is there."""
+        super().add_callback(callback)
+        self._adopt_callbacks()
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Gates stay set until the backward pass is over: a checkpointed layer reads them again there.
-        with contextlib.ExitStack() as self._step_context:
-            return super().training_step(*args, **kwargs)
+        try:
+            with contextlib.ExitStack() as self._step_context:
+                return super().training_step(*args, **kwargs)
+        finally:
+            self._step_context = None
 
     def compute_loss(
         self,
@@ -146,8 +162,9 @@ class ClearMixin:
         each accumulated batch without dividing by their number: its gradients are `gradient_accumulation_steps`
         times, and under DDP `world_size` times, larger.)
         """
-        if SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
-            self.__dict__.pop("loss_is_scaled_for_ga", None)
+        if self._step_context is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
+            if self.is_routed:
+                self.__dict__.pop("loss_is_scaled_for_ga", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         inputs = dict(inputs)
@@ -174,21 +191,22 @@ class ClearMixin:
         self.loss_is_scaled_for_ga = True
         return (loss, outputs) if return_outputs else loss
 
-    def _ensemble_target(self, model, inputs, labels, index, gate_probability, key) -> torch.Tensor:
-        """`f_ens`, the mean of N routed predictions without gradient and without dropout: `[batch, num_labels]`."""
+    def _ensemble_target(self, model, inputs, labels, index, gate_probability, key) -> torch.Tensor | None:
+        """`f_ens`, the mean of N routed predictions without gradient and without dropout: `[batch, num_labels]`.
+
+        None until the next refit where consistency or its source `"epoch"` was switched on in mid-epoch.
+        """
         if self.clear_args.clear_ensemble_source == "epoch":
-            return self.sample_store.targets[index]
+            return None if self.sample_store.targets is None else self.sample_store.targets[index]
         size = self.clear_args.clear_ensemble_size
         target = 0.0
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(model):
             for member in range(size):
                 gates = sample_gates(gate_probability, self._num_layers, index, (*key, _TARGET, member))
                 with route(model, gates):
                     outputs = model(**inputs)
                 logits = class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
                 target = target + logits.softmax(dim=-1) / size
-        model.train()
         return target
 
     def predict_training_samples(self) -> SamplePredictions:
@@ -209,10 +227,26 @@ class ClearMixin:
             target = target + self._predict(routed).probabilities / size
         return target
 
+    def check_routing(self) -> None:
+        """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
+        step. Changes no random state."""
+        dataloader = self._dataloader_of_samples()
+        with random_state_preserved():
+            items = dataloader.dataset.__getitems__(list(range(min(4, len(dataloader.dataset)))))
+            batch = self._prepare_inputs(dataloader.collate_fn(items))
+            labels, index = batch.pop(self.label_names[0]), batch.pop(SAMPLE_INDEX)
+            gates = torch.zeros(self._num_layers, len(index), dtype=torch.bool)
+            with torch.no_grad(), evaluation_mode(self.model), route(self.model, gates):
+                outputs = self.model(**batch)
+        class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
+
     def _predict(self, *args: Any) -> SamplePredictions:
+        return predict_samples(self, self._dataloader_of_samples(), *args)
+
+    def _dataloader_of_samples(self) -> DataLoader:
         if self._sample_dataloader is None:  # once a training: `accelerator.prepare` keeps what it is given
             self._sample_dataloader = sample_dataloader(self, self.train_dataset)
-        return predict_samples(self, self._sample_dataloader, *args)
+        return self._sample_dataloader
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.is_routed:
@@ -245,6 +279,7 @@ class ClearMixin:
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
+        self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
             self.sample_store = SampleStore.empty(len(self.train_dataset), self.args.device)
             self._sample_dataloader, self._loss_parts = None, {}
@@ -280,6 +315,17 @@ class ClearMixin:
             )
         return get_peft_model(model, copy.deepcopy(self._peft_config))  # peft writes into the config it is given
 
+    def _adopt_callbacks(self) -> bool:
+        """Keeps the last `CleanProbabilityCallback` and makes this its trainer; whether there is one."""
+        own = [
+            callback for callback in self.callback_handler.callbacks if isinstance(callback, CleanProbabilityCallback)
+        ]
+        for callback in own[:-1]:
+            self.remove_callback(callback)
+        if own:
+            own[-1].set_trainer(self)
+        return bool(own)
+
     def _record(self, name: str, part: torch.Tensor) -> None:
         """Adds up a part of the loss until it is logged, on the device: no synchronization in between."""
         total, first_step = self._loss_parts.get(name, (0.0, self.state.global_step))
@@ -302,6 +348,9 @@ class ClearMixin:
                 f"CleaR is for classification with one label a sample; this model has problem_type={problem_type!r} "
                 f"and num_labels={getattr(config, 'num_labels', None)}."
             )
+        for adapter_config in getattr(self.model, "peft_config", {}).values():
+            if isinstance(adapter_config, LoraConfig):
+                check_lora_config(adapter_config)
         if isinstance(self.train_dataset, (IterableDataset, datasets.IterableDataset)):
             raise ValueError(
                 "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "
@@ -310,28 +359,33 @@ class ClearMixin:
             )
 
     def _check_training_set(self) -> None:
-        """Looks at all labels before the first step where that is cheap; others are seen when they are used."""
+        """Looks at all labels before the first step; if need be, by going through the data set once."""
         dataset = self.train_dataset
         if dataset is None:
             raise ValueError("ClearTrainer: training requires a train_dataset.")
         if len(dataset) == 0:
             raise ValueError("The training set has no sample.")
-        names = label_names(self)
-        if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-            name = next((name for name in names if name in dataset.column_names), None)
-            if name is None:
+        as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
+        first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
+        if not isinstance(first, Mapping):
+            return
+        name = next((name for name in label_names(self) if name in first), None)
+        if name is None:
+            if self.args.remove_unused_columns:
                 raise ValueError(
-                    f"The training set has no label column: expected one of {', '.join(names)}, got "
-                    f"{', '.join(dataset.column_names)}."
+                    f"The training set has no label: expected one of {', '.join(label_names(self))}, got "
+                    f"{', '.join(first)}."
                 )
-            check_labels(dataset.with_format(None)[name], num_labels(self))
-        elif isinstance(dataset, (list, tuple)) and all(isinstance(item, dict) for item in dataset):
-            labels = (next((item[name] for name in names if name in item), None) for item in dataset)
-            check_labels(labels, num_labels(self))
+            return  # a collator makes it
+        if as_is:
+            check_labels(dataset.with_format(None)[name][:], num_labels(self))
+            return
+        with random_state_preserved():  # a transform may be random
+            check_labels((dataset[index].get(name) for index in range(len(dataset))), num_labels(self))
 
 
 _NO_INDEX = (
-    'A training batch has no "sample_index", so CleaR can\'t tell its samples. ClearTrainer adds it in '
+    "A training batch has no sample indices, so CleaR can't tell its samples. ClearTrainer adds them in "
     "`get_train_dataloader`: if you override that method, build the dataloader with "
     "`hf_clear.sample_index.indexed_dataloader`."
 )

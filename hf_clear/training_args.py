@@ -25,7 +25,7 @@ class ClearArguments:
         default=3,
         metadata={
             "help": "Epochs k of plain PEFT training before the first mixture is fitted. Routing and consistency start "
-            "after it; the mixture is refitted at the begin of every later epoch."
+            "after it; the mixture is refitted at the beginning of every later epoch."
         },
     )
     clear_consistency_weight: float = field(
@@ -72,6 +72,8 @@ class ClearArguments:
 class ClearTrainingArguments(ClearArguments, TrainingArguments):
     """[`~transformers.TrainingArguments`] plus the arguments of CleaR ([`ClearArguments`]).
 
+    One default differs from transformers': 10 epochs instead of 3, which the warm-up alone would use up.
+
     Raises:
         ValueError: where an argument of CleaR is out of its range.
 
@@ -81,3 +83,5 @@ class ClearTrainingArguments(ClearArguments, TrainingArguments):
     >>> args = ClearTrainingArguments(output_dir="out", num_train_epochs=8, clear_warmup_epochs=3, clear_gamma=0.9)
     ```
     """
+
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Total number of training epochs to perform."})

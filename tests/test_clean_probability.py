@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from hf_clear import gaussian_mixture
+from hf_clear import CleanProbabilityEstimate, gaussian_mixture
 
 
 def two_groups(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +52,22 @@ def test_samples_that_are_not_learned_yet_are_not_called_wrong_for_it():
     assert gaussian_mixture(losses).clean_probability[:1530].min() > 0.5
 
 
+def test_a_smaller_loss_never_means_a_smaller_clean_probability_on_any_input():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        groups = [rng.normal(rng.uniform(0, 5), rng.uniform(0.001, 2), rng.integers(2, 60)) for _ in range(3)]
+        losses = np.concatenate(groups)
+        probability = gaussian_mixture(losses).clean_probability
+        assert (np.diff(probability[losses.argsort()]) <= 0).all()
+
+
+@pytest.mark.parametrize("outliers", [[100.0], [1e6, 1e6], [1e300], [-1e6]])
+def test_outliers_make_no_component_of_their_own(outliers):
+    losses, noisy = two_groups()
+    losses, noisy = np.append(losses, outliers), np.append(noisy, np.array(outliers) > 0)
+    assert ((gaussian_mixture(losses).clean_probability < 0.5) == noisy).mean() > 0.995
+
+
 def test_losses_that_are_not_finite_are_left_out_and_named(caplog):
     losses, _ = two_groups()
     expected = gaussian_mixture(np.delete(losses, [3, 70, 800]))
@@ -97,6 +113,9 @@ def test_a_component_without_mass(monkeypatch, caplog):
     assert (estimate.clean_probability == 1).all() and "no sample" in caplog.text
 
 
-def test_shape_is_checked():
+def test_shapes_and_ranges_are_checked():
     with pytest.raises(ValueError, match="num_samples"):
         gaussian_mixture(np.zeros((3, 2)))
+    for wrong, message in [([0.5, 7.0], "got 7.0"), ([0.5, np.nan], "got nan"), ([[0.5]], "shape")]:
+        with pytest.raises(ValueError, match=message):
+            CleanProbabilityEstimate(np.array(wrong))

@@ -63,6 +63,7 @@ def one_class():
         (lambda: dataset(9), ("symmetric", 1.2), r"\[0, 1\]; got 1.2"),
         (lambda: dataset(9), ("symmetric", float("nan")), r"\[0, 1\]"),
         (lambda: dataset(9), ("pairwise", 0.2), "symmetric, asymmetric"),
+        (lambda: dataset(0), ("symmetric", 0.2), "no sample"),
         (one_class, ("asymmetric", 0.2), "at least two classes"),
         (one_class, ("symmetric", 0.2), "at least two classes"),
         (lambda: dataset(9).rename_column("label", "y"), ("symmetric", 0.2), "no column 'label'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import Trainer
 
 import run_glue_noisy
 from hf_clear.metrics import detection_metrics
@@ -185,6 +186,42 @@ def test_resumes_the_same_run_and_refuses_another(script, tmp_path):
     assert json.loads((out / "clear_config.json").read_text())["clear_gamma"] == 0.5
 
 
+def test_results_of_an_earlier_run_do_not_leak_into_a_new_one(script, tmp_path):
+    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1, "--method", "none"]
+    script(*arguments, "--noise_type", "symmetric", "--noise_rate", 0.3, "--save_strategy", "no")
+    results, _ = script(*arguments, "--overwrite_output_dir")
+    assert "noise_rate" not in results["none"] and "detection_auroc" not in results["none"]
+
+
+def test_average_accuracy_and_the_best_model(script, tmp_path):
+    results, out = script(
+        *("--train_file", write(rows(300), tmp_path / "train.csv")),
+        *("--test_file", write(rows(60, seed=1), tmp_path / "test.csv"), "--test_each_epoch"),
+        *("--num_train_epochs", 4, "--clear_warmup_epochs", 1, "--load_best_model_at_end"),
+        *("--metric_for_best_model", "accuracy", "--save_total_limit", 5),
+    )
+    state = json.loads((out / "trainer_state.json").read_text())
+    history = [entry for entry in state["log_history"] if "eval_test_accuracy" in entry]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4], "the test set is scored once an epoch"
+    accuracies = [entry["eval_test_accuracy"] for entry in history]
+    assert results["clear"]["test_average_accuracy"] == pytest.approx(sum(accuracies[1:]) / 3)
+    assert results["clear"]["test_peak_accuracy"] == max(accuracies)
+    validation = [e["eval_validation_accuracy"] for e in state["log_history"] if "eval_validation_accuracy" in e]
+    assert state["best_metric"] == max(validation)
+    best = [accuracy for accuracy, score in zip(accuracies, validation) if score == max(validation)]
+    assert results["clear"]["test_accuracy"] == pytest.approx(best[0])
+
+
+def test_columns_may_have_any_name(script, tmp_path):
+    names = ["row", "true_label", "labels", "token_type_ids", "sample_index", "label_ids"]
+    frame = rows(60, label="category", text="label").assign(**{name: "x" for name in names})
+    results, _ = script(
+        *("--train_file", write(frame, tmp_path / "train.csv"), "--text_column_name", "label"),
+        *("--label_column_name", "category", "--num_train_epochs", 1),
+    )
+    assert results["clear"]["train_samples"] == 54
+
+
 # ---- Bad input: an error before training that says what to do ----
 
 
@@ -250,17 +287,26 @@ BAD_INPUT = {
     "noise rate": (with_arguments("--noise_type", "symmetric", "--noise_rate", "1.5"), r"in \[0, 1\]; got 1.5"),
     "rate without type": (with_arguments("--noise_rate", "0.2"), "needs a --noise_type"),
     "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method lora"),
+    "text is label": (with_arguments("--text_column_name", "label"), "'label' can't be text and label at once"),
+    "limit": (with_arguments("--max_eval_samples", "0"), "--max_eval_samples has to be 1 or above; got 0"),
+    "best of nothing": (
+        with_arguments("--load_best_model_at_end", "--validation_split_percentage", "0"),
+        "needs a validation set",
+    ),
     "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
     "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input(script, tmp_path, case):
+def test_bad_input(script, tmp_path, monkeypatch, case):
+    def no_step(*args, **kwargs):
+        raise AssertionError("a training step ran")
+
+    monkeypatch.setattr(Trainer, "training_step", no_step)
     build, message = BAD_INPUT[case]
     with pytest.raises(ValueError, match=message):
         script(*build(tmp_path))
-    assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
 # ---- End to end, on a pretrained backbone ----

@@ -9,7 +9,13 @@ import torch
 from conftest import NUM_LABELS, NUM_LAYERS, collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_clear import (
     CleanProbabilityCallback,
@@ -120,7 +126,7 @@ def test_without_routable_modules_it_is_a_strict_pass_through(training_arguments
     assert not any(isinstance(callback, CleanProbabilityCallback) for callback in ours.callback_handler.callbacks)
     assert "loss_is_scaled_for_ga" not in vars(ours)
     assert SAMPLE_INDEX not in next(iter(ours.get_train_dataloader()))
-    assert os.listdir(ours.args.output_dir) == os.listdir(stock.args.output_dir)
+    assert not os.listdir(ours.args.output_dir)
 
 
 def test_evaluation_is_deterministic_unrouted_and_needs_no_training_set(training_arguments):
@@ -256,7 +262,7 @@ def test_the_mixture_is_refitted_at_every_epoch_after_the_warm_up(training_argum
         data_collator=collate,
         callbacks=[Record()],
     )
-    with pytest.raises(RuntimeError, match="after 2 epochs"):
+    with pytest.raises(RuntimeError, match="at the beginning of epoch 3"):
         trainer.clean_probabilities()
     trainer.train()
     assert fitted == [-1] * 6 + [2] * 3 + [3] * 3
@@ -307,8 +313,56 @@ def test_per_sample_losses_work_with_a_stock_trainer_and_leave_no_trace(training
         expected = cross_entropy(model(**batch).logits, batch["labels"])
     assert np.allclose(losses, expected, atol=1e-5)
     assert np.allclose(per_sample_losses(trainer, data.select([4, 2])), losses[[4, 2]], atol=1e-5)
-    with pytest.raises(ValueError, match="no label: expected labels"):
+    with pytest.raises(ValueError, match="has no labels: expected one of labels"):
         per_sample_losses(trainer, data.remove_columns("labels"))
+
+
+@pytest.mark.parametrize("arguments", [{"dataloader_drop_last": True}, {"per_device_eval_batch_size": 64}], ids=str)
+def test_every_sample_gets_its_loss(training_arguments, arguments):
+    data = toy_dataset(27)
+    trainer = ClearTrainer(
+        lora_model(),
+        training_arguments(clear_warmup_epochs=1, learning_rate=0.0, **arguments),
+        train_dataset=data,
+        data_collator=collate,
+    )
+    trainer.train()
+    table = trainer.clean_probabilities()
+    assert table["given_label"] == data["labels"]
+    assert np.allclose(table["loss"], per_sample_losses(trainer, data), atol=1e-5) and min(table["loss"]) > 0
+
+
+def test_your_own_callback_takes_the_place_of_the_default(training_arguments):
+    trainer = ClearTrainer(
+        lora_model(), training_arguments(clear_warmup_epochs=1), train_dataset=toy_dataset(), data_collator=collate
+    )
+    trainer.add_callback(estimate_of(0.25))
+    trainer.train()
+    assert set(trainer.clean_probabilities()["clean_probability"]) == {0.25}
+    callbacks = trainer.callback_handler.callbacks
+    assert sum(isinstance(callback, CleanProbabilityCallback) for callback in callbacks) == 1
+
+    for probability, message in [(2.0, "got 2.0"), (np.ones((24, 1)), "shape")]:
+        trainer.add_callback(estimate_of(probability) if np.ndim(probability) == 0 else estimate_shaped(probability))
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+    trainer.add_callback(estimate_shaped(np.ones(5)))
+    with pytest.raises(ValueError, match="5 clean probabilities for 24 samples"):
+        trainer.train()
+
+    unrouted = Trainer(
+        tiny_bert(),
+        training_arguments(TrainingArguments),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+        callbacks=[CleanProbabilityCallback()],
+    )
+    with pytest.raises(ValueError, match="ClearTrainer alone"):
+        unrouted.train()
+
+
+def estimate_shaped(probability: np.ndarray) -> CleanProbabilityCallback:
+    return CleanProbabilityCallback(lambda losses, labels: CleanProbabilityEstimate(probability))
 
 
 # ---- The sample index ----
@@ -420,6 +474,53 @@ def test_the_settings_are_saved_beside_a_stock_adapter(training_arguments, tmp_p
         assert torch.equal(loaded.eval()(**batch).logits, trainer.model.eval()(**batch).logits)
 
 
+# ---- What can't be routed shows before the first step ----
+
+
+def no_step(*args, **kwargs):
+    raise AssertionError("a training step ran")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"target_modules": ["query", "word_embeddings"]}, "Embedding can't be routed.*target_modules"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+        ({"bias": "all"}, "bias='all'"),
+    ],
+    ids=str,
+)
+def test_lora_that_can_not_be_bypassed(training_arguments, monkeypatch, config, message):
+    monkeypatch.setattr(Trainer, "training_step", no_step)
+    with pytest.raises(ValueError, match=message):
+        ClearTrainer(
+            get_peft_model(tiny_bert(), LoraConfig(task_type="SEQ_CLS", **config)),
+            training_arguments(),
+            train_dataset=toy_dataset(),
+            data_collator=collate,
+        ).train()
+
+
+def test_modules_whose_rows_are_not_samples(training_arguments, monkeypatch):
+    """DeBERTa sends its relative positions through the query projection too."""
+    monkeypatch.setattr(Trainer, "training_step", no_step)
+    config = DebertaV2Config(
+        **{"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 4},
+        **{"intermediate_size": 37, "relative_attention": True, "share_att_key": True, "pos_att_type": "p2c|c2p"},
+    )
+    model = DebertaV2ForSequenceClassification(config)
+    trainer = ClearTrainer(
+        model,
+        training_arguments(),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+        peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
+    )
+    with pytest.raises(ValueError, match="its rows are not samples.*`target_modules`"):
+        trainer.train()
+
+
 # ---- Resume ----
 
 
@@ -462,6 +563,23 @@ def test_a_resumed_run_equals_the_uninterrupted_one(training_arguments, tmp_path
         trainer().train(resume_from_checkpoint=os.path.join(resumed.args.output_dir, f"checkpoint-{stop_at}"))
 
 
+def test_consistency_switched_on_in_mid_epoch_starts_at_the_next_refit(training_arguments):
+    class SwitchOn(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            args.clear_consistency_weight = float(state.global_step >= 4)
+
+    trainer = ClearTrainer(
+        lora_model(),
+        training_arguments(clear_warmup_epochs=1, clear_consistency_weight=0.0),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+        callbacks=[SwitchOn()],
+    )
+    trainer.train()
+    logged = [entry["step"] for entry in trainer.state.log_history if "consistency" in entry]
+    assert logged == [7, 8, 9]
+
+
 def test_training_again_starts_again(training_arguments):
     trainer = ClearTrainer(
         lora_model(),
@@ -484,7 +602,7 @@ def with_labels(labels) -> datasets.Dataset:
     return data.add_column("labels", labels)
 
 
-@pytest.mark.parametrize("kind", [lambda data: data, list, with_transform], ids=["Dataset", "list", "with_transform"])
+@pytest.mark.parametrize("kind", [lambda data: data, list, Dictionaries, with_transform])
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -508,7 +626,7 @@ def test_training_sets_that_do_not_work(training_arguments):
     def train(data) -> None:
         ClearTrainer(lora_model(), training_arguments(max_steps=5), train_dataset=data, data_collator=collate).train()
 
-    with pytest.raises(ValueError, match="no label column: expected one of labels, label, label_ids, got input_ids"):
+    with pytest.raises(ValueError, match="no label: expected one of labels, label, label_ids, got input_ids"):
         train(toy_dataset().remove_columns("labels"))
     with pytest.raises(ValueError, match="IterableDataset have no index.*map-style"):
         train(toy_dataset().to_iterable_dataset())

@@ -61,11 +61,31 @@ class RoutedLora(LoraVariant):
         return apply_gate(self.gate, routed, result)
 
 
+def check_lora_config(config: LoraConfig) -> None:
+    """Makes sure that a bypassed LoRA layer is the pretrained one.
+
+    Raises:
+        ValueError: where the config trains or changes the base layers' own weights.
+    """
+    if config.bias != "none":
+        raise ValueError(
+            f"LoRA with bias={config.bias!r} trains biases of the base model, which no gate can bypass: CleaR needs "
+            'bias="none".'
+        )
+    changes_base = ("pissa", "olora", "corda", "lora_ga", "loftq")
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(changes_base):
+        raise ValueError(
+            f"init_lora_weights={config.init_lora_weights!r} moves a part of the pretrained weights into LoRA, so that "
+            "a bypassed layer would not be the pretrained one. CleaR needs an initialization that leaves the base "
+            'model alone, such as the default or "gaussian".'
+        )
+
+
 def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
     if isinstance(module, Embedding) or not _calls_variant(module):
         raise ValueError(
-            f"LoRA on a {type(module.get_base_layer()).__name__} ({type(module).__name__} of peft) can't be routed. "
-            "Take this module out of `target_modules`."
+            f"peft's {type(module).__name__} on a {type(module.get_base_layer()).__name__} can't be routed. Take such "
+            "modules out of `target_modules`, or use LoRA on linear layers."
         )
     if module.merged:
         raise ValueError("The LoRA weights are merged into the base model, which can't be routed: unmerge them first.")
