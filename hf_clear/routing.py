@@ -16,17 +16,34 @@ from torch import nn
 GateSetter = Callable[[nn.Module, torch.Tensor], Callable[[], None]]
 
 _GATE_SETTERS: dict[type[nn.Module], GateSetter] = {}
+_MODEL_CHECKS: dict[type[nn.Module], Callable[[nn.Module], None]] = {}
 
 
-def register_routable(layer_type: type[nn.Module], set_gate: GateSetter) -> None:
+def register_routable(
+    layer_type: type[nn.Module], set_gate: GateSetter, check_model: Callable[[nn.Module], None] | None = None
+) -> None:
     """Makes every module of a type routable.
 
     Args:
         layer_type (`type`): the class of the modules that carry a PEFT delta.
         set_gate (`Callable`): `set_gate(module, gate)` makes `module` add its delta only to the rows where `gate`, a
             bool tensor `[batch]`, is True (see [`apply_gate`]), and returns a function that undoes this.
+        check_model (`Callable`, *optional*): `check_model(model)` raises a ValueError where bypassing these modules
+            would not give the pretrained model.
     """
     _GATE_SETTERS[layer_type] = set_gate
+    if check_model is not None:
+        _MODEL_CHECKS[layer_type] = check_model
+
+
+def check_routable(model: nn.Module) -> None:
+    """Makes sure that `model` with all its PEFT modules bypassed is the pretrained model.
+
+    Raises:
+        ValueError: where a PEFT method's settings rule that out; the message says which.
+    """
+    for check_model in _MODEL_CHECKS.values():
+        check_model(model)
 
 
 def num_routed_layers(model: nn.Module) -> int:

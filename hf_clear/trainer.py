@@ -8,19 +8,19 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
 from . import __version__
 from .callbacks import CleanProbabilityCallback
+from .checks import check_setup, check_training_set
 from .files import write_atomically
 from .losses import consistency_loss, cross_entropy
 from .prediction import (
@@ -33,10 +33,9 @@ from .prediction import (
     sample_dataloader,
 )
 from .routing import num_routed_layers, route, sample_gates
-from .sample_index import SAMPLE_INDEX, check_labels, indexed_dataloader, label_names, num_labels
+from .sample_index import SAMPLE_INDEX, indexed_dataloader
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
-from .tuners.lora import check_lora_config
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class ClearMixin:
                 "Trainer would. Pass `peft_config=ClearLoraConfig(...)` or a model that carries LoRA layers."
             )
             return
-        self._check_setup()
+        check_setup(self)
         if self.args.n_gpu > 1:
             logger.warning(
                 f"{self.args.n_gpu} GPUs are visible to one process. CleaR does not work under nn.DataParallel and "
@@ -132,7 +131,7 @@ class ClearMixin:
 
     def train(self, *args: Any, **kwargs: Any):
         if self.is_routed:
-            self._check_training_set()
+            check_training_set(self)
         return super().train(*args, **kwargs)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
@@ -330,58 +329,6 @@ class ClearMixin:
         """Adds up a part of the loss until it is logged, on the device: no synchronization in between."""
         total, first_step = self._loss_parts.get(name, (0.0, self.state.global_step))
         self._loss_parts[name] = (total + part.detach(), first_step)
-
-    def _check_setup(self) -> None:
-        if self.compute_loss_func is not None:
-            raise ValueError(
-                "`compute_loss_func` returns one number a batch, while CleaR needs the loss of every sample. Leave it "
-                "out, or train with transformers.Trainer."
-            )
-        if len(self.label_names) != 1:
-            raise ValueError(
-                f"CleaR is for classification with one label a sample; this model's labels are {self.label_names}."
-            )
-        config = getattr(self.model, "config", None)
-        problem_type = getattr(config, "problem_type", None)
-        if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
-            raise ValueError(
-                f"CleaR is for classification with one label a sample; this model has problem_type={problem_type!r} "
-                f"and num_labels={getattr(config, 'num_labels', None)}."
-            )
-        for adapter_config in getattr(self.model, "peft_config", {}).values():
-            if isinstance(adapter_config, LoraConfig):
-                check_lora_config(adapter_config)
-        if isinstance(self.train_dataset, (IterableDataset, datasets.IterableDataset)):
-            raise ValueError(
-                "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "
-                "no index. Load the data as a map-style dataset (`load_dataset(..., streaming=False)`, "
-                "`Dataset.from_generator(...)`), or train without routing."
-            )
-
-    def _check_training_set(self) -> None:
-        """Looks at all labels before the first step; if need be, by going through the data set once."""
-        dataset = self.train_dataset
-        if dataset is None:
-            raise ValueError("ClearTrainer: training requires a train_dataset.")
-        if len(dataset) == 0:
-            raise ValueError("The training set has no sample.")
-        as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
-        first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
-        if not isinstance(first, Mapping):
-            return
-        name = next((name for name in label_names(self) if name in first), None)
-        if name is None:
-            if self.args.remove_unused_columns:
-                raise ValueError(
-                    f"The training set has no label: expected one of {', '.join(label_names(self))}, got "
-                    f"{', '.join(first)}."
-                )
-            return  # a collator makes it
-        if as_is:
-            check_labels(dataset.with_format(None)[name][:], num_labels(self))
-            return
-        with random_state_preserved():  # a transform may be random
-            check_labels((dataset[index].get(name) for index in range(len(dataset))), num_labels(self))
 
 
 _NO_INDEX = (

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Embedding, LoraVariant
+from torch import nn
 
 from ..routing import apply_gate, register_routable
 from .registration import register
@@ -61,24 +62,23 @@ class RoutedLora(LoraVariant):
         return apply_gate(self.gate, routed, result)
 
 
-def check_lora_config(config: LoraConfig) -> None:
-    """Makes sure that a bypassed LoRA layer is the pretrained one.
-
-    Raises:
-        ValueError: where the config trains or changes the base layers' own weights.
-    """
-    if config.bias != "none":
-        raise ValueError(
-            f"LoRA with bias={config.bias!r} trains biases of the base model, which no gate can bypass: CleaR needs "
-            'bias="none".'
-        )
+def _check_model(model: nn.Module) -> None:
+    """Refuses settings that train or change the base layers' own weights."""
     changes_base = ("pissa", "olora", "corda", "lora_ga", "loftq")
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(changes_base):
-        raise ValueError(
-            f"init_lora_weights={config.init_lora_weights!r} moves a part of the pretrained weights into LoRA, so that "
-            "a bypassed layer would not be the pretrained one. CleaR needs an initialization that leaves the base "
-            'model alone, such as the default or "gaussian".'
-        )
+    for config in getattr(model, "peft_config", {}).values():
+        if not isinstance(config, LoraConfig):
+            continue
+        if config.bias != "none":
+            raise ValueError(
+                f"LoRA with bias={config.bias!r} trains biases of the base model, which no gate bypasses: CleaR needs "
+                'bias="none".'
+            )
+        if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(changes_base):
+            raise ValueError(
+                f"init_lora_weights={config.init_lora_weights!r} moves a part of the pretrained weights into LoRA, so "
+                "that a bypassed layer would not be the pretrained one. CleaR needs an initialization that leaves the "
+                'base model alone, such as the default or "gaussian".'
+            )
 
 
 def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
@@ -112,6 +112,6 @@ def _calls_variant(module: LoraLayer) -> bool:
     )
 
 
-register_routable(LoraLayer, _set_gate)
+register_routable(LoraLayer, _set_gate, _check_model)
 # On disk and in memory the type is peft's LORA; CLEAR_LORA is a name under which configs may ask for it.
 register("clear_lora", ClearLoraConfig, LoraModel, prefix=LoraModel.prefix)

@@ -1,0 +1,74 @@
+"""What has to hold before CleaR trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import datasets
+from torch.utils.data import IterableDataset
+from transformers import Trainer
+
+from .prediction import random_state_preserved
+from .routing import check_routable
+from .sample_index import check_labels, label_names, num_labels
+
+
+def check_setup(trainer: Trainer) -> None:
+    """What shows in the trainer's arguments and its model.
+
+    Raises:
+        ValueError: where CleaR can't train so; the message says why and what to do.
+    """
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "`compute_loss_func` returns one number a batch, while CleaR needs the loss of every sample. Leave it "
+            "out, or train with transformers.Trainer."
+        )
+    if len(trainer.label_names) != 1:
+        raise ValueError(
+            f"CleaR is for classification with one label a sample; this model's labels are {trainer.label_names}."
+        )
+    config = getattr(trainer.model, "config", None)
+    problem_type = getattr(config, "problem_type", None)
+    if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
+        raise ValueError(
+            f"CleaR is for classification with one label a sample; this model has problem_type={problem_type!r} "
+            f"and num_labels={getattr(config, 'num_labels', None)}."
+        )
+    check_routable(trainer.model)
+    if isinstance(trainer.train_dataset, (IterableDataset, datasets.IterableDataset)):
+        raise ValueError(
+            "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "
+            "no index. Load the data as a map-style dataset (`load_dataset(..., streaming=False)`, "
+            "`Dataset.from_generator(...)`), or train without routing."
+        )
+
+
+def check_training_set(trainer: Trainer) -> None:
+    """Looks at all labels; if need be, by going through the data set once.
+
+    Raises:
+        ValueError: where there is no sample or no label, or at the first label that is no class.
+    """
+    dataset = trainer.train_dataset
+    if dataset is None:
+        raise ValueError("ClearTrainer: training requires a train_dataset.")
+    if len(dataset) == 0:
+        raise ValueError("The training set has no sample.")
+    as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
+    first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
+    if not isinstance(first, Mapping):
+        return
+    name = next((name for name in label_names(trainer) if name in first), None)
+    if name is None:
+        if trainer.args.remove_unused_columns:
+            raise ValueError(
+                f"The training set has no label: expected one of {', '.join(label_names(trainer))}, got "
+                f"{', '.join(first)}."
+            )
+        return  # a collator makes it
+    if as_is:
+        check_labels(dataset.with_format(None)[name][:], num_labels(trainer))
+        return
+    with random_state_preserved():  # a transform may be random
+        check_labels((dataset[index].get(name) for index in range(len(dataset))), num_labels(trainer))
