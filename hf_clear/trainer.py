@@ -40,7 +40,7 @@ from .training_args import ClearArguments
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "clear_config.json"
-# What a draw of gates is for: the second part of its key, after the seed.
+# What a draw of gates is for: the part of its key after seed and step.
 _LOSS, _TARGET = range(2)
 
 

@@ -124,6 +124,8 @@ def test_without_routable_modules_it_is_a_strict_pass_through(training_arguments
     assert_same_weights(weights(ours.model), weights(stock.model))
     assert losses_of(ours) == losses_of(stock) and losses_of(ours, "eval_loss") == losses_of(stock, "eval_loss")
     assert not any(isinstance(callback, CleanProbabilityCallback) for callback in ours.callback_handler.callbacks)
+    ours.add_callback(CleanProbabilityCallback())  # has nothing to do here, and does nothing
+    ours.train()
     assert "loss_is_scaled_for_ga" not in vars(ours)
     assert SAMPLE_INDEX not in next(iter(ours.get_train_dataloader()))
     assert not os.listdir(ours.args.output_dir)
