@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,13 +120,16 @@ def predict_samples(
     return SamplePredictions(probabilities=table[:, 3:], losses=table[:, 2], labels=table[:, 1].long())
 
 
-def class_scores(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
-    """The logits `[batch, num_labels]` among a model's outputs, in float32.
+def class_scores(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The logits `[batch, num_labels]` among a model's outputs without loss (a `ModelOutput`, a tuple), in float32.
 
     Raises:
         ValueError: where there is no row of class scores for each label.
     """
-    logits = logits[0] if isinstance(logits, (tuple, list)) else logits
+    if isinstance(outputs, Mapping):
+        logits = outputs["logits"]
+    else:
+        logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels):
         raise ValueError(
             "CleaR is for classification with one label a sample: expected logits of shape [batch, num_labels] and "

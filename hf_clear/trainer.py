@@ -180,7 +180,7 @@ class ClearMixin:
             self._step_context.enter_context(route(model, gates))
 
         outputs = model(**inputs)
-        logits = class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
+        logits = class_scores(outputs, labels)
         loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._samples_in_step
         self._record("cross_entropy", loss)
         if target is not None:
@@ -203,8 +203,7 @@ class ClearMixin:
             for member in range(size):
                 gates = sample_gates(gate_probability, self._num_layers, index, (*key, _TARGET, member))
                 with route(model, gates):
-                    outputs = model(**inputs)
-                logits = class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
+                    logits = class_scores(model(**inputs), labels)
                 target = target + logits.softmax(dim=-1) / size
         return target
 
@@ -236,8 +235,7 @@ class ClearMixin:
             labels, index = batch.pop(self.label_names[0]), batch.pop(SAMPLE_INDEX)
             gates = torch.zeros(self._num_layers, len(index), dtype=torch.bool)
             with torch.no_grad(), evaluation_mode(self.model), route(self.model, gates):
-                outputs = self.model(**batch)
-        class_scores(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
+                class_scores(self.model(**batch), labels)
 
     def _predict(self, *args: Any) -> SamplePredictions:
         return predict_samples(self, self._dataloader_of_samples(), *args)

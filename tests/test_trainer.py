@@ -131,6 +131,29 @@ def test_without_routable_modules_it_is_a_strict_pass_through(training_arguments
     assert not os.listdir(ours.args.output_dir)
 
 
+@pytest.mark.parametrize("arguments", [{"bf16": True}, {"label_smoothing_factor": 0.1}], ids=str)
+def test_autocast_and_label_smoothing_are_those_of_stock_trainer(training_arguments, arguments):
+    clear = {"clear_warmup_epochs": 1, "clear_gamma": 1.0, "clear_consistency_weight": 0.0, "learning_rate": 1e-3}
+    stock = Trainer(
+        lora_model(),
+        training_arguments(TrainingArguments, learning_rate=1e-3, **arguments),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+    )
+    stock.train()
+    ours = ClearTrainer(
+        lora_model(),
+        training_arguments(**clear, **arguments),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+        callbacks=[estimate_of(1.0)],
+    )
+    ours.train()
+    assert losses_of(ours) == pytest.approx(losses_of(stock), abs=2e-5)
+    for name, weight in weights(stock.model).items():
+        assert torch.allclose(weights(ours.model)[name], weight, atol=1e-4), name
+
+
 def test_evaluation_is_deterministic_unrouted_and_needs_no_training_set(training_arguments):
     model = lora_model()
     stock = Trainer(model, training_arguments(TrainingArguments), data_collator=collate).predict(toy_dataset(9))
