@@ -9,17 +9,21 @@ from .prediction import per_sample_losses
 from .routing import num_routed_layers, route
 from .trainer import ClearMixin, ClearTrainer
 from .training_args import ClearArguments, ClearTrainingArguments
-from .tuners import ClearLoraConfig
+from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
 
 __all__ = [
     "CleanProbabilityCallback",
     "CleanProbabilityEstimate",
+    "ClearAdapterConfig",
     "ClearArguments",
+    "ClearBitFitConfig",
     "ClearLoraConfig",
     "ClearMixin",
+    "ClearPromptConfig",
     "ClearTrainer",
     "ClearTrainingArguments",
     "consistency_loss",
+    "export_to_peft",
     "gaussian_mixture",
     "num_routed_layers",
     "per_sample_losses",

@@ -1,17 +1,57 @@
-"""From per-sample losses to clean probabilities. numpy and scikit-learn only: no model, no trainer."""
+"""From what is known of the training samples to clean probabilities: estimators, by name.
+
+numpy and scikit-learn only: no model, no trainer. [`register_estimator`] adds an estimator, [`get_estimator`] finds it.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .neighbors import knn_agreement
+
 logger = logging.getLogger(__name__)
 
-_NAMED_SAMPLES = 10  # how many sample indices a message lists
+_NAMED = 10  # how many sample indices or classes a message lists
 _VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all losses
 _OUTER = 0.005  # share of the losses at either end that may be outliers
+_CLASS_SAMPLES = 20  # finite losses that a class needs for a mixture of its own: five parameters are fitted
+
+
+@dataclass(frozen=True)
+class SampleEvidence:
+    """What is known of the training samples at a refit. Every array has one row for each sample.
+
+    Attributes:
+        losses (`np.ndarray` of shape `[num_samples]`): in nats.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given class labels. None where a sample has no
+            single one, as in token-level tasks.
+        mean_losses (`np.ndarray` of shape `[num_samples]`, *optional*, defaults to `losses`): the exponential mean of
+            the losses over the refits so far, with weight 0.9 on the past, in nats.
+        probabilities (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the predicted class
+            probabilities.
+        features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
+            estimator is registered with `uses_features=True`.
+
+    Raises:
+        ValueError: where an array has more or fewer rows than `losses`.
+    """
+
+    losses: np.ndarray
+    labels: np.ndarray | None = None
+    mean_losses: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.mean_losses is None:
+            object.__setattr__(self, "mean_losses", self.losses)
+        for name in ("labels", "mean_losses", "probabilities", "features"):
+            if getattr(self, name) is not None:
+                _check_rows(name, getattr(self, name), len(self.losses))
 
 
 @dataclass(frozen=True)
@@ -20,9 +60,9 @@ class CleanProbabilityEstimate:
 
     Attributes:
         clean_probability (`np.ndarray` of shape `[num_samples]`): the probability in [0, 1] that a label is correct.
-        means (`tuple[float, float]`): mean loss (in nats) of the clean and of the noisy component; NaN where no
-            mixture could be fitted.
-        stds (`tuple[float, float]`): their standard deviations, in nats.
+        means (`tuple[float, float]`): mean of the clean and of the noisy component, in the unit of what the mixture was
+            fitted to: nats for losses. NaN where no mixture could be fitted.
+        stds (`tuple[float, float]`): their standard deviations, in the same unit.
         weights (`tuple[float, float]`): their shares of the samples. The second estimates the noise rate.
 
     Raises:
@@ -80,8 +120,7 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
 
     Args:
         losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
-        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given labels. Every estimator is called with
-            them; this one fits a single mixture to all classes.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): not used; a single mixture is fitted to all classes.
         seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
 
     Returns:
@@ -90,43 +129,203 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
     Raises:
         ValueError: where `losses` is not one-dimensional.
     """
-    from sklearn.mixture import GaussianMixture
-
-    losses = np.asarray(losses, dtype=np.float64)
-    if losses.ndim != 1:
-        raise ValueError(f"`losses` has to be of shape [num_samples], got {list(losses.shape)}.")
-
+    losses = _one_dimensional("losses", losses).astype(np.float64)
     finite = np.isfinite(losses)
     probability = finite.astype(np.float64)  # the answer wherever there is no evidence of two groups
     if not finite.all():
         logger.warning(f"The loss of {_samples(~finite)} is not finite: left out of the mixture, clean probability 0.")
-    values = losses[finite]
-    if len(values) < 2:
-        logger.warning(f"{len(values)} finite losses are too few for a mixture: clean probability 1 for those.")
+    try:
+        fitted = _fit(losses[finite], seed)
+    except _NoMixture as reason:
+        logger.warning(f"{reason}: clean probability 1 for every finite loss.")
         return CleanProbabilityEstimate(probability)
-    low, high = np.sort(values)[[int(_OUTER * len(values)), -1 - int(_OUTER * len(values))]]
-    values = values.clip(2 * low - high, 2 * high - low)
-    center, scale = values.mean(), values.std()
-    if scale <= np.finfo(np.float32).eps * max(abs(center), np.abs(values).max()):
-        logger.warning("All losses are the same, which tells nothing about the labels: clean probability 1 for all.")
-        return CleanProbabilityEstimate(probability)
+    probability[finite] = fitted.clean_probability
+    return replace(fitted, clean_probability=probability)
 
-    standardized = ((values - center) / scale).reshape(-1, 1)
+
+def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int = 0) -> CleanProbabilityEstimate:
+    """[`gaussian_mixture`] for each given class by itself (TURN, arXiv 2310.17668).
+
+    Classes are learned at different speeds: the correct labels of a hard class can have losses as large as the wrong
+    labels of an easy one, and a single mixture takes the one for the other. The price: a class without wrong labels is
+    split in two as well.
+
+    A class has no mixture of its own where it has fewer than 20 finite losses, or where [`gaussian_mixture`] would find
+    no evidence of two groups in it. Its samples get their answer from the mixture of all samples, and a warning names
+    the class. As there, a loss that is not finite means clean probability 0.
+
+    Args:
+        losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
+        labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
+        seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
+
+    Returns:
+        [`CleanProbabilityEstimate`]: means, stds and weights are averages over the classes with a mixture of their own,
+        weighted by their finite losses: `separation` then tells of the average class. Without any such class they are
+        those of the mixture of all samples.
+
+    Raises:
+        ValueError: where `losses` or `labels` is not one-dimensional, `labels` is None, or they differ in length.
+    """
+    if labels is None:
+        raise ValueError(
+            "`labels` is None: a mixture per class needs one class label for each sample, which token-level tasks "
+            "don't have. 'gaussian_mixture' does without."
+        )
+    losses, labels = _one_dimensional("losses", losses).astype(np.float64), _one_dimensional("labels", labels)
+    _check_rows("labels", labels, len(losses))
+    of_all = gaussian_mixture(losses, seed=seed)
+    probability = of_all.clean_probability.copy()
+    fitted, sizes, without = [], [], []
+    for label in np.unique(labels):
+        members = np.flatnonzero((labels == label) & np.isfinite(losses))
+        try:
+            if len(members) < _CLASS_SAMPLES:
+                raise _NoMixture("Too few finite losses")
+            fitted.append(_fit(losses[members], seed))
+        except _NoMixture:
+            without.append(label)
+            continue
+        sizes.append(len(members))
+        probability[members] = fitted[-1].clean_probability
+    if without:
+        logger.warning(
+            f"No mixture of their own for {len(without)} of the {len(without) + len(fitted)} classes (label "
+            f"{_listed(without)}): the mixture of all samples stands in."
+        )
+    if not fitted:
+        return of_all
+    averages = {
+        name: tuple(np.average([getattr(estimate, name) for estimate in fitted], axis=0, weights=sizes).tolist())
+        for name in ("means", "stds", "weights")
+    }
+    return CleanProbabilityEstimate(probability, **averages)
+
+
+Estimator = Callable[[SampleEvidence], CleanProbabilityEstimate]
+
+
+@dataclass(frozen=True)
+class NamedEstimator:
+    """An estimator as [`get_estimator`] returns it: called with a [`SampleEvidence`].
+
+    Attributes:
+        name (`str`): as given to [`get_estimator`].
+        estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]`): what is called.
+        uses_features (`bool`): whether it needs `SampleEvidence.features`.
+
+    Raises:
+        ValueError: when called, where the estimator doesn't return one clean probability for each sample.
+    """
+
+    name: str
+    estimator: Estimator
+    uses_features: bool = False
+
+    def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
+        estimate = self.estimator(evidence)
+        if len(estimate.clean_probability) != len(evidence.losses):
+            raise ValueError(
+                f"The estimator {self.name!r} returned {len(estimate.clean_probability)} clean probabilities for "
+                f"{len(evidence.losses)} samples."
+            )
+        return estimate
+
+
+ESTIMATORS: dict[str, NamedEstimator] = {}
+
+
+def register_estimator(name: str, estimator: Estimator, uses_features: bool = False) -> None:
+    """Makes an estimator known by a name.
+
+    Args:
+        name (`str`): not taken, and without `"+"`, which stands between the parts of a combination.
+        estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]`): one clean probability for each sample.
+        uses_features (`bool`, *optional*, defaults to `False`): whether it needs `SampleEvidence.features`.
+
+    Raises:
+        ValueError: where the name holds `"+"` or is taken.
+
+    Example:
+
+    ```python
+    >>> register_estimator("small_loss", lambda evidence: CleanProbabilityEstimate(np.exp(-evidence.losses)))
+    ```
+    """
+    if "+" in name:
+        raise ValueError(f"The estimator name {name!r} holds '+', which stands between the parts of a combination.")
+    if name in ESTIMATORS:
+        raise ValueError(f"The estimator name {name!r} is taken. Choose another, or delete `ESTIMATORS[{name!r}]`.")
+    ESTIMATORS[name] = NamedEstimator(name, estimator, uses_features)
+
+
+def get_estimator(name: str) -> NamedEstimator:
+    """Finds an estimator by name.
+
+    Args:
+        name (`str`): a registered name, or several with `"+"` between them, as in `"gaussian_mixture+knn"`: the mean of
+            their clean probabilities (linear opinion pool, Stone, 1961), with means, stds and weights of the first.
+
+    Returns:
+        [`NamedEstimator`]: to be called with a [`SampleEvidence`]. A combination uses features if any part does.
+
+    Raises:
+        ValueError: where a name is not registered.
+    """
+    for part in name.split("+"):
+        if part not in ESTIMATORS:
+            raise ValueError(
+                f"There is no estimator {part!r}"
+                + (f" (in {name!r})" if part != name else "")
+                + f". Registered: {', '.join(sorted(ESTIMATORS))}. Put '+' between names to average several, as in "
+                "'gaussian_mixture+knn'; add one with `register_estimator`."
+            )
+    parts = [ESTIMATORS[part] for part in name.split("+")]
+    if len(parts) == 1:
+        return parts[0]
+
+    def pool(evidence: SampleEvidence) -> CleanProbabilityEstimate:
+        estimates = [part(evidence) for part in parts]
+        return replace(estimates[0], clean_probability=np.mean([e.clean_probability for e in estimates], axis=0))
+
+    return NamedEstimator(name, pool, any(part.uses_features for part in parts))
+
+
+register_estimator("gaussian_mixture", lambda e: gaussian_mixture(e.losses))
+register_estimator("per_class_gaussian_mixture", lambda e: per_class_gaussian_mixture(e.losses, e.labels))
+# As CleaR's official code does for adapters.
+register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses))
+register_estimator("knn", lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)), uses_features=True)
+
+
+class _NoMixture(Exception):
+    """Why two components can't be fitted."""
+
+
+def _fit(losses: np.ndarray, seed: int) -> CleanProbabilityEstimate:
+    """The mixture of [`gaussian_mixture`], for losses that are all finite."""
+    from sklearn.mixture import GaussianMixture
+
+    if len(losses) < 2:
+        raise _NoMixture(f"{len(losses)} finite losses are too few for a mixture")
+    low, high = np.sort(losses)[[int(_OUTER * len(losses)), -1 - int(_OUTER * len(losses))]]
+    losses = losses.clip(2 * low - high, 2 * high - low)
+    center, scale = losses.mean(), losses.std()
+    if scale <= np.finfo(np.float32).eps * max(abs(center), np.abs(losses).max()):
+        raise _NoMixture("All losses are the same, which tells nothing about the labels")
+
+    standardized = ((losses - center) / scale).reshape(-1, 1)
     mixture = GaussianMixture(n_components=2, random_state=seed, max_iter=500).fit(standardized)
     mixture.covariances_ = np.maximum(mixture.covariances_, _VARIANCE_FLOOR)
     mixture.precisions_cholesky_ = 1 / np.sqrt(mixture.covariances_)  # what scikit-learn computes posteriors from
     clean, noisy = np.argsort(mixture.means_.ravel())
-    if mixture.weights_.min() * len(values) < 1:
-        logger.warning("One component of the mixture got no sample: no sign of wrong labels, clean probability 1.")
-        return CleanProbabilityEstimate(probability)
+    if mixture.weights_.min() * len(losses) < 1:
+        raise _NoMixture("One component of the mixture got no sample, so there is no sign of wrong labels")
 
-    probability[finite] = _in_order(
-        mixture.predict_proba(standardized)[:, clean], standardized.ravel(), mixture.means_.ravel()[clean]
-    )
     means = center + scale * mixture.means_.ravel()
     stds = scale * np.sqrt(mixture.covariances_.ravel())
     return CleanProbabilityEstimate(
-        probability,
+        _in_order(mixture.predict_proba(standardized)[:, clean], standardized.ravel(), mixture.means_.ravel()[clean]),
         means=(float(means[clean]), float(means[noisy])),
         stds=(float(stds[clean]), float(stds[noisy])),
         weights=(float(mixture.weights_[clean]), float(mixture.weights_[noisy])),
@@ -144,7 +343,22 @@ def _in_order(posterior: np.ndarray, losses: np.ndarray, clean_mean: float) -> n
     return result
 
 
+def _one_dimensional(name: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` has to be of shape [num_samples], got {list(values.shape)}.")
+    return values
+
+
+def _check_rows(name: str, values: np.ndarray, num_samples: int) -> None:
+    if len(values) != num_samples:
+        raise ValueError(f"`{name}` has {len(values)} rows for {num_samples} samples.")
+
+
 def _samples(mask: np.ndarray) -> str:
     index = np.flatnonzero(mask)
-    named = ", ".join(map(str, index[:_NAMED_SAMPLES])) + (", ..." if len(index) > _NAMED_SAMPLES else "")
-    return f"{len(index)} sample{'s' if len(index) > 1 else ''} (index {named})"
+    return f"{len(index)} sample{'s' if len(index) > 1 else ''} (index {_listed(index)})"
+
+
+def _listed(values) -> str:
+    return ", ".join(map(str, values[:_NAMED])) + (", ..." if len(values) > _NAMED else "")

@@ -120,16 +120,26 @@ def apply_gate(gate: torch.Tensor, routed: torch.Tensor, bypassed: torch.Tensor)
     Raises:
         ValueError: where dimension 0 is not a multiple of the batch.
     """
-    rows, batch = routed.shape[0], gate.shape[0]
-    if rows != batch:
-        if rows == 0 or rows % batch:
-            raise ValueError(
-                f"A PEFT module got an input with {rows} rows while the gates stand for a batch of {batch}: its rows "
-                "are not samples, so they can't be routed one by one. Take this module out of `target_modules`, or "
-                "use a collator that keeps the samples apart."
-            )
-        gate = gate.repeat_interleave(rows // batch)
+    gate = expand_gate(gate, routed.shape[0])
     return torch.where(gate.view(-1, *[1] * (routed.ndim - 1)), routed, bypassed)
+
+
+def expand_gate(gate: torch.Tensor, rows: int) -> torch.Tensor:
+    """The gate `[batch]` repeated for the `rows` of an input, `[rows]`; see [`apply_gate`].
+
+    Raises:
+        ValueError: where `rows` is not a multiple of the batch.
+    """
+    batch = gate.shape[0]
+    if rows == batch:
+        return gate
+    if rows == 0 or rows % batch:
+        raise ValueError(
+            f"A PEFT module got an input with {rows} rows while the gates stand for a batch of {batch}: its rows are "
+            "not samples, so they can't be routed one by one. Take this module out of `target_modules`, or use a "
+            "collator that keeps the samples apart."
+        )
+    return gate.repeat_interleave(rows // batch)
 
 
 def _routed_layers(model: nn.Module) -> dict[str, list[tuple[nn.Module, GateSetter]]]:
@@ -137,13 +147,14 @@ def _routed_layers(model: nn.Module) -> dict[str, list[tuple[nn.Module, GateSett
     for path, module in model.named_modules():
         for layer_type, set_gate in _GATE_SETTERS.items():
             if isinstance(module, layer_type):
-                layers.setdefault(_layer_of(path), []).append((module, set_gate))
+                layers.setdefault(layer_of(path), []).append((module, set_gate))
                 break
     return layers
 
 
-def _layer_of(path: str) -> str:
-    """The path up to its first number: `encoder.layer.3.attention.query` belongs to `encoder.layer.3`."""
+def layer_of(path: str) -> str:
+    """A module's path up to its first number: `encoder.layer.3.attention.query` belongs to `encoder.layer.3`. One
+    without a number is a layer of its own."""
     numbered = re.match(r"(.*?\.)?\d+(?=\.|$)", path)
     return numbered.group() if numbered else path
 

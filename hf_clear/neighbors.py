@@ -1,0 +1,65 @@
+"""How far the given label of a sample agrees with those of its neighbors. numpy and scikit-learn only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:
+    """The share of each sample's nearest neighbors that have its given label (Deep k-NN, Bahri et al., 2020, arXiv
+    2004.12289).
+
+    The neighbors are the `k` other samples with the largest cosine similarity (all others, where there are fewer). Each
+    counts by its similarity; those at a right angle or beyond count next to nothing.
+
+    This is no probability yet. With 60 % wrong labels, even a sample with a correct one agrees with a minority of its
+    neighbors. The estimator `"knn"` therefore is `gaussian_mixture(1 - knn_agreement(features, labels))`. Its means and
+    stds are shares of disagreement, not nats.
+
+    Time grows with the square of the number of samples, memory only with their number.
+
+    Args:
+        features (`np.ndarray` of shape `[num_samples, dim]`): of a model that has not seen the given labels, such as
+            the frozen base model. Used in float32.
+        labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
+        k (`int`, *optional*, defaults to 10): the number of neighbors.
+
+    Returns:
+        `np.ndarray` of shape `[num_samples]`: in [0, 1]; 1 where there is no other sample.
+
+    Raises:
+        ValueError: where `features` or `labels` is None or of another shape, `k` is smaller than 1, or the features of
+            a sample are all zero or not finite: they have no direction.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    if labels is None or features is None:
+        missing = "labels" if labels is None else "features"
+        raise ValueError(
+            f"`{missing}` is None: k-NN needs one class label (which token-level tasks don't have) and one vector of "
+            "features for each sample. 'gaussian_mixture' does without."
+        )
+    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            "`features` and `labels` have to be of shape [num_samples, dim] and [num_samples], got "
+            f"{list(features.shape)} and {list(labels.shape)}."
+        )
+    if k < 1:
+        raise ValueError(f"`k` has to be at least 1 neighbor, got {k}.")
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    no_direction = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(no_direction):
+        raise ValueError(
+            f"The `features` of {len(no_direction)} samples (the first: index {no_direction[0]}) are all zero or not "
+            "finite in float32: cosine similarity is not defined. Compute them in float32, or leave those samples out."
+        )
+    if len(labels) < 2:
+        return np.ones(len(labels))
+
+    # On unit vectors, Euclidean neighbors are cosine neighbors, and scikit-learn finds them in blocks of bounded size.
+    search = NearestNeighbors(n_neighbors=min(k, len(labels) - 1), algorithm="brute").fit(features / norms)
+    distances, neighbors = search.kneighbors()  # without an argument: no sample is its own neighbor
+    similarity = 1 - distances.astype(np.float64) ** 2 / 2
+    weights = np.maximum(similarity, np.finfo(np.float32).eps)  # never 0: where no neighbor is similar, all count alike
+    return (weights * (labels[neighbors] == labels[:, None])).sum(axis=1) / weights.sum(axis=1)

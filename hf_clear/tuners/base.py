@@ -1,0 +1,181 @@
+"""What the PEFT methods of ours share: config, layer with a gate, model, and the way out to stock peft."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from ..files import write_atomically
+from ..routing import apply_gate, register_routable
+
+_LOADING_NOTE = """
+## Loading
+
+This adapter is of a type that comes with hf_clear, not with peft. Import hf_clear before you load it:
+
+```python
+import hf_clear  # pip install hf-clear
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
+```
+"""
+
+
+@dataclass
+class ClearConfig(PeftConfig):
+    """What the configs of all our PEFT methods have: arguments as in peft.
+
+    Args:
+        target_modules (`list[str]` or `str`, *optional*): names (their ends suffice) or a regular expression of the
+            modules to adapt. By default those that the method names for the architecture.
+        exclude_modules (`list[str]` or `str`, *optional*): modules to leave out.
+        modules_to_save (`list[str]`, *optional*): modules that are trained as a whole and saved, such as the head.
+            peft adds `classifier` and `score` for sequence and token classification.
+    """
+
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or a regular expression of the modules to adapt."}
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or a regular expression of modules to leave out."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train as a whole and save, such as the head."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        # peft appends the names of the head to this very list, which would grow in the hands of its owner.
+        if isinstance(self.modules_to_save, list):
+            self.modules_to_save = list(self.modules_to_save)
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """As in peft; a README beside the adapter says that it loads after `import hf_clear`."""
+        super().save_pretrained(save_directory, **kwargs)
+        note_loading(save_directory)
+
+
+def note_loading(folder: str | os.PathLike) -> None:
+    """Adds to the README in `folder`, once, how an adapter of ours is loaded."""
+    readme = Path(folder) / "README.md"
+    text = readme.read_text() if readme.is_file() else "---\nlibrary_name: peft\n---\n\n# Adapter\n"
+    if _LOADING_NOTE not in text:
+        write_atomically(readme, (text.rstrip() + "\n" + _LOADING_NOTE).encode())
+
+
+class RoutedLayer(nn.Module, BaseTunerLayer):
+    """A layer of ours: the wrapped module in `base_layer`, one delta an adapter, and the gate while routed.
+
+    Attributes:
+        gate (`torch.BoolTensor` of shape `[batch]`, *optional*): True for the samples that the adapter acts on. None
+            outside of [`hf_clear.route`]: it acts on all.
+    """
+
+    gate: torch.Tensor | None = None
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        self.merged_adapters = []
+
+    def update_layer(self, adapter_name: str, config: ClearConfig) -> None:
+        """Adds a fresh delta for `adapter_name`."""
+        raise NotImplementedError
+
+    def acting_adapters(self) -> list[str]:
+        """The active adapters that this layer has; none where adapters are disabled or merged."""
+        if self.disable_adapters or self.merged:
+            return []
+        deltas = getattr(self, self.adapter_layer_names[0])
+        return [name for name in self.active_adapters if name in deltas]
+
+    def gated(self, routed: torch.Tensor, bypassed: torch.Tensor) -> torch.Tensor:
+        return routed if self.gate is None else apply_gate(self.gate, routed, bypassed)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(
+            f"A {type(self).__name__} can't be merged: it is no change of the base model's weights. Keep the adapter, "
+            "or remove it with `unload()`."
+        )
+
+    def unmerge(self) -> None:
+        """Nothing was merged."""
+
+
+def _set_gate(layer: RoutedLayer, gate: torch.Tensor) -> Callable[[], None]:
+    if layer.merged:
+        raise ValueError("The adapter is merged into the base model, which can't be routed: unmerge it first.")
+    stock, layer.gate = layer.gate, gate
+
+    def undo() -> None:
+        layer.gate = stock
+
+    return undo
+
+
+register_routable(RoutedLayer, _set_gate)
+
+
+class ClearModel(BaseTuner):
+    """Places the layers of a method of ours in a model. A method sets `prefix` (the registered name and "_"),
+    `tuner_layer_cls` (its [`RoutedLayer`]) and `target_module_mapping`."""
+
+    def _create_and_replace(self, peft_config, adapter_name, target, target_name, parent, current_key, **kwargs):
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config)
+        else:
+            try:
+                layer = self.tuner_layer_cls(target)
+            except TypeError as error:
+                raise ValueError(f"{current_key}: {error}") from None
+            layer.update_layer(adapter_name, peft_config)
+            self._replace_module(parent, target_name, layer, target)
+
+    def _prepare_adapter_config(self, peft_config, model_config):
+        if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
+            raise ValueError(
+                f"{type(peft_config).__name__} has no default `target_modules` for the model type "
+                f"{model_config['model_type']!r}: name them. There are defaults for "
+                f"{', '.join(sorted(self.target_module_mapping))}."
+            )
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
+        """See [`export_to_peft`]."""
+        raise ValueError(f"Stock peft has no form for a {type(self.peft_config[adapter_name]).__name__}.")
+
+
+def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name: str = "default") -> None:
+    """Writes an adapter in a form that stock peft loads, without hf_clear, with the same logits.
+
+    LoRA is saved as it is. BitFit becomes a `LoraConfig` that carries nothing but biases. A deep prompt becomes
+    `PREFIX_TUNING` where peft's shift of positions can be undone: on decoder-only models with rotary positions. A
+    bottleneck adapter has no counterpart in peft.
+
+    Args:
+        model (`PeftModel`): carries the adapter, and the trained head where there is one.
+        output_dir (`str`): the folder to write to.
+        adapter_name (`str`, *optional*, defaults to `"default"`): which adapter.
+
+    Raises:
+        ValueError: where stock peft has no form for the adapter; the message says why.
+    """
+    if not isinstance(model, PeftModel) or adapter_name not in model.peft_config:
+        names = ", ".join(getattr(model, "peft_config", {})) or "none"
+        raise ValueError(f"There is no adapter {adapter_name!r} to export; the model's adapters: {names}.")
+    if isinstance(model.peft_config[adapter_name], LoraConfig):
+        model.save_pretrained(output_dir, selected_adapters=[adapter_name])
+    elif isinstance(model.base_model, ClearModel):
+        model.base_model.export_to_peft(os.fspath(output_dir), adapter_name)
+    else:
+        raise ValueError("This adapter is not of hf_clear: `save_pretrained` writes it for stock peft already.")
