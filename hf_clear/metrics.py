@@ -1,14 +1,41 @@
-"""Metrics that work offline."""
+"""Metrics that work offline, for [`evaluate`](https://huggingface.co/docs/evaluate): they load nothing from the Hub."""
 
 from __future__ import annotations
 
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, average_precision_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+_GLUE_ACCURACY = ("sst2", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte", "wnli", "hans")
+_GLUE_ACCURACY_AND_F1 = ("mrpc", "qqp")
+_GLUE_TASKS = ("cola", *_GLUE_ACCURACY_AND_F1, *_GLUE_ACCURACY)
 
 
-class Accuracy(evaluate.Metric):
+class _Metric(evaluate.Metric):
+    """What all metrics here share. A subclass names its inputs and their types, and computes."""
+
+    _inputs = "predictions and references: class numbers."
+    _dtypes = {"predictions": "int64", "references": "int64"}
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description=self._inputs,
+            features=datasets.Features({name: datasets.Value(dtype) for name, dtype in self._dtypes.items()}),
+        )
+
+
+class Accuracy(_Metric):
     """Share of correct predictions. As `evaluate.load("accuracy")`, which needs the Hub.
 
     Example:
@@ -19,16 +46,105 @@ class Accuracy(evaluate.Metric):
     ```
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of correct predictions.",
-            citation="",
-            inputs_description="predictions and references: class numbers.",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
-
     def _compute(self, predictions, references) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class Glue(_Metric):
+    """GLUE's own metric of a task (Wang et al. 2019, arXiv 1804.07461). As `evaluate.load("glue", task)`, which needs
+    the Hub: `matthews_correlation` for cola, `accuracy` and `f1` (of class 1) for mrpc and qqp, `accuracy` for sst2,
+    mnli, mnli_matched, mnli_mismatched, qnli, rte, wnli and hans. `Glue("stsb")` raises: a regression.
+
+    Example:
+
+    ```python
+    >>> Glue("mrpc").compute(predictions=[0, 1, 1], references=[0, 1, 0])
+    {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
+    ```
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name == "stsb":
+            raise ValueError("GLUE's stsb is a regression: it has no classes, so no wrong ones.")
+        if self.config_name not in _GLUE_TASKS:
+            raise ValueError(f"`Glue(task)` takes one of {', '.join(_GLUE_TASKS)}; got {self.config_name!r}.")
+        return super()._info()
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        if self.config_name == "cola":
+            return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+        metrics = {"accuracy": float(accuracy_score(references, predictions))}
+        if self.config_name in _GLUE_ACCURACY_AND_F1:
+            metrics["f1"] = float(f1_score(references, predictions, zero_division=0.0))
+        return metrics
+
+
+class EpochAccuracy(_Metric):
+    """Peak and average accuracy over the epochs of a training, as in Tables 1, 2 and 5 of CleaR (arXiv 2411.00873):
+    `peak_accuracy` is that of the best epoch, `average_accuracy` the mean over the epochs after the warm-up (absent
+    where there is none). Takes the `warmup_epochs` (k) besides predictions and references.
+
+    Example:
+
+    ```python
+    >>> EpochAccuracy().compute(predictions=[0.5, 0.8, 0.6], references=[1, 2, 3], warmup_epochs=1)
+    {'peak_accuracy': 0.8, 'average_accuracy': 0.7}
+    ```
+    """
+
+    _inputs = "predictions: accuracies in [0, 1]. references: the epochs they were measured after, the first being 1."
+    _dtypes = {"predictions": "float64", "references": "float64"}
+
+    def _compute(self, predictions, references, warmup_epochs: float) -> dict[str, float]:
+        accuracy, epoch = np.array(predictions), np.array(references)
+        metrics = {"peak_accuracy": float(accuracy.max())}
+        late = accuracy[epoch > warmup_epochs]
+        return {**metrics, "average_accuracy": float(late.mean())} if len(late) else metrics
+
+
+class Memorization(_Metric):
+    """How much of its training labels a model has learned by heart (Liu et al. 2020, arXiv 2007.00151; Figures 1 and 4
+    of CleaR, arXiv 2411.00873): `memorization_clean` is the share of the correctly labelled samples that are predicted
+    as labelled, `memorization_noisy` the share of the wrongly labelled samples that are predicted as their given, wrong
+    label. A group without samples has no key.
+
+    Example:
+
+    ```python
+    >>> Memorization().compute(predictions=[0, 1, 1], references=[0, 1, 0], true_labels=[0, 0, 1])
+    {'memorization_clean': 1.0, 'memorization_noisy': 0.5}
+    ```
+    """
+
+    _inputs = (
+        "predictions: class numbers. references: the given labels. true_labels: the true ones; a sample where that is "
+        "negative (-100: unknown) is left out."
+    )
+    _dtypes = {"predictions": "int64", "references": "int64", "true_labels": "int64"}
+
+    def _compute(self, predictions, references, true_labels) -> dict[str, float]:
+        given, true = np.array(references), np.array(true_labels)
+        as_given = np.array(predictions) == given
+        groups = {"clean": (given == true) & (true >= 0), "noisy": (given != true) & (true >= 0)}
+        return {f"memorization_{name}": float(as_given[group].mean()) for name, group in groups.items() if group.any()}
+
+
+class Detection(_Metric):
+    """How well clean probabilities find the wrong labels: [`detection_metrics`].
+
+    Example:
+
+    ```python
+    >>> Detection().compute(predictions=[0.9, 0.2, 0.7], references=[0, 1, 0])["detection_auroc"]
+    1.0
+    ```
+    """
+
+    _inputs = "predictions: clean probabilities in [0, 1]. references: 1 where the given label is wrong, else 0."
+    _dtypes = {"predictions": "float64", "references": "int64"}
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return detection_metrics(predictions, references)
 
 
 def detection_metrics(clean_probability: np.ndarray, is_noisy: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_clear.metrics import Accuracy, detection_metrics
+from hf_clear.metrics import Accuracy, Detection, EpochAccuracy, Glue, Memorization, detection_metrics
 
 
 def test_accuracy_is_an_evaluate_metric_that_needs_no_network():
@@ -11,9 +11,53 @@ def test_accuracy_is_an_evaluate_metric_that_needs_no_network():
     assert metric.compute() == {"accuracy": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        # Of class 1: 2 found, 1 too many, 1 missed; of class 0: 1 found.
+        ("cola", {"matthews_correlation": (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5}),
+        ("mrpc", {"accuracy": 3 / 5, "f1": 2 * 2 / (2 * 2 + 1 + 1)}),
+        ("qqp", {"accuracy": 3 / 5, "f1": 2 / 3}),
+        *((task, {"accuracy": 3 / 5}) for task in ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte")),
+        *((task, {"accuracy": 3 / 5}) for task in ("wnli", "hans")),
+    ],
+)
+def test_glue_by_hand(task, expected):
+    result = Glue(task).compute(predictions=[1, 1, 1, 0, 0], references=[1, 1, 0, 1, 0])
+    assert result == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["stsb"], "regression"), (["sst"], "sst2.*'sst'"), ([], "cola")])
+def test_what_glue_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Glue(*arguments)
+
+
+def test_epoch_accuracy_by_hand():
+    """The peak counts in the warm-up too, the average doesn't."""
+    accuracies = {"predictions": [0.5, 0.9, 0.6, 0.8], "references": [1.0, 2.0, 3.0, 4.0]}
+    result = EpochAccuracy().compute(**accuracies, warmup_epochs=2)
+    assert result == pytest.approx({"peak_accuracy": 0.9, "average_accuracy": 0.7})
+    assert EpochAccuracy().compute(**accuracies, warmup_epochs=4) == {"peak_accuracy": 0.9}
+
+
+def test_memorization_by_hand():
+    """Right: 2 of 3 predicted as given. Wrong: 1 of 3. Unknown: left out."""
+    predictions, given = [0, 1, 2, 2, 0, 2, 0, 0], [0, 1, 1, 2, 1, 1, 0, -100]
+    true = [0, 1, 1, 0, 0, 0, -100, -100]
+    metric = Memorization()
+    result = metric.compute(predictions=predictions, references=given, true_labels=true)
+    assert result == pytest.approx({"memorization_clean": 2 / 3, "memorization_noisy": 1 / 3})
+    metric.add_batch(predictions=[0, 1], references=[1, 1], true_labels=[0, -100])
+    metric.add_batch(predictions=[1], references=[1], true_labels=[0])
+    assert metric.compute() == {"memorization_noisy": 0.5}
+
+
 def test_detection_metrics_by_hand():
     """Wrong labels are the positives, ranked by low clean probability: wrong, right, wrong, right, right."""
-    metrics = detection_metrics(np.array([0.1, 0.3, 0.4, 0.8, 0.9]), np.array([1, 0, 1, 0, 0]))
+    clean_probability, is_noisy = np.array([0.1, 0.3, 0.4, 0.8, 0.9]), np.array([1, 0, 1, 0, 0])
+    metrics = detection_metrics(clean_probability, is_noisy)
+    assert Detection().compute(predictions=clean_probability, references=is_noisy) == metrics
     assert metrics == pytest.approx(
         {
             "detection_auroc": 5 / 6,  # of 2 x 3 pairs one is out of order
