@@ -2,10 +2,17 @@
 
 __version__ = "0.1.0"
 
-from .callbacks import CleanProbabilityCallback
-from .clean_probability import CleanProbabilityEstimate, gaussian_mixture
+from .callbacks import CleanProbabilityCallback, MemorizationCallback
+from .clean_probability import (
+    CleanProbabilityEstimate,
+    SampleEvidence,
+    gaussian_mixture,
+    per_class_gaussian_mixture,
+    register_estimator,
+)
 from .losses import consistency_loss
 from .prediction import per_sample_losses
+from .presets import preset
 from .routing import num_routed_layers, route
 from .trainer import ClearMixin, ClearTrainer
 from .training_args import ClearArguments, ClearTrainingArguments
@@ -22,10 +29,15 @@ __all__ = [
     "ClearPromptConfig",
     "ClearTrainer",
     "ClearTrainingArguments",
+    "MemorizationCallback",
+    "SampleEvidence",
     "consistency_loss",
     "export_to_peft",
     "gaussian_mixture",
     "num_routed_layers",
+    "per_class_gaussian_mixture",
     "per_sample_losses",
+    "preset",
+    "register_estimator",
     "route",
 ]

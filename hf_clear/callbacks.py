@@ -1,17 +1,19 @@
-"""The callback that turns losses into clean probabilities at the beginning of each epoch."""
+"""Callbacks: refitting the clean probabilities, and watching memorization."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .clean_probability import CleanProbabilityEstimate, gaussian_mixture
+from .clean_probability import CleanProbabilityEstimate, Estimator, SampleEvidence, get_estimator
+from .metrics import Memorization, detection_metrics
+from .prediction import SamplePredictions, predict_samples, sample_dataloader
 
 if TYPE_CHECKING:
     from .trainer import ClearMixin
@@ -22,28 +24,29 @@ logger = logging.getLogger(__name__)
 class CleanProbabilityCallback(TrainerCallback):
     """Refits the clean probabilities at the beginning of every epoch after the warm-up.
 
-    [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use another
-    estimator.
+    [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use an
+    estimator that has no name.
 
     At each refit, one pass over the training set with every module active gives the losses, the estimator turns them
     into clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
-    above 0.5) and mean, weight and separation of the mixture. With the ensemble source `"epoch"`, N routed passes then
-    give the targets of the consistency term.
+    above 0.5) and mean, weight and separation of the mixture; where true labels are known, also how well it finds the
+    wrong ones ([`~hf_clear.metrics.detection_metrics`]) and the memorization of clean and noisy samples
+    ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
+    the consistency term.
 
     Args:
-        estimator (`Callable[[np.ndarray, np.ndarray], CleanProbabilityEstimate]`, *optional*, defaults to
-            [`gaussian_mixture`]): from losses and given labels, both `[num_samples]`, to clean probabilities. It runs
-            on the main process alone.
+        estimator (`str` or `Callable[[SampleEvidence], CleanProbabilityEstimate]`, *optional*): a registered name or an
+            estimator itself; `clear_estimator` of the training arguments by default. It runs on the main process alone.
 
     Example:
 
     ```python
-    >>> trainer = ClearTrainer(..., callbacks=[CleanProbabilityCallback(my_estimator)])
+    >>> trainer = ClearTrainer(..., callbacks=[CleanProbabilityCallback("gaussian_mixture+knn")])
     ```
     """
 
-    def __init__(self, estimator: Callable[[np.ndarray, np.ndarray], CleanProbabilityEstimate] = gaussian_mixture):
-        self.estimator = estimator
+    def __init__(self, estimator: str | Estimator | None = None):
+        self.estimator = get_estimator(estimator) if isinstance(estimator, str) else estimator
         self.trainer: ClearMixin | None = None
 
     def set_trainer(self, trainer: ClearMixin) -> None:
@@ -56,6 +59,12 @@ class CleanProbabilityCallback(TrainerCallback):
         if not self.trainer.is_routed:
             return
         self.trainer.check_routing()
+        estimator = self._estimator()
+        if self.trainer.labels_tokens and getattr(estimator, "uses_labels", False):
+            raise ValueError(
+                f"The estimator {estimator.name!r} compares samples by their class label, and here every token has a "
+                "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
+            )
         warmup = self.trainer.clear_args.clear_warmup_epochs
         if warmup >= state.num_train_epochs:
             logger.warning(
@@ -67,36 +76,98 @@ class CleanProbabilityCallback(TrainerCallback):
         trainer, epoch = self.trainer, int(state.epoch)
         if not trainer.is_routed:
             return
-        store = trainer.sample_store
+        store, settings = trainer.sample_store, trainer.clear_args
         # A run resumed in mid-epoch comes through here again, with this epoch's fit in its restored state.
-        if epoch < trainer.clear_args.clear_warmup_epochs or epoch == store.fitted_epoch:
+        if epoch < settings.clear_warmup_epochs or epoch == store.fitted_epoch:
             return
         predictions = trainer.predict_training_samples()
-        estimate = None
-        if trainer.accelerator.is_main_process:
-            estimate = self.estimator(predictions.losses.numpy(), predictions.labels.numpy())
-            if len(estimate.clean_probability) != len(store.losses):
-                raise ValueError(
-                    f"The estimator returned {len(estimate.clean_probability)} clean probabilities for "
-                    f"{len(store.losses)} samples."
-                )
-        estimate = broadcast_object_list([estimate])[0]
-
-        store.losses.copy_(predictions.losses)
-        store.labels.copy_(predictions.labels)
+        store.add_losses(predictions.losses, predictions.labels)
+        estimate = self._estimate(predictions)
         store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
-        if trainer.clear_args.clear_consistency_weight > 0 and trainer.clear_args.clear_ensemble_source == "epoch":
+        store.fitted_epoch = epoch
+        if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
             target = trainer.predict_ensemble()
             # No target for a sample whose prediction is not finite.
             finite = target.isfinite().all(dim=1, keepdim=True)
             store.targets = target.where(finite, torch.zeros(())).to(store.losses.device)
-        store.fitted_epoch = epoch
-        trainer.log(
-            {
-                "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
-                "mixture_mean_clean": float(estimate.means[0]),
-                "mixture_mean_noisy": float(estimate.means[1]),
-                "mixture_weight_noisy": float(estimate.weights[1]),
-                "mixture_separation": estimate.separation,
-            }
-        )
+        logs = {
+            "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
+            "mixture_mean_clean": float(estimate.means[0]),
+            "mixture_mean_noisy": float(estimate.means[1]),
+            "mixture_weight_noisy": float(estimate.weights[1]),
+            "mixture_separation": estimate.separation,
+        }
+        true_labels = trainer.true_labels
+        if true_labels is not None:
+            known = true_labels >= 0
+            is_noisy = (true_labels != predictions.labels.numpy())[known]
+            logs.update(detection_metrics(estimate.clean_probability[known], is_noisy))
+            logs.update(memorization(predictions, true_labels))
+        trainer.log(logs)
+
+    def _estimator(self) -> Estimator:
+        return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator
+
+    def _estimate(self, predictions: SamplePredictions) -> CleanProbabilityEstimate:
+        """The main process estimates, all processes get its answer."""
+        trainer, estimator, estimate = self.trainer, self._estimator(), None
+        features = trainer.frozen_features() if getattr(estimator, "uses_features", False) else None
+        if trainer.accelerator.is_main_process:
+            per_token = predictions.probabilities is None
+            evidence = SampleEvidence(
+                losses=predictions.losses.numpy(),
+                labels=None if per_token else predictions.labels.numpy(),
+                mean_losses=trainer.sample_store.mean_losses.cpu().numpy(),
+                probabilities=None if per_token else predictions.probabilities.numpy(),
+                features=None if features is None else features.numpy(),
+            )
+            estimate = estimator(evidence)
+            if len(estimate.clean_probability) != len(evidence.losses):
+                raise ValueError(
+                    f"The estimator returned {len(estimate.clean_probability)} clean probabilities for "
+                    f"{len(evidence.losses)} samples."
+                )
+        return broadcast_object_list([estimate])[0]
+
+
+class MemorizationCallback(TrainerCallback):
+    """Logs, after every epoch, how much of the training set the model has memorized, apart for clean and noisy samples
+    (CleaR, arXiv 2411.00873, Figures 1 and 4; [`~hf_clear.metrics.Memorization`]).
+
+    Costs one pass over the training set an epoch, in evaluation mode; the state of all random generators is left as it
+    was. Works with any trainer of transformers.
+
+    Args:
+        trainer (`Trainer`): the trainer whose training set and model are looked at.
+        true_labels (`Sequence[int]` of shape `[num_samples]`): -100 where unknown.
+
+    Raises:
+        ValueError: where there is not one true label for each training sample.
+
+    Example:
+
+    ```python
+    >>> trainer.add_callback(MemorizationCallback(trainer, train["true_label"]))
+    ```
+    """
+
+    def __init__(self, trainer: Trainer, true_labels: Sequence[int]):
+        self.trainer = trainer
+        self.true_labels = np.asarray(true_labels)
+        if self.true_labels.shape != (len(trainer.train_dataset),):
+            raise ValueError(
+                f"`true_labels` of shape {list(self.true_labels.shape)} for {len(trainer.train_dataset)} training "
+                "samples: there has to be one for each."
+            )
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
+        self.trainer.log(memorization(predict_samples(self.trainer, dataloader), self.true_labels))
+
+
+def memorization(predictions: SamplePredictions, true_labels: np.ndarray) -> dict[str, float]:
+    """[`~hf_clear.metrics.Memorization`] of what a pass over the training set predicted."""
+    predicted = predictions.probabilities.argmax(dim=1)
+    return Memorization().compute(
+        predictions=predicted.numpy(), references=predictions.labels.numpy(), true_labels=true_labels
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import datasets
+from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from .prediction import random_state_preserved
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels
+
+logger = logging.getLogger(__name__)
 
 
 def check_setup(trainer: Trainer) -> None:
@@ -26,21 +30,42 @@ def check_setup(trainer: Trainer) -> None:
         )
     if len(trainer.label_names) != 1:
         raise ValueError(
-            f"CleaR is for classification with one label a sample; this model's labels are {trainer.label_names}."
+            "CleaR is for models with one kind of label, one a sample or one a token; this model's labels are "
+            f"{trainer.label_names}."
         )
     config = getattr(trainer.model, "config", None)
     problem_type = getattr(config, "problem_type", None)
     if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
         raise ValueError(
-            f"CleaR is for classification with one label a sample; this model has problem_type={problem_type!r} "
-            f"and num_labels={getattr(config, 'num_labels', None)}."
+            "CleaR is for classification with one class a sample, or one a token; this model has "
+            f"problem_type={problem_type!r} and num_labels={getattr(config, 'num_labels', None)}: regression and "
+            "several labels a sample have no wrong class to find."
         )
     check_routable(trainer.model)
+    _warn_of_frozen_head(trainer)
     if isinstance(trainer.train_dataset, (IterableDataset, datasets.IterableDataset)):
         raise ValueError(
             "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "
             "no index. Load the data as a map-style dataset (`load_dataset(..., streaming=False)`, "
             "`Dataset.from_generator(...)`), or train without routing."
+        )
+
+
+def _warn_of_frozen_head(trainer: Trainer) -> None:
+    """peft trains heads called `classifier` or `score`, if it is told the task; others stay as they were drawn."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "Classification" not in type(model).__name__:
+        return
+    heads = {
+        name: [parameter.requires_grad for parameter in child.parameters()]
+        for name, child in model.named_children()
+        if name != getattr(model, "base_model_prefix", "") and any(True for _ in child.parameters())
+    }
+    if heads and not any(any(trains) for trains in heads.values()):
+        logger.warning(
+            f"The head of {type(model).__name__} is frozen. Unless it is trained already, name it in the PEFT config: "
+            f"`modules_to_save={list(heads)}` (`task_type='SEQ_CLS'` does so for heads called 'classifier' or 'score')."
         )
 
 
@@ -61,7 +86,8 @@ def check_training_set(trainer: Trainer) -> None:
         return
     name = next((name for name in label_names(trainer) if name in first), None)
     if name is None:
-        if trainer.args.remove_unused_columns:
+        # The labels of a language model are its inputs: a collator makes them.
+        if trainer.args.remove_unused_columns and not trainer._loss_shifts_labels:
             raise ValueError(
                 f"The training set has no label: expected one of {', '.join(label_names(trainer))}, got "
                 f"{', '.join(first)}."

@@ -94,7 +94,7 @@ class CleanProbabilityEstimate:
         return abs(float(self.means[1]) - float(self.means[0])) / pooled if pooled else float("nan")
 
 
-def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> CleanProbabilityEstimate:
+def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstimate:
     """Fits a Gaussian mixture of two components to the losses: the clean probability is the posterior of the component
     with the smaller mean (CleaR, arXiv 2411.00873; Arazo et al., 2019).
 
@@ -120,7 +120,6 @@ def gaussian_mixture(losses: np.ndarray, labels: np.ndarray | None = None, seed:
 
     Args:
         losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
-        labels (`np.ndarray` of shape `[num_samples]`, *optional*): not used; a single mixture is fitted to all classes.
         seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
 
     Returns:
@@ -213,6 +212,7 @@ class NamedEstimator:
         name (`str`): as given to [`get_estimator`].
         estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]`): what is called.
         uses_features (`bool`): whether it needs `SampleEvidence.features`.
+        uses_labels (`bool`): whether it needs `SampleEvidence.labels`.
 
     Raises:
         ValueError: when called, where the estimator doesn't return one clean probability for each sample.
@@ -221,6 +221,7 @@ class NamedEstimator:
     name: str
     estimator: Estimator
     uses_features: bool = False
+    uses_labels: bool = False
 
     def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimate = self.estimator(evidence)
@@ -235,13 +236,15 @@ class NamedEstimator:
 ESTIMATORS: dict[str, NamedEstimator] = {}
 
 
-def register_estimator(name: str, estimator: Estimator, uses_features: bool = False) -> None:
+def register_estimator(name: str, estimator: Estimator, uses_features: bool = False, uses_labels: bool = False) -> None:
     """Makes an estimator known by a name.
 
     Args:
         name (`str`): not taken, and without `"+"`, which stands between the parts of a combination.
         estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]`): one clean probability for each sample.
         uses_features (`bool`, *optional*, defaults to `False`): whether it needs `SampleEvidence.features`.
+        uses_labels (`bool`, *optional*, defaults to `False`): whether it needs `SampleEvidence.labels`, so that tasks
+            with one label a token are refused before training.
 
     Raises:
         ValueError: where the name holds `"+"` or is taken.
@@ -256,7 +259,7 @@ def register_estimator(name: str, estimator: Estimator, uses_features: bool = Fa
         raise ValueError(f"The estimator name {name!r} holds '+', which stands between the parts of a combination.")
     if name in ESTIMATORS:
         raise ValueError(f"The estimator name {name!r} is taken. Choose another, or delete `ESTIMATORS[{name!r}]`.")
-    ESTIMATORS[name] = NamedEstimator(name, estimator, uses_features)
+    ESTIMATORS[name] = NamedEstimator(name, estimator, uses_features, uses_labels)
 
 
 def get_estimator(name: str) -> NamedEstimator:
@@ -288,14 +291,20 @@ def get_estimator(name: str) -> NamedEstimator:
         estimates = [part(evidence) for part in parts]
         return replace(estimates[0], clean_probability=np.mean([e.clean_probability for e in estimates], axis=0))
 
-    return NamedEstimator(name, pool, any(part.uses_features for part in parts))
+    return NamedEstimator(
+        name, pool, any(part.uses_features for part in parts), any(part.uses_labels for part in parts)
+    )
 
 
 register_estimator("gaussian_mixture", lambda e: gaussian_mixture(e.losses))
-register_estimator("per_class_gaussian_mixture", lambda e: per_class_gaussian_mixture(e.losses, e.labels))
+register_estimator(
+    "per_class_gaussian_mixture", lambda e: per_class_gaussian_mixture(e.losses, e.labels), uses_labels=True
+)
 # As CleaR's official code does for adapters.
 register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses))
-register_estimator("knn", lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)), uses_features=True)
+register_estimator(
+    "knn", lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)), uses_features=True, uses_labels=True
+)
 
 
 class _NoMixture(Exception):

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from .losses import cross_entropy
-from .sample_index import SAMPLE_INDEX, indexed_dataloader
+from .losses import IGNORED_LABEL, cross_entropy, per_sample
+from .sample_index import LABEL_COLUMNS, SAMPLE_INDEX, indexed_dataloader
 
 
 @dataclass
@@ -24,18 +24,21 @@ class SamplePredictions:
     """Predictions for a data set; row i belongs to sample i. On CPU, the same on every process.
 
     Attributes:
-        probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`): softmax of the logits.
-        losses (`torch.Tensor` of shape `[num_samples]`): cross entropy with the given label, in nats.
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels.
+        losses (`torch.Tensor` of shape `[num_samples]`): cross entropy with the given label, in nats; the mean over a
+            sample's tokens where each has its own.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own.
+        probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits; None
+            where each token has its own.
     """
 
-    probabilities: torch.Tensor
     losses: torch.Tensor
     labels: torch.Tensor
+    probabilities: torch.Tensor | None = None
 
 
 def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
-    """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed).
+    """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); where
+    every token has a label, the mean over a sample's tokens.
 
     Works with a stock [`~transformers.Trainer`] too: together with [`~hf_clear.gaussian_mixture`] it finds suspect
     labels after any training. The state of all random generators is left as it was.
@@ -84,44 +87,103 @@ def predict_samples(
             route it.
 
     Raises:
-        ValueError: where the model's logits are not one row of class scores a sample.
+        ValueError: where the model's logits don't fit the labels.
     """
+
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+        with batch_context(index) if batch_context is not None else contextlib.nullcontext():
+            # Not the trainer's own, which generates text in a Seq2SeqTrainer.
+            _, outputs, labels = Trainer.prediction_step(trainer, model, batch, prediction_loss_only=False)
+        logits, labels = scores_and_labels(outputs, labels, trainer._loss_shifts_labels)
+        loss = per_sample(cross_entropy(logits, labels), labels).unsqueeze(1)
+        if labels.ndim == 1:
+            return torch.cat([loss, labels.unsqueeze(1).to(loss), logits.softmax(dim=-1)], dim=1)
+        return torch.cat([loss, torch.full_like(loss, IGNORED_LABEL)], dim=1)
+
+    table = _table(trainer, dataloader, rows_of)
+    return SamplePredictions(
+        losses=table[:, 0], labels=table[:, 1].long(), probabilities=table[:, 2:] if table.shape[1] > 2 else None
+    )
+
+
+def predict_features(
+    trainer: Trainer, dataloader: DataLoader, batch_context: Callable[[torch.Tensor], AbstractContextManager]
+) -> torch.Tensor:
+    """The last hidden state, averaged over the tokens that are no padding: `[num_samples, hidden_size]`, in float32.
+
+    Arguments as of [`predict_samples`]. Of an encoder-decoder model, the encoder's.
+
+    Raises:
+        ValueError: where the model doesn't give its hidden states.
+    """
+
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+        batch = {name: value for name, value in trainer._prepare_inputs(batch).items() if name not in LABEL_COLUMNS}
+        with torch.no_grad(), batch_context(index):
+            outputs = model(**batch, output_hidden_states=True)
+        states = None
+        if isinstance(outputs, Mapping):
+            states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
+        if not states:
+            raise ValueError(
+                f"{type(trainer.model).__name__} doesn't give its hidden states (`output_hidden_states=True`), which "
+                "the chosen estimator of clean probabilities needs. Choose one that doesn't, such as "
+                "'gaussian_mixture'."
+            )
+        state, mask = states[-1].float(), batch.get("attention_mask")
+        if mask is None or mask.shape != state.shape[:2]:
+            return state.flatten(1, -2).mean(dim=1)
+        mask = mask.unsqueeze(-1).to(state)
+        return (state * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+    return _table(trainer, dataloader, rows_of)
+
+
+def _table(
+    trainer: Trainer,
+    dataloader: DataLoader,
+    rows_of: Callable[[nn.Module, dict[str, Any], torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """What `rows_of(model, batch, sample_index)` returns for each batch, `[batch, width]`, as rows by sample index:
+    `[num_samples, width]`. On CPU, the same on every process."""
     accelerator = trainer.accelerator
     # As `Trainer.evaluation_loop`: in training, the model is prepared (autocast, FSDP) and used as it is.
     model = trainer._wrap_model(trainer.model, training=False)
     if len(accelerator._models) == 0 and model is trainer.model:
         model = accelerator.prepare_model(model, evaluation_mode=True)
-    num_samples = len(dataloader.dataset)
-    table: torch.Tensor | None = None  # per sample: times seen, label, loss, probabilities
+    table: torch.Tensor | None = None
     with random_state_preserved(), evaluation_mode(model):
         for batch in dataloader:
             index = batch.pop(SAMPLE_INDEX)
-            with batch_context(index) if batch_context is not None else contextlib.nullcontext():
-                _, logits, labels = trainer.prediction_step(model, batch, prediction_loss_only=False)
-            logits = class_scores(logits, labels)
-            rows = torch.cat(
-                [
-                    torch.ones_like(logits[:, :1]),
-                    labels.unsqueeze(1).to(logits),
-                    cross_entropy(logits, labels).unsqueeze(1),
-                    logits.softmax(dim=-1),
-                ],
-                dim=1,
-            )
+            rows = rows_of(model, batch, index)
+            rows = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)  # how often a sample was seen
             if table is None:
-                table = torch.zeros(num_samples, rows.shape[1])
+                table = torch.zeros(len(dataloader.dataset), rows.shape[1])
             table[index.cpu()] = rows.cpu()
     if table is None:
         raise ValueError("The data set has no sample.")
-
     if accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
         table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
         table /= table[:, :1].clone()
-    return SamplePredictions(probabilities=table[:, 3:], losses=table[:, 2], labels=table[:, 1].long())
+    return table[:, 1:]
 
 
-def class_scores(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """The logits `[batch, num_labels]` among a model's outputs without loss (a `ModelOutput`, a tuple), in float32.
+def shifted(labels: torch.Tensor) -> torch.Tensor:
+    """Labels `[batch, tokens]` moved to where they are predicted: one to the left, with -100 at the end."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+
+
+def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """The class scores among a model's outputs without loss (a `ModelOutput`, a tuple), in float32, and the labels in
+    the places that they are predicted in.
+
+    Args:
+        labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`): one class a sample, or one a token.
+        shift (`bool`, *optional*, defaults to `False`): whether labels are inputs, to be predicted one token ahead
+            (causal language models).
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: `[*labels.shape, num_labels]` and the shape of `labels`.
 
     Raises:
         ValueError: where there is no row of class scores for each label.
@@ -130,12 +192,13 @@ def class_scores(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         logits = outputs["logits"]
     else:
         logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels):
+    if labels.ndim not in (1, 2) or logits.shape[:-1] != labels.shape:
         raise ValueError(
-            "CleaR is for classification with one label a sample: expected logits of shape [batch, num_labels] and "
-            f"labels of shape [batch], got {list(logits.shape)} and {list(labels.shape)}."
+            "CleaR needs one class a sample or one a token: expected labels of shape [batch] and logits of shape "
+            "[batch, num_labels], or [batch, tokens] and [batch, tokens, num_labels]; got "
+            f"{list(labels.shape)} and {list(logits.shape)}."
         )
-    return logits.float()
+    return logits.float(), shifted(labels) if shift and labels.ndim == 2 else labels
 
 
 @contextlib.contextmanager

@@ -82,6 +82,49 @@ def route(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
         yield
 
 
+RoutingStrategy = Callable[[torch.Tensor, float, "torch.Tensor | None"], torch.Tensor]
+ROUTING_STRATEGIES: dict[str, RoutingStrategy] = {
+    "clean": lambda probability, gamma, is_clean: gamma * probability,
+    "deterministic": lambda probability, gamma, is_clean: (probability > 0.5).to(probability),
+    "random": lambda probability, gamma, is_clean: (gamma * probability.mean()).expand_as(probability),
+    "noisy": lambda probability, gamma, is_clean: gamma * (1 - probability),
+    "oracle": lambda probability, gamma, is_clean: torch.where(is_clean.isnan(), gamma * probability, is_clean),
+    "none": lambda probability, gamma, is_clean: torch.ones_like(probability),
+}
+
+
+def gate_probability(
+    strategy: str, clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The probability that a layer's PEFT module acts on each sample (CleaR, arXiv 2411.00873, and its ablations).
+
+    - `"clean"`: `γ·p`, the method itself;
+    - `"deterministic"`: 1 where `p > 0.5`, else 0;
+    - `"random"`: `γ` times the mean of `p`, the same for all samples: as many modules act as under `"clean"`;
+    - `"noisy"`: `γ·(1 - p)`;
+    - `"oracle"`: 1 for truly clean samples, 0 for truly noisy ones, `γ·p` where the truth is unknown;
+    - `"none"`: 1.
+
+    Args:
+        strategy (`str`): one of the names above.
+        clean_probability (`torch.Tensor` of shape `[num_samples]`): of the whole training set.
+        gamma (`float`): the cap γ in [0, 1].
+        is_clean (`torch.Tensor` of shape `[num_samples]`, *optional*): 1 for a correct label, 0 for a wrong one, NaN
+            where unknown. For `"oracle"`.
+
+    Returns:
+        `torch.Tensor` of shape `[num_samples]`, in [0, 1].
+
+    Raises:
+        ValueError: where the strategy is unknown, or is `"oracle"` and `is_clean` is None.
+    """
+    if strategy not in ROUTING_STRATEGIES:
+        raise ValueError(f"The routing strategy has to be one of {', '.join(ROUTING_STRATEGIES)}; got {strategy!r}.")
+    if strategy == "oracle" and is_clean is None:
+        raise ValueError("The routing strategy 'oracle' needs to know which labels are correct.")
+    return ROUTING_STRATEGIES[strategy](clean_probability, gamma, is_clean)
+
+
 def sample_gates(
     probability: torch.Tensor, num_layers: int, sample_index: torch.Tensor, key: tuple[int, ...]
 ) -> torch.Tensor:

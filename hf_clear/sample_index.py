@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
+from .losses import IGNORED_LABEL
+
 SAMPLE_INDEX = "_clear_sample_index"  # in a batch; no column of a user's data is called so
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"
 
@@ -69,7 +71,7 @@ class IndexCollator:
                 f"The batch of sample {indices[0]} has no labels: expected one of {', '.join(self.label_names)}, got "
                 f"{', '.join(batch)}."
             )
-        if isinstance(batch[name], torch.Tensor) and batch[name].ndim == 1:
+        if isinstance(batch[name], torch.Tensor):
             check_labels(batch[name].tolist(), self.num_labels, indices)
         batch[SAMPLE_INDEX] = torch.tensor(indices, dtype=torch.long)
         return batch
@@ -115,15 +117,17 @@ def label_names(trainer: Trainer) -> tuple[str, ...]:
 
 
 def num_labels(trainer: Trainer) -> int | None:
-    """The number of the model's classes; None where it doesn't tell."""
-    return getattr(getattr(trainer.model, "config", None), "num_labels", None)
+    """The number of the model's classes, which are the vocabulary of a language model; None where it doesn't tell."""
+    config = getattr(trainer.model, "config", None)
+    predicts_tokens = getattr(trainer.model, "get_output_embeddings", lambda: None)() is not None
+    return getattr(config, "vocab_size" if predicts_tokens else "num_labels", None)
 
 
 def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int] | None = None) -> None:
-    """Makes sure that labels are classes.
+    """Makes sure that labels are classes, one a sample or one a token (then -100 marks tokens without one).
 
     Args:
-        labels (`Iterable` of shape `[num_samples]`): one label a sample.
+        labels (`Iterable` of shape `[num_samples]`): one label a sample, or a sequence of labels.
         num_labels (`int`, *optional*): the number of classes; None where it is unknown.
         indices (`Iterable[int]`, *optional*): the samples' indices, for the message; counted from 0 by default.
 
@@ -134,6 +138,9 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
     if all(type(label) is int and 0 <= label and (num_labels is None or label < num_labels) for label in labels):
         return  # the loop below is ten times slower
     for index, label in zip(range(len(labels)) if indices is None else indices, labels):
+        if isinstance(label, (list, tuple)) or getattr(label, "ndim", 0) == 1:
+            _check_token_labels(label, num_labels, index)
+            continue
         if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and getattr(label, "ndim", 0) == 0:
             label = label.item()
         if label is None or label != label:
@@ -150,3 +157,20 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
         if label < 0 or (num_labels is not None and label >= num_labels):
             allowed = f"0 to {num_labels - 1} (num_labels - 1)" if num_labels else "0 or above"
             raise ValueError(f"The label of sample {index} is {label}. It has to be {allowed}.")
+
+
+def _check_token_labels(labels: Sequence, num_labels: int | None, index: int) -> None:
+    values = np.asarray(labels)
+    if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or len(values) == 0):
+        raise ValueError(
+            f"The labels of sample {index} have to be one class number for each token, or one for the whole sample; "
+            f"got an array of {values.dtype} of shape {list(values.shape)}."
+        )
+    wrong = (values != IGNORED_LABEL) & ((values < 0) | (values >= (np.inf if num_labels is None else num_labels)))
+    if wrong.any():
+        token = int(np.flatnonzero(wrong)[0])
+        allowed = f"0 to {num_labels - 1} (num_labels - 1)" if num_labels else "0 or above"
+        raise ValueError(
+            f"The label of token {token} of sample {index} is {values[token]}. It has to be {allowed}, or "
+            f"{IGNORED_LABEL} for none."
+        )

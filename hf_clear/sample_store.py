@@ -12,9 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from .files import write_atomically
+from .losses import IGNORED_LABEL
 
 STATE_NAME = "clear_state.safetensors"
-_FORMAT = "hf_clear.sample_store.v1"
+_FORMAT = "hf_clear.sample_store.v2"
+_PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
+_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 
 
 @dataclass
@@ -25,7 +28,10 @@ class SampleStore:
         losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
         clean_probability (`torch.DoubleTensor` of shape `[num_samples]`): 1 before the first refit. In double
             precision, so that the tiny ones among the suspect samples keep their order.
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit, and where
+            every token has its own.
+        mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
+            weight 0.9 on the past, in nats; NaN before the first.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the source
             `"epoch"`; a row of zeros where there is none.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
@@ -34,6 +40,7 @@ class SampleStore:
     losses: torch.Tensor
     clean_probability: torch.Tensor
     labels: torch.Tensor
+    mean_losses: torch.Tensor
     targets: torch.Tensor | None = None
     fitted_epoch: int = -1
 
@@ -42,16 +49,24 @@ class SampleStore:
         return cls(
             losses=torch.full((num_samples,), float("nan"), device=device),
             clean_probability=torch.ones(num_samples, dtype=torch.float64, device=device),
-            labels=torch.full((num_samples,), -100, device=device),
+            labels=torch.full((num_samples,), IGNORED_LABEL, device=device),
+            mean_losses=torch.full((num_samples,), float("nan"), device=device),
         )
 
     @property
     def is_fitted(self) -> bool:
         return self.fitted_epoch >= 0
 
+    def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
+        """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss."""
+        self.losses.copy_(losses)
+        self.labels.copy_(labels)
+        mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses
+        self.mean_losses.copy_(torch.where(self.mean_losses.isfinite(), mean, self.losses))
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
-        tensors = {name: getattr(self, name) for name in ("losses", "clean_probability", "labels", "targets")}
+        tensors = {name: getattr(self, name) for name in (*_TENSORS, "targets")}
         metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
         write_atomically(
             path, serialize({name: t.contiguous() for name, t in tensors.items() if t is not None}, metadata)
@@ -77,7 +92,7 @@ class SampleStore:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}). {way_out}") from error
-        if metadata.get("format") != _FORMAT or not {"losses", "clean_probability", "labels"} <= tensors.keys():
+        if metadata.get("format") != _FORMAT or not set(_TENSORS) <= tensors.keys():
             raise ValueError(f"{path} is not a state of ClearTrainer (format {_FORMAT}). {way_out}")
         if any(tensor.shape[0] != num_samples for tensor in tensors.values()):
             raise ValueError(

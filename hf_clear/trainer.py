@@ -22,20 +22,23 @@ from . import __version__
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
 from .files import write_atomically
-from .losses import consistency_loss, cross_entropy
+from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, sharpen
+from .noise import TRUE_LABEL
 from .prediction import (
     SamplePredictions,
-    class_scores,
     evaluation_mode,
     per_sample_losses,
+    predict_features,
     predict_samples,
     random_state_preserved,
     sample_dataloader,
+    scores_and_labels,
 )
-from .routing import num_routed_layers, route, sample_gates
+from .routing import gate_probability, num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
+from .tuners.base import ClearConfig, note_loading
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,9 @@ class ClearMixin:
         self._sample_dataloader: DataLoader | None = None
         self._loss_parts: dict[str, tuple[torch.Tensor, int]] = {}
         self._step_context: contextlib.ExitStack | None = None
+        self._gate_probability_of: tuple[int, torch.Tensor | None] = (-1, None)  # with the epoch that it was fitted in
+        self._frozen_features: torch.Tensor | None = None
+        self.labels_tokens = False  # whether every token has a label, instead of every sample
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -91,6 +97,22 @@ class ClearMixin:
         """CleaR's arguments: `args` itself, or the defaults where `args` is a plain `TrainingArguments`."""
         return self.args if isinstance(self.args, ClearArguments) else ClearArguments()
 
+    @property
+    def ensemble_source(self) -> str:
+        """`clear_ensemble_source`, or what stands for None: targets for every token of the training set are too much
+        to keep from epoch to epoch."""
+        return self.clear_args.clear_ensemble_source or ("step" if self.labels_tokens else "epoch")
+
+    @property
+    def true_labels(self) -> np.ndarray | None:
+        """The column `true_label` of the training set, `[num_samples]`, where there is one (as
+        [`~hf_clear.noise.inject_label_noise`] adds it); -100 where the truth is unknown. It is used for metrics and for
+        the routing strategy `"oracle"` alone."""
+        dataset = self.train_dataset
+        if not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
+            return None
+        return np.array(dataset.with_format(None)[TRUE_LABEL][:])
+
     def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
         """See [`hf_clear.per_sample_losses`]."""
         return per_sample_losses(self, dataset)
@@ -99,8 +121,8 @@ class ClearMixin:
         """What the last refit found, one row a training sample, in the order of the training set.
 
         Returns:
-            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label`,
-            `clean_probability` in [0, 1], and `loss` in nats.
+            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not where every
+            token has its own), `clean_probability` in [0, 1], and `loss` in nats.
 
         Raises:
             RuntimeError: where no mixture has been fitted yet.
@@ -111,14 +133,12 @@ class ClearMixin:
                 f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
             )
         store = self.sample_store
-        return datasets.Dataset.from_dict(
-            {
-                "sample_index": np.arange(len(store.losses)),
-                "given_label": store.labels.cpu().numpy(),
-                "clean_probability": store.clean_probability.cpu().numpy(),
-                "loss": store.losses.cpu().numpy(),
-            }
-        )
+        columns = {"sample_index": np.arange(len(store.losses))}
+        if not self.labels_tokens:
+            columns["given_label"] = store.labels.cpu().numpy()
+        columns["clean_probability"] = store.clean_probability.cpu().numpy()
+        columns["loss"] = store.losses.cpu().numpy()
+        return datasets.Dataset.from_dict(columns)
 
     def label_issues(self) -> datasets.Dataset:
         """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`]."""
@@ -157,9 +177,9 @@ class ClearMixin:
         """`L = CE(f, y) + λ · CE(f, f_ens)` with routed predictions `f` (CleaR); plain PEFT during the warm-up.
 
         The sum over samples is divided by the number of samples of the whole optimizer step, so that accumulation
-        changes nothing, a smaller last batch included. (Stock `Trainer` with a classification head takes the mean of
-        each accumulated batch without dividing by their number: its gradients are `gradient_accumulation_steps`
-        times, and under DDP `world_size` times, larger.)
+        changes nothing, a smaller last batch included; where every token has a label, tokens take the samples' place.
+        (Stock `Trainer` with a classification head takes the mean of each accumulated batch without dividing by their
+        number: its gradients are `gradient_accumulation_steps` times, and under DDP `world_size` times, larger.)
         """
         if self._step_context is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
             if self.is_routed:
@@ -169,43 +189,73 @@ class ClearMixin:
         inputs = dict(inputs)
         index = inputs.pop(SAMPLE_INDEX)
         labels = inputs.pop(self.label_names[0])
+        self._add_decoder_inputs(inputs, labels)
         store, settings = self.sample_store, self.clear_args
-        target = None
+        key = (self.args.seed, self.state.global_step)
+        target, open_gates = None, None
         if store.is_fitted:
-            gate_probability = settings.clear_gamma * store.clean_probability[index]
-            key = (self.args.seed, self.state.global_step)
+            open_gates = self._gate_probability()[index]
+            if not settings.clear_dropout_after_warmup:
+                self._step_context.enter_context(evaluation_mode(model))
             if settings.clear_consistency_weight > 0:
-                target = self._ensemble_target(model, inputs, labels, index, gate_probability, key)
-            gates = sample_gates(gate_probability, self._num_layers, index, (*key, _LOSS))
-            self._step_context.enter_context(route(model, gates))
+                target = self._ensemble_target(model, inputs, labels, index, open_gates, key)
+        elif settings.clear_warmup_random_routing:
+            open_gates = torch.full(index.shape, settings.clear_gamma, device=index.device)
+        if open_gates is not None:
+            self._step_context.enter_context(
+                route(model, sample_gates(open_gates, self._num_layers, index, (*key, _LOSS)))
+            )
 
         outputs = model(**inputs)
-        logits = class_scores(outputs, labels)
-        loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._samples_in_step
+        logits, labels = scores_and_labels(outputs, labels, self._loss_shifts_labels)
+        loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._labels_in_step
         self._record("cross_entropy", loss)
         if target is not None:
-            consistency = consistency_loss(logits, target).sum() / self._samples_in_step
+            consistency = consistency_loss(logits, target) * (labels != IGNORED_LABEL)
+            consistency = consistency.sum() / self._labels_in_step
             self._record("consistency", consistency)
             loss = loss + settings.clear_consistency_weight * consistency
         self.loss_is_scaled_for_ga = True
         return (loss, outputs) if return_outputs else loss
 
-    def _ensemble_target(self, model, inputs, labels, index, gate_probability, key) -> torch.Tensor | None:
-        """`f_ens`, the mean of N routed predictions without gradient and without dropout: `[batch, num_labels]`.
+    def _gate_probability(self) -> torch.Tensor:
+        """For every training sample, the probability that a module acts on it: `[num_samples]`. Once a refit."""
+        fitted_epoch, probability = self._gate_probability_of
+        if fitted_epoch != self.sample_store.fitted_epoch:
+            clean_probability, is_clean = self.sample_store.clean_probability, None
+            if self.clear_args.clear_routing == "oracle":
+                true = torch.from_numpy(self.true_labels).to(clean_probability.device)
+                is_clean = (true == self.sample_store.labels).to(clean_probability)
+                is_clean[true < 0] = torch.nan
+            probability = gate_probability(
+                self.clear_args.clear_routing, clean_probability, self.clear_args.clear_gamma, is_clean
+            )
+            self._gate_probability_of = self.sample_store.fitted_epoch, probability
+        return probability
+
+    def _ensemble_target(self, model, inputs, labels, index, open_gates, key) -> torch.Tensor | None:
+        """`f_ens`, the mean of N routed predictions without gradient and without dropout: `[*labels.shape,
+        num_labels]`.
 
         None until the next refit where consistency or its source `"epoch"` was switched on in mid-epoch.
         """
-        if self.clear_args.clear_ensemble_source == "epoch":
+        if self.ensemble_source == "epoch":
             return None if self.sample_store.targets is None else self.sample_store.targets[index]
         size = self.clear_args.clear_ensemble_size
         target = 0.0
         with torch.no_grad(), evaluation_mode(model):
             for member in range(size):
-                gates = sample_gates(gate_probability, self._num_layers, index, (*key, _TARGET, member))
+                gates = sample_gates(open_gates, self._num_layers, index, (*key, _TARGET, member))
                 with route(model, gates):
-                    logits = class_scores(model(**inputs), labels)
+                    logits, _ = scores_and_labels(model(**inputs), labels)
                 target = target + logits.softmax(dim=-1) / size
-        return target
+        return sharpen(target, self.clear_args.clear_ensemble_temperature)
+
+    def _add_decoder_inputs(self, inputs: dict[str, Any], labels: torch.Tensor) -> None:
+        """What an encoder-decoder model makes of its labels, which it isn't given here."""
+        prepare = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        if labels.ndim == 2 and prepare is not None and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = prepare(labels=labels)
 
     def predict_training_samples(self) -> SamplePredictions:
         """One pass over the training set in evaluation mode with every module active: what the next fit looks at."""
@@ -213,17 +263,27 @@ class ClearMixin:
 
     def predict_ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`."""
-        gate_probability = self.clear_args.clear_gamma * self.sample_store.clean_probability
-        size = self.clear_args.clear_ensemble_size
+        open_gates, size = self._gate_probability(), self.clear_args.clear_ensemble_size
         target = 0.0
         for member in range(size):
             key = (self.args.seed, self.state.global_step, _TARGET, member)
 
             def routed(index: torch.Tensor, key: tuple[int, ...] = key) -> contextlib.AbstractContextManager:
-                return route(self.model, sample_gates(gate_probability[index], self._num_layers, index, key))
+                return route(self.model, sample_gates(open_gates[index], self._num_layers, index, key))
 
             target = target + self._predict(routed).probabilities / size
-        return target
+        return sharpen(target, self.clear_args.clear_ensemble_temperature)
+
+    def frozen_features(self) -> torch.Tensor:
+        """The frozen base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
+        training doesn't change them. See [`~hf_clear.prediction.predict_features`]."""
+        if self._frozen_features is None:
+
+            def bypassed(index: torch.Tensor) -> contextlib.AbstractContextManager:
+                return route(self.model, torch.zeros(self._num_layers, len(index), dtype=torch.bool))
+
+            self._frozen_features = predict_features(self, self._dataloader_of_samples(), bypassed)
+        return self._frozen_features
 
     def check_routing(self) -> None:
         """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
@@ -233,9 +293,21 @@ class ClearMixin:
             items = dataloader.dataset.__getitems__(list(range(min(4, len(dataloader.dataset)))))
             batch = self._prepare_inputs(dataloader.collate_fn(items))
             labels, index = batch.pop(self.label_names[0]), batch.pop(SAMPLE_INDEX)
+            self._add_decoder_inputs(batch, labels)
             gates = torch.zeros(self._num_layers, len(index), dtype=torch.bool)
             with torch.no_grad(), evaluation_mode(self.model), route(self.model, gates):
-                class_scores(self.model(**batch), labels)
+                scores_and_labels(self.model(**batch), labels)
+        self.labels_tokens = labels.ndim == 2
+        if self.labels_tokens and self.ensemble_source == "epoch":
+            raise ValueError(
+                "`clear_ensemble_source='epoch'` keeps a prediction for every sample, which is too much where every "
+                "token has a label. Use 'step', or leave it out."
+            )
+        if self.clear_args.clear_routing == "oracle" and (self.true_labels is None or self.labels_tokens):
+            raise ValueError(
+                "`clear_routing='oracle'` needs to know the truth: one true label a sample in a column "
+                f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
+            )
 
     def _predict(self, *args: Any) -> SamplePredictions:
         return predict_samples(self, self._dataloader_of_samples(), *args)
@@ -257,8 +329,18 @@ class ClearMixin:
         if self.is_routed:
             if any(SAMPLE_INDEX not in batch for batch in batches):
                 raise RuntimeError(_NO_INDEX)
-            self._samples_in_step = sum(len(batch[SAMPLE_INDEX]) for batch in batches)
+            self._labels_in_step = sum(self._num_labels_of(batch) for batch in batches)
+            if num_items_in_batch is not None and self.accelerator.num_processes > 1:
+                # Of all processes together: DDP takes the mean of their gradients.
+                self._labels_in_step = num_items_in_batch / self.accelerator.num_processes
         return batches, num_items_in_batch
+
+    def _num_labels_of(self, batch: dict[str, Any]) -> torch.Tensor | int:
+        labels = batch[self.label_names[0]]
+        if labels.ndim == 1:
+            return len(labels)
+        labels = labels[:, 1:] if self._loss_shifts_labels else labels
+        return (labels != IGNORED_LABEL).sum().clamp_min(1)
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)
@@ -280,6 +362,7 @@ class ClearMixin:
         if self.is_routed:
             self.sample_store = SampleStore.empty(len(self.train_dataset), self.args.device)
             self._sample_dataloader, self._loss_parts = None, {}
+            self._gate_probability_of, self._frozen_features = (-1, None), None
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -301,6 +384,13 @@ class ClearMixin:
             config = {"hf_clear_version": __version__, **{name: getattr(self.clear_args, name) for name in fields}}
             path = os.path.join(self.args.output_dir if output_dir is None else output_dir, CONFIG_NAME)
             write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As in `Trainer`, which writes the README anew: where the adapter needs hf_clear, it says so again."""
+        super().create_model_card(*args, **kwargs)
+        configs = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
+        if self.is_world_process_zero() and any(isinstance(config, ClearConfig) for config in configs.values()):
+            note_loading(self.args.output_dir)
 
     # ---- Checks and helpers ----
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .clean_probability import get_estimator
+from .routing import ROUTING_STRATEGIES
+
 ENSEMBLE_SOURCES = ("epoch", "step")
 
 
@@ -28,6 +31,26 @@ class ClearArguments:
             "after it; the mixture is refitted at the beginning of every later epoch."
         },
     )
+    clear_warmup_random_routing: bool = field(
+        default=False,
+        metadata={"help": "In the warm-up, draw gates from Bernoulli(γ) for all samples alike, instead of none."},
+    )
+    clear_routing: str = field(
+        default="clean",
+        metadata={
+            "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
+            "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
+            "true labels, from a column `true_label`) and 'none' are its ablations.",
+            "choices": list(ROUTING_STRATEGIES),
+        },
+    )
+    clear_estimator: str = field(
+        default="gaussian_mixture",
+        metadata={
+            "help": "What turns losses into clean probabilities: gaussian_mixture, per_class_gaussian_mixture, "
+            "ema_gaussian_mixture, knn, or several with '+' between them, which are averaged."
+        },
+    )
     clear_consistency_weight: float = field(
         default=1.0,
         metadata={"help": "Weight λ >= 0 of the consistency term. 0 leaves it out, with its forward passes."},
@@ -35,13 +58,22 @@ class ClearArguments:
     clear_ensemble_size: int = field(
         default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
     )
-    clear_ensemble_source: str = field(
-        default="epoch",
+    clear_ensemble_source: str | None = field(
+        default=None,
         metadata={
             "help": "Where the N routed predictions come from: 'epoch' makes N passes over the training set at each "
-            "refit, 'step' N forward passes in each training step (the paper's equation).",
+            "refit, 'step' N forward passes in each training step (the paper's equation). Default: 'epoch', and 'step' "
+            "where every token has a label.",
             "choices": list(ENSEMBLE_SOURCES),
         },
+    )
+    clear_ensemble_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature T > 0 of the consistency target: below 1, f_ens^(1/T) makes it more certain."},
+    )
+    clear_dropout_after_warmup: bool = field(
+        default=True,
+        metadata={"help": "Whether dropout stays on after the warm-up."},
     )
 
     def __post_init__(self):
@@ -61,11 +93,19 @@ class ClearArguments:
                 "`clear_ensemble_size` has to be a whole number, 1 or above; got "
                 f"{self.clear_ensemble_size}. To train without consistency, set `clear_consistency_weight=0`."
             )
-        if self.clear_ensemble_source not in ENSEMBLE_SOURCES:
+        if self.clear_ensemble_source not in (None, *ENSEMBLE_SOURCES):
             raise ValueError(
                 f"`clear_ensemble_source` has to be one of {', '.join(map(repr, ENSEMBLE_SOURCES))}; got "
                 f"{self.clear_ensemble_source!r}."
             )
+        if not self.clear_ensemble_temperature > 0:
+            raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")
+        if self.clear_routing not in ROUTING_STRATEGIES:
+            raise ValueError(
+                f"`clear_routing` has to be one of {', '.join(map(repr, ROUTING_STRATEGIES))}; got "
+                f"{self.clear_routing!r}."
+            )
+        get_estimator(self.clear_estimator)  # refuses what it doesn't know
 
 
 @dataclass

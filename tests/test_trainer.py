@@ -26,6 +26,7 @@ from hf_clear import (
     gaussian_mixture,
     per_sample_losses,
 )
+from hf_clear.clean_probability import SampleEvidence
 from hf_clear.losses import cross_entropy
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
@@ -43,8 +44,9 @@ def lora_model(**config) -> PeftModel:
 def estimate_of(probability) -> CleanProbabilityCallback:
     """A callback whose estimator returns the given clean probabilities, whatever the losses."""
 
-    def estimator(losses: np.ndarray, labels: np.ndarray) -> CleanProbabilityEstimate:
-        return CleanProbabilityEstimate(np.broadcast_to(np.asarray(probability, dtype=float), losses.shape).copy())
+    def estimator(evidence: SampleEvidence) -> CleanProbabilityEstimate:
+        shape = evidence.losses.shape
+        return CleanProbabilityEstimate(np.broadcast_to(np.asarray(probability, dtype=float), shape).copy())
 
     return CleanProbabilityCallback(estimator)
 
@@ -387,7 +389,7 @@ def test_your_own_callback_takes_the_place_of_the_default(training_arguments):
 
 
 def estimate_shaped(probability: np.ndarray) -> CleanProbabilityCallback:
-    return CleanProbabilityCallback(lambda losses, labels: CleanProbabilityEstimate(probability))
+    return CleanProbabilityCallback(lambda evidence: CleanProbabilityEstimate(probability))
 
 
 # ---- The sample index ----
@@ -682,7 +684,7 @@ def test_arguments_out_of_range(tmp_path, arguments, message):
 
 @pytest.mark.parametrize("config", [{"problem_type": "multi_label_classification"}, {"num_labels": 1}], ids=str)
 def test_tasks_without_one_class_a_sample(training_arguments, config):
-    with pytest.raises(ValueError, match="one label a sample"):
+    with pytest.raises(ValueError, match="one class a sample"):
         ClearTrainer(lora_model(**config), training_arguments(), train_dataset=toy_dataset())
 
 
