@@ -19,6 +19,7 @@ Without any argument: plain LoRA beside CleaR-LoRA on a small set of texts that 
 noise, with no network.
 """
 
+import argparse
 import copy
 import dataclasses
 import glob
@@ -37,7 +38,9 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from peft import LoraConfig, get_peft_model
+from peft import PeftConfig, get_peft_model
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import train_test_split
 from transformers import (
     AutoConfig,
@@ -52,17 +55,24 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_clear import (
+    ClearAdapterConfig,
     ClearArguments,
+    ClearBitFitConfig,
     ClearLoraConfig,
+    ClearPromptConfig,
     ClearTrainer,
     ClearTrainingArguments,
+    MemorizationCallback,
     gaussian_mixture,
     per_sample_losses,
+    preset,
 )
 from hf_clear.embedded import load_embedded_dataset
 from hf_clear.files import write_atomically
-from hf_clear.metrics import Accuracy, detection_metrics
-from hf_clear.noise import NOISE_TYPES, TRUE_LABEL, inject_label_noise
+from hf_clear.metrics import Accuracy, EpochAccuracy, Glue, detection_metrics
+from hf_clear.noise import NOISE_TYPES, TRUE_LABEL, inject_label_noise, load_transition_matrix
+from hf_clear.presets import PRESETS
+from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
 
 task_to_keys = {
@@ -88,6 +98,17 @@ RUN_ARGUMENTS = [
     *(f.name for f in dataclasses.fields(ClearArguments)),
 ]
 TEXTS = ("text", "text_pair")
+UNKNOWN = -100  # as a true label
+PEFT_METHODS = {
+    "lora": lambda args, **kwargs: ClearLoraConfig(
+        r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, **kwargs
+    ),
+    "adapter": lambda args, **kwargs: ClearAdapterConfig(
+        bottleneck_size=args.adapter_size, activation=args.adapter_activation, **kwargs
+    ),
+    "bitfit": lambda args, **kwargs: ClearBitFitConfig(**kwargs),
+    "prompt": lambda args, **kwargs: ClearPromptConfig(num_virtual_tokens=args.num_virtual_tokens, **kwargs),
+}
 ROW = "row"  # of a training sample in the data as they were loaded
 
 logger = logging.getLogger(__name__)
@@ -118,6 +139,13 @@ class DataTrainingArguments:
         default=None, metadata={"help": "Column with the text; two, separated by a comma, for pairs. Default: 'text'."}
     )
     label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
+    clean_label_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the training data with the true label, empty where it is unknown: for noisy data from "
+            "the real world. Used for metrics and --routing oracle alone. Goes with --noise_type none."
+        },
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer sequences are truncated (in tokens)."})
     pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to max_seq_length, not to the longest."})
     overwrite_cache: bool = field(default=False, metadata={"help": "Overwrite the cached preprocessed data."})
@@ -140,9 +168,20 @@ class DataTrainingArguments:
     )
     noise_type: str = field(
         default="none",
-        metadata={"help": "Label noise to inject into the training data.", "choices": ["none", *NOISE_TYPES]},
+        metadata={
+            "help": "Label noise to inject into the training data. 'instance_dependent' goes by TF-IDF features of the "
+            "texts, the same for every model.",
+            "choices": ["none", *NOISE_TYPES],
+        },
     )
     noise_rate: float = field(default=0.0, metadata={"help": "Probability in [0, 1] that a training label is changed."})
+    transition_matrix_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Noise from a matrix of your own (.csv without header, .npy or .json), K x K, rows sum to 1: row "
+            "i, column j is the probability that class i (in sorted order) gets label j. Instead of --noise_type."
+        },
+    )
     noise_seed: int = field(default=42, metadata={"help": "Seed of the noise, independent of the training seed."})
 
     def __post_init__(self):
@@ -165,6 +204,17 @@ class DataTrainingArguments:
             raise ValueError(f"--noise_rate has to be in [0, 1]; got {self.noise_rate}.")
         if self.noise_type == "none" and self.noise_rate > 0:
             raise ValueError(f"--noise_rate {self.noise_rate} needs a --noise_type: {', '.join(NOISE_TYPES)}.")
+        if self.transition_matrix_file is not None:
+            if self.noise_type != "none":
+                raise ValueError("--transition_matrix_file stands instead of --noise_type: give one of the two.")
+            load_transition_matrix(self.transition_matrix_file)  # refuses what is none
+        if self.clean_label_column_name is not None:
+            if self.adds_noise:
+                raise ValueError("--clean_label_column_name is for data that are noisy already: add no noise to them.")
+            if self.clean_label_column_name in (self.label_column_name, *self.text_columns):
+                raise ValueError(
+                    f"Column {self.clean_label_column_name!r} can't be the true label and another at once."
+                )
         if not 0 <= self.validation_split_percentage < 100:
             raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
         if len(self.text_columns) > 2:
@@ -181,6 +231,10 @@ class DataTrainingArguments:
         if self.text_column_name is not None:
             return tuple(name.strip() for name in self.text_column_name.split(","))
         return task_to_keys.get(self.task_name, ("text",))
+
+    @property
+    def adds_noise(self) -> bool:
+        return self.noise_type != "none" or self.transition_matrix_file is not None
 
     @property
     def is_embedded(self) -> bool:
@@ -203,15 +257,25 @@ class ModelArguments:
         },
     )
     peft_method: str = field(
-        default="lora", metadata={"help": "'none' trains all weights.", "choices": ["none", "lora"]}
+        default="lora", metadata={"help": "'none' trains all weights.", "choices": ["none", *PEFT_METHODS]}
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "CleaR's settings as published; arguments that are given go before those of the preset.",
+            "choices": list(PRESETS),
+        },
+    )
+    target_modules: str | None = field(
+        default=None,
+        metadata={"help": "Modules to adapt, separated by commas, or 'all-linear' (LoRA). Default: the method's."},
     )
     lora_r: int = field(default=8, metadata={"help": "Rank of LoRA."})
     lora_alpha: int = field(default=16, metadata={"help": "Scale of LoRA: the delta is multiplied by alpha / r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
-    lora_target_modules: str | None = field(
-        default=None,
-        metadata={"help": "Modules to adapt, separated by commas, or 'all-linear'. Default: peft's choice."},
-    )
+    adapter_size: int = field(default=64, metadata={"help": "Width of the bottleneck adapters."})
+    adapter_activation: str = field(default="gelu", metadata={"help": "Activation of the bottleneck adapters."})
+    num_virtual_tokens: int = field(default=20, metadata={"help": "Length of the deep prompt."})
     config_name: str | None = field(default=None, metadata={"help": "Config, if not that of the model."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where to store models and data from the Hub."})
@@ -222,7 +286,8 @@ class ModelArguments:
     def __post_init__(self):
         if self.method != "none" and self.peft_method == "none":
             raise ValueError(
-                f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method lora."
+                f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
+                f"{'|'.join(PEFT_METHODS)}."
             )
 
 
@@ -244,6 +309,21 @@ class NoisyTrainingArguments(ClearTrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on the validation set."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
     save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints to keep."})
+    clear_routing: str = field(
+        default="clean",
+        metadata={
+            "aliases": ["--routing"],
+            "help": "What CleaR's gates follow: the clean probability, or one of its ablations.",
+            "choices": list(ROUTING_STRATEGIES),
+        },
+    )
+    report_memorization: bool = field(
+        default=False,
+        metadata={
+            "help": "After each epoch, log the memorization of clean and of noisy training samples (one more pass over "
+            "the training set an epoch)."
+        },
+    )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss."})
     dataloader_pin_memory: bool = field(
         default=torch.cuda.is_available(), metadata={"help": "Pin memory in data loaders. Default: if there is a GPU."}
@@ -261,6 +341,7 @@ def main():
     if not argv:
         argv = EMBEDDED_DEFAULT
         print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
+    use_preset(parser, argv)
     if len(argv) == 1 and argv[0].endswith(".json"):
         arguments = parser.parse_json_file(os.path.abspath(argv[0]))
     else:
@@ -288,6 +369,19 @@ def main():
     if training_args.should_log:
         print(summary(results, model_args, data_args, training_args))
     return results
+
+
+def use_preset(parser: HfArgumentParser, argv: list[str]) -> None:
+    """Makes the settings of `--preset` the parser's defaults."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", choices=list(PRESETS))
+    early.add_argument("--peft_method", choices=["none", *PEFT_METHODS], default="lora")
+    known, _ = early.parse_known_args(argv)
+    if known.preset is not None and known.peft_method != "none":
+        settings = preset(known.preset, known.peft_method)
+        if known.preset == "official":
+            settings["lora_r"] = 16
+        parser.set_defaults(**settings)
 
 
 def run(
@@ -355,14 +449,19 @@ def run(
     if scored is None:
         training_args.eval_strategy = "no"
 
-    metric = Accuracy()
+    metrics_of_task = [Accuracy()] if data_args.task_name is None else [Accuracy(), Glue(data_args.task_name)]
 
     def compute_metrics(p):
-        return metric.compute(predictions=np.argmax(p.predictions, axis=1), references=p.label_ids)
+        predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
+        predictions = np.argmax(predictions, axis=1)
+        results = {}
+        for metric in metrics_of_task:
+            results.update(metric.compute(predictions=predictions, references=p.label_ids))
+        return results
 
     # Training
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
-    peft_config = lora_config(model_args)
+    peft_config = peft_config_of(model_args)
     trainer_args = {
         "args": training_args,
         "train_dataset": train_dataset,
@@ -376,9 +475,19 @@ def run(
     else:
         trainer = Trainer(model=model if peft_config is None else get_peft_model(model, peft_config), **trainer_args)
 
+    if training_args.report_memorization:
+        if TRUE_LABEL not in train_dataset.column_names:
+            raise ValueError(
+                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
+                "(--clean_label_column_name)."
+            )
+        trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
+
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
     metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
+    for entry in trainer.state.log_history:  # the last epoch's stay
+        metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     steps_before = 0 if last_checkpoint is None else int(last_checkpoint.rsplit("-", 1)[1])
@@ -403,7 +512,9 @@ def run(
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)
         if trainer.is_world_process_zero():
-            names = (label_names[label] for label in np.argmax(prediction.predictions, axis=1))
+            scores = prediction.predictions
+            scores = scores[0] if isinstance(scores, tuple) else scores
+            names = (label_names[label] for label in np.argmax(scores, axis=1))
             lines = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
             write_atomically(
                 os.path.join(training_args.output_dir, "predict_results.txt"), f"index\tprediction\n{lines}".encode()
@@ -439,9 +550,22 @@ def load_data(
     if data_args.max_train_samples is not None and data_args.max_train_samples < len(train):
         train = train.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
     noise, total = {}, len(train)
-    if data_args.noise_type != "none":
-        train, report = inject_label_noise(train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed)
+    if data_args.transition_matrix_file is not None:
+        matrix = load_transition_matrix(data_args.transition_matrix_file)
+        train, report = inject_label_noise(train, transition_matrix=matrix, seed=data_args.noise_seed)
         noise["noise_rate"] = report.rate
+    elif data_args.noise_type != "none":
+        features = text_features(train) if data_args.noise_type == "instance_dependent" else None
+        train, report = inject_label_noise(
+            train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed, features=features
+        )
+        noise["noise_rate"] = report.rate
+    elif TRUE_LABEL in train.column_names:
+        true = np.array(train[TRUE_LABEL])
+        known = true >= 0
+        noise = {"true_labels": int(known.sum())}
+        if known.any():
+            noise["noise_rate"] = float((true != np.array(train["label"]))[known].mean())
     if "validation" not in raw and data_args.validation_split_percentage > 0:
         train, raw["validation"] = split(train, data_args.validation_split_percentage / 100, training_args.seed)
     missing = sorted(set(range(len(label_names))) - set(train["label"]))
@@ -457,6 +581,14 @@ def load_data(
         if name in raw and limit is not None:
             raw[name] = raw[name].select(range(min(limit, len(raw[name]))))
     return DatasetDict(raw), label_names, noise
+
+
+def text_features(dataset: Dataset) -> np.ndarray:
+    """TF-IDF of the texts, reduced to at most 64 dimensions (latent semantic analysis): `[num_samples, dimensions]`."""
+    texts = [" ".join(parts) for parts in zip(*(dataset[name] for name in TEXTS if name in dataset.column_names))]
+    tfidf = TfidfVectorizer(token_pattern=r"(?u)\S+").fit_transform(texts)
+    size = min(64, min(tfidf.shape) - 1)
+    return TruncatedSVD(size, random_state=0).fit_transform(tfidf) if size > 0 else tfidf.toarray()
 
 
 def read_data(model_args: ModelArguments, data_args: DataTrainingArguments) -> DatasetDict:
@@ -498,6 +630,8 @@ def file_format(path: str) -> str:
 
 def check_columns(dataset: Dataset, split_name: str, data_args: DataTrainingArguments) -> None:
     options = [("--text_column_name", name) for name in data_args.text_columns]
+    if data_args.clean_label_column_name is not None and split_name == "train":
+        options.append(("--clean_label_column_name", data_args.clean_label_column_name))
     for option, name in [*options, ("--label_column_name", data_args.label_column_name)]:
         if name not in dataset.column_names:
             raise ValueError(
@@ -554,9 +688,29 @@ def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> 
                     f"has. The labels of the train data are {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
                 )
         columns = {new: list(dataset[old]) for new, old in zip(TEXTS, data_args.text_columns)}
-        dataset = Dataset.from_dict(columns)
-        encoded[name] = dataset.add_column("label", [ids[label] for label in labels], feature=ClassLabel(names=names))
+        new = Dataset.from_dict(columns)
+        encoded[name] = new.add_column("label", [ids[label] for label in labels], feature=ClassLabel(names=names))
+        clean_column = data_args.clean_label_column_name
+        if name == "train" and clean_column is not None:
+            encoded[name] = encoded[name].add_column(TRUE_LABEL, true_labels(list(dataset[clean_column]), ids, names))
     return encoded, names
+
+
+def true_labels(values: list, ids: dict, names: list[str]) -> list[int]:
+    """The class numbers of true labels; -100 where there is none."""
+    numbers = []
+    for row, value in enumerate(values):
+        is_missing = value is None or value != value or value == ""
+        if isinstance(value, float) and not is_missing and value.is_integer():
+            value = int(value)  # whole numbers in a column with gaps are read as 1.0
+        if not is_missing and value not in ids:
+            raise ValueError(
+                f"Row {row} of the train data (counted from 0) has the true label {value!r}, which is no label of the "
+                f"training data ({', '.join(names[:10])}{', ...' * (len(names) > 10)}). Leave the cell empty where the "
+                "truth is unknown."
+            )
+        numbers.append(UNKNOWN if is_missing else ids[value])
+    return numbers
 
 
 def split(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -585,20 +739,13 @@ def demo_backbone() -> str:
     return str(get_model_path())
 
 
-def lora_config(model_args: ModelArguments) -> LoraConfig | None:
+def peft_config_of(model_args: ModelArguments) -> PeftConfig | None:
     if model_args.peft_method == "none":
         return None
-    modules = model_args.lora_target_modules
+    modules = model_args.target_modules
     if modules is not None and modules != "all-linear":
         modules = [name.strip() for name in modules.split(",")]
-    config_cls = ClearLoraConfig if model_args.method == "clear" else LoraConfig
-    return config_cls(
-        task_type="SEQ_CLS",
-        r=model_args.lora_r,
-        lora_alpha=model_args.lora_alpha,
-        lora_dropout=model_args.lora_dropout,
-        target_modules=modules,
-    )
+    return PEFT_METHODS[model_args.peft_method](model_args, task_type="SEQ_CLS", target_modules=modules)
 
 
 def detect_last_checkpoint(
@@ -662,8 +809,10 @@ def save_clean_probabilities(trainer: Trainer, train: Dataset, output_dir: str) 
     }
     metrics = {}
     if TRUE_LABEL in train.column_names:
-        columns["true_label"] = labels.int2str(train[TRUE_LABEL])
-        metrics = detection_metrics(probability, np.array(train["label"]) != np.array(train[TRUE_LABEL]))
+        true = np.array(train[TRUE_LABEL])
+        known = true >= 0
+        columns["true_label"] = [labels.int2str(int(label)) if label >= 0 else None for label in true]
+        metrics = detection_metrics(probability[known], (np.array(train["label"]) != true)[known])
     if trainer.is_world_process_zero():
         buffer = io.BytesIO()
         Dataset.from_dict(columns).to_parquet(buffer)
@@ -676,9 +825,12 @@ def accuracy_over_epochs(trainer: Trainer) -> dict[str, float]:
     history = [entry for entry in trainer.state.log_history if "eval_test_accuracy" in entry]
     if not history:
         return {}
-    late = [entry["eval_test_accuracy"] for entry in history if entry["epoch"] > trainer.args.clear_warmup_epochs]
-    metrics = {"test_peak_accuracy": max(entry["eval_test_accuracy"] for entry in history)}
-    return {**metrics, "test_average_accuracy": float(np.mean(late))} if late else metrics
+    metrics = EpochAccuracy().compute(
+        predictions=[entry["eval_test_accuracy"] for entry in history],
+        references=[entry["epoch"] for entry in history],
+        warmup_epochs=trainer.args.clear_warmup_epochs,
+    )
+    return {f"test_{name}": value for name, value in metrics.items()}
 
 
 def summary(
@@ -696,6 +848,8 @@ def summary(
         "detection_average_precision": "  average precision",
         "detection_precision": "  precision",
         "detection_recall": "  recall",
+        "memorization_clean": "memorized: clean samples",
+        "memorization_noisy": "  noisy samples",
         "train_runtime": "training time (s)",
     }
     noise = f"{data_args.noise_type} noise"

@@ -117,7 +117,7 @@ class CleanProbabilityCallback(TrainerCallback):
             evidence = SampleEvidence(
                 losses=predictions.losses.numpy(),
                 labels=None if per_token else predictions.labels.numpy(),
-                mean_losses=trainer.sample_store.mean_losses.cpu().numpy(),
+                mean_losses=trainer.sample_store.mean_losses.cpu().numpy().copy(),  # not a window on what changes
                 probabilities=None if per_token else predictions.probabilities.numpy(),
                 features=None if features is None else features.numpy(),
             )

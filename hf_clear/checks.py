@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from .prediction import random_state_preserved
+from .prediction import random_state_preserved, shifts_labels
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels
 
@@ -87,7 +87,7 @@ def check_training_set(trainer: Trainer) -> None:
     name = next((name for name in label_names(trainer) if name in first), None)
     if name is None:
         # The labels of a language model are its inputs: a collator makes them.
-        if trainer.args.remove_unused_columns and not trainer._loss_shifts_labels:
+        if trainer.args.remove_unused_columns and not shifts_labels(trainer):
             raise ValueError(
                 f"The training set has no label: expected one of {', '.join(label_names(trainer))}, got "
                 f"{', '.join(first)}."

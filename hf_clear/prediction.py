@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .losses import IGNORED_LABEL, cross_entropy, per_sample
 from .sample_index import LABEL_COLUMNS, SAMPLE_INDEX, indexed_dataloader
@@ -94,7 +96,7 @@ def predict_samples(
         with batch_context(index) if batch_context is not None else contextlib.nullcontext():
             # Not the trainer's own, which generates text in a Seq2SeqTrainer.
             _, outputs, labels = Trainer.prediction_step(trainer, model, batch, prediction_loss_only=False)
-        logits, labels = scores_and_labels(outputs, labels, trainer._loss_shifts_labels)
+        logits, labels = scores_and_labels(outputs, labels, shifts_labels(trainer))
         loss = per_sample(cross_entropy(logits, labels), labels).unsqueeze(1)
         if labels.ndim == 1:
             return torch.cat([loss, labels.unsqueeze(1).to(loss), logits.softmax(dim=-1)], dim=1)
@@ -168,6 +170,14 @@ def _table(
     return table[:, 1:]
 
 
+def shifts_labels(trainer: Trainer) -> bool:
+    """Whether the labels of the model are its inputs, to be predicted one token ahead: causal language models."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    # The trainer goes by the loss's name, and by the class's name in places: it takes GPT-2 for both.
+    return trainer._loss_shifts_labels or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
 def shifted(labels: torch.Tensor) -> torch.Tensor:
     """Labels `[batch, tokens]` moved to where they are predicted: one to the left, with -100 at the end."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
@@ -179,8 +189,7 @@ def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -
 
     Args:
         labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`): one class a sample, or one a token.
-        shift (`bool`, *optional*, defaults to `False`): whether labels are inputs, to be predicted one token ahead
-            (causal language models).
+        shift (`bool`, *optional*, defaults to `False`): see [`shifts_labels`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: `[*labels.shape, num_labels]` and the shape of `labels`.

@@ -33,6 +33,7 @@ from .prediction import (
     random_state_preserved,
     sample_dataloader,
     scores_and_labels,
+    shifts_labels,
 )
 from .routing import gate_probability, num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
@@ -207,7 +208,7 @@ class ClearMixin:
             )
 
         outputs = model(**inputs)
-        logits, labels = scores_and_labels(outputs, labels, self._loss_shifts_labels)
+        logits, labels = scores_and_labels(outputs, labels, self._shifts_labels)
         loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._labels_in_step
         self._record("cross_entropy", loss)
         if target is not None:
@@ -339,7 +340,7 @@ class ClearMixin:
         labels = batch[self.label_names[0]]
         if labels.ndim == 1:
             return len(labels)
-        labels = labels[:, 1:] if self._loss_shifts_labels else labels
+        labels = labels[:, 1:] if self._shifts_labels else labels
         return (labels != IGNORED_LABEL).sum().clamp_min(1)
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -363,6 +364,7 @@ class ClearMixin:
             self.sample_store = SampleStore.empty(len(self.train_dataset), self.args.device)
             self._sample_dataloader, self._loss_parts = None, {}
             self._gate_probability_of, self._frozen_features = (-1, None), None
+            self._shifts_labels = shifts_labels(self)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

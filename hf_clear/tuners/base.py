@@ -69,7 +69,7 @@ def note_loading(folder: str | os.PathLike) -> None:
     """Adds to the README in `folder`, once, how an adapter of ours is loaded."""
     readme = Path(folder) / "README.md"
     text = readme.read_text() if readme.is_file() else "---\nlibrary_name: peft\n---\n\n# Adapter\n"
-    if _LOADING_NOTE not in text:
+    if "import hf_clear" not in text:
         write_atomically(readme, (text.rstrip() + "\n" + _LOADING_NOTE).encode())
 
 
@@ -150,6 +150,12 @@ class ClearModel(BaseTuner):
             )
         return super()._prepare_adapter_config(peft_config, model_config)
 
+    def _replace_module(self, parent, child_name, new_module, child) -> None:
+        if isinstance(new_module, RoutedLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:  # unloading: peft would copy a `weight`, which the head of a model may not have
+            setattr(parent, child_name, new_module)
+
     def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
         """See [`export_to_peft`]."""
         raise ValueError(f"Stock peft has no form for a {type(self.peft_config[adapter_name]).__name__}.")
@@ -179,3 +185,10 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
         model.base_model.export_to_peft(os.fspath(output_dir), adapter_name)
     else:
         raise ValueError("This adapter is not of hf_clear: `save_pretrained` writes it for stock peft already.")
+
+
+def save_exported(model: PeftModel, own: ClearConfig, output_dir: str) -> None:
+    """Saves what `own` was exported to, with the base model that `own` names."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path, config.revision = own.base_model_name_or_path, own.revision
+    model.save_pretrained(output_dir)

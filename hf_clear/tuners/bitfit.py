@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..routing import layer_of
-from .base import ClearConfig, ClearModel, RoutedLayer
+from .base import ClearConfig, ClearModel, RoutedLayer, save_exported
 from .registration import register
 
 # These also project relative positions, whose rows are no samples.
@@ -126,11 +126,9 @@ class ClearBitFitModel(ClearModel):
             target_modules=DUMMY_TARGET_MODULES,
             bias="all",
             modules_to_save=own.modules_to_save and list(own.modules_to_save),
-            base_model_name_or_path=own.base_model_name_or_path,
-            revision=own.revision,
         )
         plain = copy.deepcopy(self).merge_and_unload(adapter_names=[adapter_name])
-        get_peft_model(plain, config).save_pretrained(output_dir)
+        save_exported(get_peft_model(plain, config), own, output_dir)
 
 
 def _has_bias(module: nn.Module) -> bool:

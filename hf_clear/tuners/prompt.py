@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..routing import expand_gate
-from .base import ClearConfig, ClearModel, RoutedLayer
+from .base import ClearConfig, ClearModel, RoutedLayer, save_exported
 from .registration import register
 
 # The self-attention modules, of architectures whose attention goes through transformers' attention interface.
@@ -182,12 +182,10 @@ class ClearPromptModel(ClearModel):
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _replace_module(self, parent, child_name, new_module, child) -> None:
-        if isinstance(new_module, PromptLayer):
-            setattr(parent, child_name, new_module)
-        else:  # unloading: attention modules have no weight of their own, which peft would copy
+        if isinstance(child, PromptLayer):  # unloading
             new_module.config = child.model_config
             del new_module.__dict__["clear_prompt_layer"]
-            setattr(parent, child_name, new_module)
+        setattr(parent, child_name, new_module)
 
     def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
         own, model = self.peft_config[adapter_name], self.model
@@ -208,22 +206,16 @@ class ClearPromptModel(ClearModel):
             task_type=own.task_type,
             num_virtual_tokens=length,
             modules_to_save=own.modules_to_save and list(own.modules_to_save),
-            base_model_name_or_path=own.base_model_name_or_path,
-            revision=own.revision,
         )
         parts = []
         for layer in layers:
             embedding = layer.clear_prompt_embedding[adapter_name].weight.data.float()
             keys, values = embedding.chunk(2, dim=1)
             parts += [_rotated(keys, length, rotary[0], layer), values]
-        plain = copy.deepcopy(self).unload_with_head(adapter_name)
+        plain = copy.deepcopy(self)._unload_and_optionally_merge(merge=False, adapter_names=[adapter_name])
         exported = get_peft_model(plain, config)
         exported.prompt_encoder["default"].embedding.weight.data.copy_(torch.cat(parts, dim=1))
-        exported.save_pretrained(output_dir)
-
-    def unload_with_head(self, adapter_name: str) -> nn.Module:
-        """The base model with the trained head of the adapter, where there is one."""
-        return self._unload_and_optionally_merge(merge=False, adapter_names=[adapter_name])
+        save_exported(exported, own, output_dir)
 
 
 def prompt_attention(module, query, key, value, attention_mask, **kwargs):
