@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hf_clear.losses import consistency_loss, cross_entropy
+from hf_clear.losses import consistency_loss, cross_entropy, per_sample
 
 LOGITS = [[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0]]
 TARGET = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]]
@@ -46,3 +46,14 @@ def test_label_smoothing_is_that_of_transformers():
     logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
     stock = LabelSmoother(epsilon=0.1)({"logits": logits}, labels)
     assert cross_entropy(logits, labels, 0.1).mean().item() == pytest.approx(stock.item(), rel=1e-6)
+
+
+def test_tokens_without_a_label_count_for_nothing():
+    logits, labels = torch.tensor([LOGITS, LOGITS]), torch.tensor([[0, -100, 1], [-100, -100, -100]])
+    losses = cross_entropy(logits, labels)
+    expected = [-log_softmax(LOGITS[0])[0], 0.0, -log_softmax(LOGITS[2])[1]]
+    assert losses[0].tolist() == pytest.approx(expected, rel=1e-6) and not losses[1].any()
+    assert cross_entropy(logits, labels, reduction="sum").item() == pytest.approx(sum(expected), rel=1e-6)
+    means = per_sample(losses, labels)
+    assert means[0].item() == pytest.approx(sum(expected) / 2, rel=1e-6) and means[1].isnan()
+    assert consistency_loss(logits, logits.softmax(-1)).shape == (2, 3)

@@ -98,6 +98,10 @@ def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
     for name in ("adapter_model.safetensors", "clear_config.json", "predict_results.txt", "trainer_state.json"):
         assert (out / name).is_file(), name
 
+    predicted = [line.split("\t")[1] for line in (out / "predict_results.txt").read_text().splitlines()[1:]]
+    hits = [name == str(label) for name, label in zip(predicted, test.label)]
+    assert sum(hits) / 60 == pytest.approx(saved["test_accuracy"]), "predictions in the order of the file"
+
     printed = capsys.readouterr().out
     assert f"{saved['test_accuracy']:.4f}" in printed and str(out) in printed
 
@@ -160,6 +164,24 @@ def test_a_glue_task(script, monkeypatch):
     )
     assert results["clear"]["test_samples"] == 10 and results["clear"]["train_samples"] == 36
     assert set(pd.read_parquet(out / "clean_probabilities.parquet").given_label) == {"entailment", "not_entailment"}
+
+
+def test_glue_tasks_have_metrics_of_their_own(script, monkeypatch):
+    feature = ClassLabel(names=["not_equivalent", "equivalent"])
+
+    def pairs(n: int, seed: int) -> Dataset:
+        texts = [rows(n, seed=s)["text"].tolist() for s in (seed, seed + 1)]
+        return Dataset.from_dict({"sentence1": texts[0], "sentence2": texts[1]}).add_column(
+            "label", [i % 2 for i in range(n)], feature=feature
+        )
+
+    data = DatasetDict(train=pairs(40, 0), validation=pairs(10, 5))
+    monkeypatch.setattr(run_glue_noisy, "load_dataset", lambda *args, **kwargs: data)
+    results, out = script("--task_name", "mrpc", "--num_train_epochs", 1, "--method", "none")
+    predicted = [line.split("\t")[1] for line in (out / "predict_results.txt").read_text().splitlines()[1:]]
+    hits = [p == "equivalent" and i % 2 == 1 for i, p in enumerate(predicted)]
+    f1 = 2 * sum(hits) / (predicted.count("equivalent") + 5)
+    assert results["none"]["test_f1"] == pytest.approx(f1)
 
 
 def test_a_local_folder_as_dataset_name(script, tmp_path):
@@ -229,6 +251,85 @@ def test_columns_may_have_any_name(script, tmp_path):
         *("--label_column_name", "category", "--num_train_epochs", 1),
     )
     assert results["clear"]["train_samples"] == 54
+
+
+# ---- The rows of the paper's tables ----
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
+def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):
+    results, out = script(
+        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "both", "--peft_method", method),
+        *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
+        *("--report_memorization", "--adapter_size", 5, "--num_virtual_tokens", 3),
+    )
+    for name in ("none", "clear"):
+        assert {"detection_auroc", "memorization_clean", "memorization_noisy"} <= results[name].keys()
+        config = json.loads((out / name / "adapter_config.json").read_text())
+        assert config["peft_type"] == ("LORA" if method == "lora" else f"CLEAR_{method.upper()}")
+        if method != "lora":
+            assert "import hf_clear" in (out / name / "README.md").read_text()
+    assert config.get("bottleneck_size", 5) == 5 and config.get("num_virtual_tokens", 3) == 3
+    assert "memorized: clean samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("routing", ["deterministic", "random", "noisy", "oracle", "none"])
+def test_ablations(script, tmp_path, routing):
+    _, out = script(
+        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--routing", routing),
+        *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
+        *("--clear_consistency_weight", 0, "--clear_estimator", "gaussian_mixture+knn"),
+    )
+    config = json.loads((out / "clear_config.json").read_text())
+    assert (config["clear_routing"], config["clear_estimator"]) == (routing, "gaussian_mixture+knn")
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_preset_gives_way_to_arguments(script, tmp_path, tiny_model, as_file):
+    arguments = {"train_file": write(rows(40), tmp_path / "train.csv"), "preset": "official", "clear_gamma": 0.6}
+    arguments |= {"peft_method": "lora", "num_train_epochs": 1}
+    if as_file:
+        arguments |= {"model_name_or_path": tiny_model, "output_dir": str(tmp_path / "out"), "use_cpu": True}
+        (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+        _, out = script(tmp_path / "arguments.json", defaults=False)
+    else:
+        _, out = script(*(part for name, value in arguments.items() for part in (f"--{name}", value)))
+    config = json.loads((out / "clear_config.json").read_text())
+    assert config["clear_gamma"] == 0.6 and config["clear_dropout_after_warmup"] is False
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 16
+
+
+def test_noise_that_depends_on_the_text_and_noise_from_a_matrix(script, tmp_path):
+    train = write(rows(300), tmp_path / "train.csv")
+    arguments = ("--train_file", train, "--num_train_epochs", 1, "--method", "none")
+    results, out = script(*arguments, "--noise_type", "instance_dependent", "--noise_rate", 0.4)
+    assert results["none"]["noise_rate"] == pytest.approx(0.4, abs=0.1)
+    (tmp_path / "matrix.csv").write_text("1,0,0\n0,0,1\n0,0,1\n")  # green becomes red: classes in sorted order
+    script(*arguments, "--transition_matrix_file", tmp_path / "matrix.csv", "--overwrite_output_dir")
+    table = pd.read_parquet(out / "clean_probabilities.parquet")
+    assert set(zip(table.true_label, table.given_label)) == {("blue", "blue"), ("green", "red"), ("red", "red")}
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_real_noise_with_the_truth_for_some(script, tmp_path, numbers):
+    frame = rows(120)
+    if numbers:
+        frame["label"] = frame["label"].map(COLORS.index)
+    truth = frame["label"].astype(object)
+    frame["label"] = frame["label"].where(frame.index % 4 > 0, frame["label"].iloc[1])  # green every fourth
+    frame["truth"] = truth.where(frame.index % 2 == 0, None)
+    results, out = script(
+        *("--train_file", write(frame, tmp_path / "train.csv"), "--clean_label_column_name", "truth"),
+        *("--num_train_epochs", 2, "--clear_warmup_epochs", 1, "--validation_split_percentage", 0),
+        *("--routing", "oracle"),
+    )
+    table = pd.read_parquet(out / "clean_probabilities.parquet")
+    assert table.true_label.notna().tolist() == [i % 2 == 0 for i in range(120)]
+    known = table[table.true_label.notna()]
+    assert results["clear"]["true_labels"] == 60
+    assert results["clear"]["noise_rate"] == pytest.approx((known.true_label != known.given_label).mean())
+    expected = detection_metrics(known.clean_probability, known.true_label != known.given_label)
+    assert {name: results["clear"][name] for name in expected} == pytest.approx(expected) and len(expected) == 4
 
 
 # ---- Bad input: an error before training that says what to do ----
@@ -302,6 +403,24 @@ BAD_INPUT = {
         with_arguments("--load_best_model_at_end", "--validation_split_percentage", "0"),
         "needs a validation set",
     ),
+    "two kinds of noise": (
+        with_arguments("--noise_type", "symmetric", "--transition_matrix_file", "m.csv"),
+        "give one of the two",
+    ),
+    "no matrix": (with_arguments("--transition_matrix_file", __file__), "has to end in .csv, .npy or .json"),
+    "truth and noise": (
+        with_arguments("--clean_label_column_name", "id", "--noise_type", "symmetric", "--noise_rate", "0.1"),
+        "add no noise",
+    ),
+    "no truth column": (with_arguments("--clean_label_column_name", "truth"), "no column 'truth'"),
+    "truth of no class": (
+        bad_file(lambda f: f.assign(truth="purple"), "--clean_label_column_name", "truth"),
+        "Row 0 of the train data .* true label 'purple', which is no label",
+    ),
+    "memorization of what": (with_arguments("--report_memorization"), "needs true labels"),
+    "oracle without truth": (with_arguments("--routing", "oracle"), "needs to know the truth"),
+    "estimator": (with_arguments("--clear_estimator", "mixture"), "no estimator 'mixture'"),
+    "bottleneck": (with_arguments("--peft_method", "adapter", "--adapter_size", "0"), "`bottleneck_size`"),
     "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
     "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
 }
