@@ -83,19 +83,6 @@ def test_peft_does_not_write_into_the_users_list():
 
 
 @torch.no_grad()
-def test_a_second_adapter_is_gated_too():
-    model = get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS"))
-    model.add_adapter("second", ClearLoraConfig(task_type="SEQ_CLS", r=2))
-    model.set_adapter("second")
-    randomize_adapters(model)
-    batch = collate(list(toy_dataset(3)))
-    model.eval()
-    with model.disable_adapter():
-        base = model(**batch, output_hidden_states=True).hidden_states[-1]
-    with route(model, torch.zeros(num_routed_layers(model), 3, dtype=torch.bool)):
-        assert torch.equal(model(**batch, output_hidden_states=True).hidden_states[-1], base)
-
-
 def test_after_routing_the_model_merges_like_any_lora():
     batch = collate(list(toy_dataset(3)))
     plain, routed = (get_peft_model(tiny_bert(), LoraConfig(task_type="SEQ_CLS", use_dora=True)) for _ in range(2))

@@ -107,36 +107,6 @@ def test_gradients_under_activation_checkpointing_equal_those_without(model, ree
         assert torch.equal(gradient, checkpointed[name]), name
 
 
-def test_a_bypassed_module_gets_zero_gradients_rather_than_none():
-    model = get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS"))
-    randomize_adapters(model)
-    with route(model, torch.zeros(NUM_LAYERS, 2, dtype=torch.bool)):
-        model(**batch_of(2)).logits.sum().backward()
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            assert parameter.grad is not None and not parameter.grad.any(), name
-
-
-def test_compile_has_no_graph_break_and_no_recompilation_for_new_gates():
-    model = get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS"))
-    randomize_adapters(model)
-    graphs = []
-
-    def count(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled, batch = torch.compile(model.eval(), fullgraph=True, backend=count), batch_of(4)
-    with torch.no_grad():
-        for seed in range(3):
-            gates = torch.rand(NUM_LAYERS, 4, generator=torch.Generator().manual_seed(seed)) < 0.5
-            with route(compiled, gates):
-                result = compiled(**batch).logits
-            with route(model, gates):
-                assert torch.allclose(result, model(**batch).logits, atol=1e-6)
-    assert len(graphs) == 1
-
-
 def test_number_of_rows():
     def rows(base, **config) -> int:
         return num_routed_layers(get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **config)))
