@@ -331,7 +331,8 @@ class ClearMixin:
             if any(SAMPLE_INDEX not in batch for batch in batches):
                 raise RuntimeError(_NO_INDEX)
             self._labels_in_step = sum(self._num_labels_of(batch) for batch in batches)
-            if num_items_in_batch is not None and self.accelerator.num_processes > 1:
+            counted_alike = num_items_in_batch is not None and self._shifts_labels == self._loss_shifts_labels
+            if counted_alike and self.accelerator.num_processes > 1:
                 # Of all processes together: DDP takes the mean of their gradients.
                 self._labels_in_step = num_items_in_batch / self.accelerator.num_processes
         return batches, num_items_in_batch
@@ -439,7 +440,9 @@ class ClearTrainer(ClearMixin, Trainer):
     Args:
         model, args, data_collator, train_dataset, ...: as for [`~transformers.Trainer`]. A plain `TrainingArguments`
             works: CleaR's own settings then have their defaults, see [`ClearTrainingArguments`]. The training set has
-            to be map-style, with one class label a sample. A model without routable PEFT modules is trained exactly as
+            to be map-style, with one class a sample, or one a token (token classification, language models): then the
+            mean loss of a sample's labelled tokens is its loss. A column `true_label` of the training set is used for
+            metrics and the routing strategy `"oracle"` alone. A model without routable PEFT modules is trained exactly as
             `Trainer` would, with one warning.
         peft_config (`PeftConfig`, *optional*): wraps the model with [`~peft.get_peft_model`], as in TRL.
 
