@@ -442,8 +442,8 @@ class ClearTrainer(ClearMixin, Trainer):
             works: CleaR's own settings then have their defaults, see [`ClearTrainingArguments`]. The training set has
             to be map-style, with one class a sample, or one a token (token classification, language models): then the
             mean loss of a sample's labelled tokens is its loss. A column `true_label` of the training set is used for
-            metrics and the routing strategy `"oracle"` alone. A model without routable PEFT modules is trained exactly as
-            `Trainer` would, with one warning.
+            metrics and the routing strategy `"oracle"` alone. A model without routable PEFT modules is trained exactly
+            as `Trainer` would, with one warning.
         peft_config (`PeftConfig`, *optional*): wraps the model with [`~peft.get_peft_model`], as in TRL.
 
     Raises:
