@@ -19,7 +19,6 @@ Without any argument: plain LoRA beside CleaR-LoRA on a small set of texts that 
 noise, with no network.
 """
 
-import argparse
 import copy
 import dataclasses
 import glob
@@ -93,16 +92,23 @@ EMBEDDED_DEFAULT = [
     *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "10"),
     *("--clear_warmup_epochs", "5", "--output_dir", "outputs/embedded"),
 ]
+# What a run leaves in its output_dir, and --overwrite_output_dir deletes.
+OUTPUTS = [
+    *("checkpoint-*", "*_results.json", "*_results.txt", "clean_probabilities.parquet", "label_names.json"),
+    *("adapter_config.json", "adapter_model*", "model*.safetensors*", "config.json", "clear_config.json"),
+    *("README.md", "run_arguments.json", "trainer_state.json", "training_args.bin"),
+]
 # What makes a run another run, besides model and data: a checkpoint is not resumed where one of these differs.
 RUN_ARGUMENTS = [
     *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "seed", "label_smoothing_factor"),
+    *("gradient_accumulation_steps", "seed", "label_smoothing_factor", "max_grad_norm", "warmup_steps", "bf16", "fp16"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy"),
     *(f.name for f in dataclasses.fields(ClearArguments)),
 ]
 TEXTS = ("text", "text_pair")
 UNKNOWN = -100  # as a true label
 # Chosen on clean data (20 intents of BANKING77, 4 epochs).
-LEARNING_RATES = {"lora": 2e-3, "adapter": 3e-3, "bitfit": 1e-2, "prompt": 3e-2, "none": 5e-5}
+LEARNING_RATES = {"lora": 2e-3, "adapter": 3e-3, "bitfit": 3e-3, "prompt": 1e-2, "none": 5e-5}
 PEFT_METHODS = {
     "lora": lambda args, **kwargs: ClearLoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, **kwargs
@@ -118,6 +124,14 @@ ROW = "row"  # of a training sample in the data as they were loaded
 logger = logging.getLogger(__name__)
 # peft 0.21 calls a name that transformers 5.23 deprecates, on every get_peft_model.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def check_choices(arguments: Any) -> None:
+    """What argparse looks at for command lines, for JSON files."""
+    for argument in dataclasses.fields(arguments):
+        choices, value = argument.metadata.get("choices"), getattr(arguments, argument.name)
+        if choices is not None and value != argument.default and value not in choices:
+            raise ValueError(f"--{argument.name} has to be one of {', '.join(choices)}; got {value!r}.")
 
 
 @dataclass
@@ -178,7 +192,9 @@ class DataTrainingArguments:
             "choices": ["none", *NOISE_TYPES],
         },
     )
-    noise_rate: float = field(default=0.0, metadata={"help": "Probability in [0, 1] that a training label is changed."})
+    noise_rate: float | None = field(
+        default=None, metadata={"help": "Probability in [0, 1] that a training label is changed."}
+    )
     transition_matrix_file: str | None = field(
         default=None,
         metadata={
@@ -189,6 +205,7 @@ class DataTrainingArguments:
     noise_seed: int = field(default=42, metadata={"help": "Seed of the noise, independent of the training seed."})
 
     def __post_init__(self):
+        check_choices(self)
         sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
         if len(sources) > 1:
             raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
@@ -204,14 +221,21 @@ class DataTrainingArguments:
                 raise ValueError(f"--{name} {path}: there is no such file.")
             if file_format(path) not in ("csv", "json", "parquet"):
                 raise ValueError(f"--{name} {path}: the name has to end in .csv, .json, .jsonl or .parquet.")
-        if not 0 <= self.noise_rate <= 1:
-            raise ValueError(f"--noise_rate has to be in [0, 1]; got {self.noise_rate}.")
-        if self.noise_type == "none" and self.noise_rate > 0:
-            raise ValueError(f"--noise_rate {self.noise_rate} needs a --noise_type: {', '.join(NOISE_TYPES)}.")
         if self.transition_matrix_file is not None:
-            if self.noise_type != "none":
-                raise ValueError("--transition_matrix_file stands instead of --noise_type: give one of the two.")
-            load_transition_matrix(self.transition_matrix_file)  # refuses what is none
+            if self.noise_type != "none" or self.noise_rate is not None:
+                raise ValueError(
+                    "--transition_matrix_file stands instead of --noise_type and --noise_rate: drop these."
+                )
+            try:
+                self.transition_matrix = load_transition_matrix(self.transition_matrix_file).tolist()
+            except (OSError, ValueError) as error:
+                raise ValueError(f"--transition_matrix_file {self.transition_matrix_file}: {error}") from error
+        elif self.noise_type == "none" and self.noise_rate is not None:
+            raise ValueError(f"--noise_rate {self.noise_rate} needs a --noise_type: {', '.join(NOISE_TYPES)}.")
+        elif self.noise_type != "none" and self.noise_rate is None:
+            raise ValueError(f"--noise_type {self.noise_type} needs a --noise_rate in [0, 1].")
+        elif self.noise_rate is not None and not 0 <= self.noise_rate <= 1:
+            raise ValueError(f"--noise_rate has to be in [0, 1]; got {self.noise_rate}.")
         if self.clean_label_column_name is not None:
             if self.adds_noise:
                 raise ValueError("--clean_label_column_name is for data that are noisy already: add no noise to them.")
@@ -229,6 +253,8 @@ class DataTrainingArguments:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"--{name} has to be 1 or above; got {limit}.")
+
+    transition_matrix = None  # what the file holds; no argument
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -288,10 +314,7 @@ class ModelArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model on the Hub."})
 
     def __post_init__(self):
-        if self.preset is not None and self.preset not in PRESETS:  # in a JSON file, which knows no choices
-            raise ValueError(f"--preset has to be one of {', '.join(PRESETS)}; got {self.preset!r}.")
-        if self.peft_method not in ("none", *PEFT_METHODS):
-            raise ValueError(f"--peft_method has to be none or one of {', '.join(PEFT_METHODS)}.")
+        check_choices(self)
         if self.method != "none" and self.peft_method == "none":
             raise ValueError(
                 f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
@@ -305,7 +328,8 @@ class NoisyTrainingArguments(ClearTrainingArguments):
 
     output_dir: str = field(default="outputs/run_glue_noisy", metadata={"help": "Where results and checkpoints go."})
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start again in an output_dir that holds checkpoints; these are deleted."}
+        default=False,
+        metadata={"help": "Start again in an output_dir; what an earlier run wrote there (OUTPUTS) is deleted."},
     )
     learning_rate: float = field(
         default=2e-3,
@@ -358,12 +382,11 @@ def main():
     if len(argv) == 1 and argv[0].endswith(".json"):
         with open(argv[0]) as file:
             given = json.load(file)
+        if "routing" in given:
+            given["clear_routing"] = given.pop("routing")
         arguments = parser.parse_dict({**defaults_of(given.get("preset"), given.get("peft_method", "lora")), **given})
     else:
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        early.add_argument("--preset")
-        early.add_argument("--peft_method", default="lora")
-        known, _ = early.parse_known_args(argv)
+        known = parser.parse_args(argv)
         parser.set_defaults(**defaults_of(known.preset, known.peft_method))
         arguments = parser.parse_args_into_dataclasses(argv)
 
@@ -457,8 +480,11 @@ def run(
     if data_args.test_each_epoch and predict_dataset is not None:
         sets = {"validation": eval_dataset, "test": predict_dataset}
         scored = {name: dataset for name, dataset in sets.items() if dataset is not None}
-        if training_args.metric_for_best_model in ("loss", "accuracy"):
-            training_args.metric_for_best_model = f"eval_validation_{training_args.metric_for_best_model}"
+        if training_args.metric_for_best_model is not None:
+            name = training_args.metric_for_best_model.removeprefix("eval_")
+            if name.startswith("test_"):
+                raise ValueError(f"--metric_for_best_model {name}: the best model is never chosen on the test set.")
+            training_args.metric_for_best_model = f"eval_validation_{name.removeprefix('validation_')}"
     if training_args.load_best_model_at_end and eval_dataset is None:
         raise ValueError(
             "--load_best_model_at_end needs a validation set: the best model is never chosen on the test set."
@@ -503,7 +529,7 @@ def run(
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
     metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
-    for entry in trainer.state.log_history:  # the last epoch's stay
+    for entry in trainer.state.log_history if training_args.report_memorization else ():  # the last epoch's stay
         metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()
     trainer.log_metrics("train", metrics)
@@ -538,6 +564,9 @@ def run(
                 os.path.join(training_args.output_dir, "predict_results.txt"), f"index\tprediction\n{lines}".encode()
             )
 
+    if trainer.is_world_process_zero():  # an adapter doesn't say what its classes are called
+        names = json.dumps(label_names, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(os.path.join(training_args.output_dir, "label_names.json"), names.encode())
     kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
     if training_args.push_to_hub:
         trainer.push_to_hub(**kwargs)
@@ -566,21 +595,11 @@ def load_data(
         check_texts(dataset, name, data_args.text_columns)
     raw, label_names = encode_labels(raw, data_args)
 
-    train = raw["train"].add_column(ROW, range(len(raw["train"])))
+    train = add_noise(raw["train"].add_column(ROW, range(len(raw["train"]))), data_args, label_names)
     if data_args.max_train_samples is not None and data_args.max_train_samples < len(train):
         train = train.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
     noise = {}
-    if data_args.transition_matrix_file is not None:
-        matrix = load_transition_matrix(data_args.transition_matrix_file)
-        train, report = inject_label_noise(train, transition_matrix=matrix, seed=data_args.noise_seed)
-        noise["noise_rate"] = report.rate
-    elif data_args.noise_type != "none":
-        features = text_features(train) if data_args.noise_type == "instance_dependent" else None
-        train, report = inject_label_noise(
-            train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed, features=features
-        )
-        noise["noise_rate"] = report.rate
-    elif TRUE_LABEL in train.column_names:
+    if TRUE_LABEL in train.column_names:
         true = np.array(train[TRUE_LABEL])
         known = true >= 0
         noise = {"true_labels": int(known.sum())}
@@ -602,6 +621,24 @@ def load_data(
         if name in raw and limit is not None:
             raw[name] = raw[name].select(range(min(limit, len(raw[name]))))
     return DatasetDict(raw), label_names, noise
+
+
+def add_noise(train: Dataset, data_args: DataTrainingArguments, label_names: list[str]) -> Dataset:
+    """To all training samples, whichever of them a run is going to use: the noise depends on its own seed alone."""
+    if data_args.transition_matrix is not None:
+        matrix = np.array(data_args.transition_matrix)
+        if len(matrix) != len(label_names):
+            raise ValueError(
+                f"--transition_matrix_file {data_args.transition_matrix_file} is for {len(matrix)} classes. There are "
+                f"{len(label_names)}, in this order: {', '.join(label_names)}."
+            )
+        return inject_label_noise(train, transition_matrix=matrix, seed=data_args.noise_seed)[0]
+    if data_args.noise_type == "none":
+        return train
+    features = text_features(train) if data_args.noise_type == "instance_dependent" else None
+    return inject_label_noise(
+        train, data_args.noise_type, data_args.noise_rate, data_args.noise_seed, features=features
+    )[0]
 
 
 def text_features(dataset: Dataset) -> np.ndarray:
@@ -713,24 +750,28 @@ def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> 
         encoded[name] = new.add_column("label", [ids[label] for label in labels], feature=ClassLabel(names=names))
         clean_column = data_args.clean_label_column_name
         if name == "train" and clean_column is not None:
-            encoded[name] = encoded[name].add_column(TRUE_LABEL, true_labels(list(dataset[clean_column]), ids, names))
+            truth = list(dataset[clean_column])
+            if isinstance(dataset.features[clean_column], ClassLabel):  # may number the classes in another order
+                truth = [None if value is None else dataset.features[clean_column].int2str(value) for value in truth]
+            encoded[name] = encoded[name].add_column(TRUE_LABEL, true_labels(truth, ids, names))
     return encoded, names
 
 
 def true_labels(values: list, ids: dict, names: list[str]) -> list[int]:
-    """The class numbers of true labels; -100 where there is none."""
-    numbers = []
+    """The class numbers of true labels, given as the labels are or by name; -100 where there is none."""
+    numbers, by_name = [], {name: i for i, name in enumerate(names)}
     for row, value in enumerate(values):
         is_missing = value is None or value != value or value == ""
         if isinstance(value, float) and not is_missing and value.is_integer():
             value = int(value)  # whole numbers in a column with gaps are read as 1.0
-        if not is_missing and value not in ids:
+        number = UNKNOWN if is_missing else ids.get(value, by_name.get(str(value)))
+        if number is None:
             raise ValueError(
                 f"Row {row} of the train data (counted from 0) has the true label {value!r}, which is no label of the "
                 f"training data ({', '.join(names[:10])}{', ...' * (len(names) > 10)}). Leave the cell empty where the "
                 "truth is unknown."
             )
-        numbers.append(UNKNOWN if is_missing else ids[value])
+        numbers.append(number)
     return numbers
 
 
@@ -779,15 +820,15 @@ def detect_last_checkpoint(
         **dataclasses.asdict(model_args),
         **dataclasses.asdict(data_args),
         **{name: getattr(training_args, name) for name in RUN_ARGUMENTS},
+        "transition_matrix": data_args.transition_matrix,  # the file may have changed
     }
     arguments = {
         name: value for name, value in arguments.items() if name not in ("token", "cache_dir", "overwrite_cache")
     }
     arguments = json.loads(json.dumps(arguments, default=str))
-    if training_args.overwrite_output_dir and training_args.should_save and os.path.isdir(folder):
-        for name in os.listdir(folder):
-            if name.startswith("checkpoint-"):
-                shutil.rmtree(os.path.join(folder, name))
+    if training_args.overwrite_output_dir and training_args.should_save:
+        for path_of_output in (path for name in OUTPUTS for path in glob.glob(os.path.join(glob.escape(folder), name))):
+            (shutil.rmtree if os.path.isdir(path_of_output) else os.remove)(path_of_output)
     last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
     if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
         earlier = {}
@@ -862,6 +903,8 @@ def summary(
 ) -> str:
     data = data_args.task_name or data_args.dataset_name or data_args.train_file or "embedded data set"
     names = {
+        "test_matthews_correlation": "test Matthews correlation",
+        "test_f1": "test F1",
         "test_accuracy": "test accuracy",
         "test_peak_accuracy": "  best epoch",
         "test_average_accuracy": f"  mean after epoch {training_args.clear_warmup_epochs}",
@@ -873,7 +916,11 @@ def summary(
         "memorization_noisy": "  noisy samples",
         "train_runtime": "training time (s)",
     }
-    noise = f"{data_args.noise_type} noise"
+    noise = f"{data_args.noise_type} noise" if data_args.noise_type != "none" else "no noise added"
+    if data_args.transition_matrix_file is not None:
+        noise = f"noise from {data_args.transition_matrix_file}"
+    if data_args.clean_label_column_name is not None:
+        noise = f"noise of its own (truth known of {next(iter(results.values()))['true_labels']} training samples)"
     first = next(iter(results.values()))
     if "noise_rate" in first:
         noise += f", realized rate {first['noise_rate']:.3f}"

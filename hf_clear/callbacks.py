@@ -11,9 +11,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .clean_probability import CleanProbabilityEstimate, Estimator, SampleEvidence, get_estimator
+from .clean_probability import CleanProbabilityEstimate, Estimator, NamedEstimator, SampleEvidence, get_estimator
+from .losses import IGNORED_LABEL
 from .metrics import Memorization, detection_metrics
-from .prediction import SamplePredictions, predict_samples, sample_dataloader
+from .prediction import SamplePredictions, predict_samples, sample_dataloader, shifts_labels
+from .sample_index import label_names
 
 if TYPE_CHECKING:
     from .trainer import ClearMixin
@@ -46,7 +48,10 @@ class CleanProbabilityCallback(TrainerCallback):
     """
 
     def __init__(self, estimator: str | Estimator | None = None):
-        self.estimator = get_estimator(estimator) if isinstance(estimator, str) else estimator
+        if estimator is not None and not isinstance(estimator, NamedEstimator):
+            named = isinstance(estimator, str)
+            estimator = get_estimator(estimator) if named else NamedEstimator(_name_of(estimator), estimator)
+        self.estimator = estimator
         self.trainer: ClearMixin | None = None
 
     def set_trainer(self, trainer: ClearMixin) -> None:
@@ -60,7 +65,7 @@ class CleanProbabilityCallback(TrainerCallback):
             return
         self.trainer.check_routing()
         estimator = self._estimator()
-        if self.trainer.labels_tokens and getattr(estimator, "uses_labels", False):
+        if self.trainer.labels_tokens and estimator.uses_labels:
             raise ValueError(
                 f"The estimator {estimator.name!r} compares samples by their class label, and here every token has a "
                 "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
@@ -105,28 +110,23 @@ class CleanProbabilityCallback(TrainerCallback):
             logs.update(memorization(predictions, true_labels))
         trainer.log(logs)
 
-    def _estimator(self) -> Estimator:
+    def _estimator(self) -> NamedEstimator:
         return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator
 
     def _estimate(self, predictions: SamplePredictions) -> CleanProbabilityEstimate:
         """The main process estimates, all processes get its answer."""
         trainer, estimator, estimate = self.trainer, self._estimator(), None
-        features = trainer.frozen_features() if getattr(estimator, "uses_features", False) else None
+        features = trainer.frozen_features() if estimator.uses_features else None
         if trainer.accelerator.is_main_process:
             per_token = predictions.probabilities is None
             evidence = SampleEvidence(
                 losses=predictions.losses.numpy(),
                 labels=None if per_token else predictions.labels.numpy(),
-                mean_losses=trainer.sample_store.mean_losses.cpu().numpy().copy(),  # not a window on what changes
+                mean_losses=trainer.sample_store.mean_losses.cpu().numpy().copy(),  # the store's change
                 probabilities=None if per_token else predictions.probabilities.numpy(),
                 features=None if features is None else features.numpy(),
             )
             estimate = estimator(evidence)
-            if len(estimate.clean_probability) != len(evidence.losses):
-                raise ValueError(
-                    f"The estimator returned {len(estimate.clean_probability)} clean probabilities for "
-                    f"{len(evidence.losses)} samples."
-                )
         return broadcast_object_list([estimate])[0]
 
 
@@ -135,14 +135,15 @@ class MemorizationCallback(TrainerCallback):
     (CleaR, arXiv 2411.00873, Figures 1 and 4; [`~hf_clear.metrics.Memorization`]).
 
     Costs one pass over the training set an epoch, in evaluation mode; the state of all random generators is left as it
-    was. Works with any trainer of transformers.
+    was. Works with any trainer of transformers, for tasks with one class a sample.
 
     Args:
         trainer (`Trainer`): the trainer whose training set and model are looked at.
         true_labels (`Sequence[int]` of shape `[num_samples]`): -100 where unknown.
 
     Raises:
-        ValueError: where there is not one true label for each training sample.
+        ValueError: where there is not one true label for each training sample; at the beginning of training, where
+            every token has a label.
 
     Example:
 
@@ -153,12 +154,18 @@ class MemorizationCallback(TrainerCallback):
 
     def __init__(self, trainer: Trainer, true_labels: Sequence[int]):
         self.trainer = trainer
-        self.true_labels = np.asarray(true_labels)
+        self.true_labels = np.array([IGNORED_LABEL if label is None else label for label in true_labels])
         if self.true_labels.shape != (len(trainer.train_dataset),):
             raise ValueError(
                 f"`true_labels` of shape {list(self.true_labels.shape)} for {len(trainer.train_dataset)} training "
                 "samples: there has to be one for each."
             )
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        item = self.trainer.train_dataset[0]
+        label = next((item[name] for name in label_names(self.trainer) if name in item), None)
+        if shifts_labels(self.trainer) or np.ndim(label) > 0:
+            raise ValueError("MemorizationCallback is for one class a sample, and here every token has a label.")
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
@@ -171,3 +178,7 @@ def memorization(predictions: SamplePredictions, true_labels: np.ndarray) -> dic
     return Memorization().compute(
         predictions=predicted.numpy(), references=predictions.labels.numpy(), true_labels=true_labels
     )
+
+
+def _name_of(estimator: Estimator) -> str:
+    return getattr(estimator, "__name__", type(estimator).__name__)

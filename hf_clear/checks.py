@@ -43,6 +43,12 @@ def check_setup(trainer: Trainer) -> None:
         )
     check_routable(trainer.model)
     _warn_of_frozen_head(trainer)
+    checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
+    if not trainer.clear_args.clear_dropout_after_warmup and (checkpoints or trainer.args.activation_checkpointing):
+        logger.warning(
+            "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
+            "no activation checkpointing: expect more memory to be used from then on."
+        )
     if isinstance(trainer.train_dataset, (IterableDataset, datasets.IterableDataset)):
         raise ValueError(
             "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "

@@ -23,7 +23,7 @@ _CLASS_SAMPLES = 20  # finite losses that a class needs for a mixture of its own
 
 @dataclass(frozen=True)
 class SampleEvidence:
-    """What is known of the training samples at a refit. Every array has one row for each sample.
+    """What is known of the training samples at a refit. Every array has one row for each sample, and is read-only.
 
     Attributes:
         losses (`np.ndarray` of shape `[num_samples]`): in nats.
@@ -49,9 +49,12 @@ class SampleEvidence:
     def __post_init__(self):
         if self.mean_losses is None:
             object.__setattr__(self, "mean_losses", self.losses)
-        for name in ("labels", "mean_losses", "probabilities", "features"):
+        for name in ("losses", "labels", "mean_losses", "probabilities", "features"):
             if getattr(self, name) is not None:
-                _check_rows(name, getattr(self, name), len(self.losses))
+                view = np.asarray(getattr(self, name)).view()
+                _check_rows(name, view, len(self.losses))
+                view.flags.writeable = False  # others look at it too
+                object.__setattr__(self, name, view)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ Estimator = Callable[[SampleEvidence], CleanProbabilityEstimate]
 
 @dataclass(frozen=True)
 class NamedEstimator:
-    """An estimator as [`get_estimator`] returns it: called with a [`SampleEvidence`].
+    """An estimator as [`get_estimator`] returns it: called with a [`SampleEvidence`]. Whatever it says, a sample whose
+    loss is not finite gets clean probability 0.
 
     Attributes:
         name (`str`): as given to [`get_estimator`].
@@ -225,12 +229,20 @@ class NamedEstimator:
 
     def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimate = self.estimator(evidence)
+        if not isinstance(estimate, CleanProbabilityEstimate):
+            raise ValueError(
+                f"The estimator {self.name!r} returned a {type(estimate).__name__}, not a CleanProbabilityEstimate: "
+                "`return CleanProbabilityEstimate(clean_probability)`."
+            )
         if len(estimate.clean_probability) != len(evidence.losses):
             raise ValueError(
                 f"The estimator {self.name!r} returned {len(estimate.clean_probability)} clean probabilities for "
                 f"{len(evidence.losses)} samples."
             )
-        return estimate
+        finite = np.isfinite(evidence.losses)  # there is no training on the others
+        if finite.all():
+            return estimate
+        return replace(estimate, clean_probability=np.where(finite, estimate.clean_probability, 0.0))
 
 
 ESTIMATORS: dict[str, NamedEstimator] = {}
@@ -275,7 +287,7 @@ def get_estimator(name: str) -> NamedEstimator:
     Raises:
         ValueError: where a name is not registered.
     """
-    for part in name.split("+"):
+    for part in str(name).split("+"):
         if part not in ESTIMATORS:
             raise ValueError(
                 f"There is no estimator {part!r}"

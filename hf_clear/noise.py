@@ -343,8 +343,9 @@ def _standardized(features: np.ndarray | None, num_samples: int) -> np.ndarray:
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
         raise ValueError(f"`features` of sample {finite.argmin()} are not finite. Repair them, or drop the sample.")
-    deviation = features.std(axis=0)
-    return (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    varies = deviation > 1e-12 * np.abs(mean)  # a constant such as 0.1 differs from its mean by rounding
+    return np.where(varies, (features - mean) / np.where(varies, deviation, 1.0), 0.0)
 
 
 def _check_rate(num_labels: int, noise_rate: float) -> None:

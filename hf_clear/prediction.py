@@ -93,10 +93,13 @@ def predict_samples(
     """
 
     def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
-        with batch_context(index) if batch_context is not None else contextlib.nullcontext():
-            # Not the trainer's own, which generates text in a Seq2SeqTrainer.
-            _, outputs, labels = Trainer.prediction_step(trainer, model, batch, prediction_loss_only=False)
-        logits, labels = scores_and_labels(outputs, labels, shifts_labels(trainer))
+        inputs = trainer._prepare_inputs(batch)
+        labels = inputs.pop(trainer.label_names[0])
+        add_decoder_inputs(trainer.model, inputs, labels)
+        # Not `prediction_step`, which generates text in a Seq2SeqTrainer.
+        context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
+        with torch.no_grad(), trainer.compute_loss_context_manager(), context:
+            logits, labels = scores_and_labels(model(**inputs), labels, shifts_labels(trainer))
         loss = per_sample(cross_entropy(logits, labels), labels).unsqueeze(1)
         if labels.ndim == 1:
             return torch.cat([loss, labels.unsqueeze(1).to(loss), logits.softmax(dim=-1)], dim=1)
@@ -168,6 +171,13 @@ def _table(
         table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
         table /= table[:, :1].clone()
     return table[:, 1:]
+
+
+def add_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> None:
+    """Adds what an encoder-decoder language model makes of its labels, where it isn't given these."""
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if labels.ndim == 2 and prepare is not None and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = prepare(labels=labels)
 
 
 def shifts_labels(trainer: Trainer) -> bool:

@@ -19,6 +19,9 @@ def paper(peft_method: str) -> dict[str, Any]:
         "clear_ensemble_size": 2,
         # The equation's N forward passes in each step. Our default makes them once an epoch, for a third of the cost.
         "clear_ensemble_source": "step",
+        "clear_ensemble_temperature": 1.0,
+        "clear_warmup_random_routing": False,
+        "clear_dropout_after_warmup": True,
     }
 
 
@@ -34,6 +37,8 @@ def official(peft_method: str) -> dict[str, Any]:
         "clear_ensemble_size": 2,
         # Targets of the passes that also give the mixture its losses; the paper predicts anew in each step.
         "clear_ensemble_source": "epoch",
+        "clear_ensemble_temperature": 1.0,
+        "clear_warmup_random_routing": False,
         # After the first refit the model stays in evaluation mode; the paper says nothing of it.
         "clear_dropout_after_warmup": False,
         "per_device_train_batch_size": 32,
@@ -67,7 +72,7 @@ def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
             official code's settings depend on it.
 
     Returns:
-        `dict[str, Any]`: keyword arguments.
+        `dict[str, Any]`: keyword arguments; to change one, `{**preset("paper"), "clear_gamma": 0.7}`.
 
     Raises:
         ValueError: where the name or the method is unknown.

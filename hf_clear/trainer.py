@@ -26,6 +26,7 @@ from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, sharpen
 from .noise import TRUE_LABEL
 from .prediction import (
     SamplePredictions,
+    add_decoder_inputs,
     evaluation_mode,
     per_sample_losses,
     predict_features,
@@ -107,12 +108,19 @@ class ClearMixin:
     @property
     def true_labels(self) -> np.ndarray | None:
         """The column `true_label` of the training set, `[num_samples]`, where there is one (as
-        [`~hf_clear.noise.inject_label_noise`] adds it); -100 where the truth is unknown. It is used for metrics and for
-        the routing strategy `"oracle"` alone."""
+        [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
+        It is used for metrics and for the routing strategy `"oracle"` alone."""
         dataset = self.train_dataset
-        if not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
+        if self.labels_tokens or not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
             return None
-        return np.array(dataset.with_format(None)[TRUE_LABEL][:])
+        labels = [IGNORED_LABEL if label is None else label for label in dataset.with_format(None)[TRUE_LABEL][:]]
+        wrong = next((row for row, label in enumerate(labels) if type(label) is not int), None)
+        if wrong is not None:
+            raise ValueError(
+                f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
+                f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
+            )
+        return np.array(labels)
 
     def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
         """See [`hf_clear.per_sample_losses`]."""
@@ -190,7 +198,7 @@ class ClearMixin:
         inputs = dict(inputs)
         index = inputs.pop(SAMPLE_INDEX)
         labels = inputs.pop(self.label_names[0])
-        self._add_decoder_inputs(inputs, labels)
+        add_decoder_inputs(self.model, inputs, labels)
         store, settings = self.sample_store, self.clear_args
         key = (self.args.seed, self.state.global_step)
         target, open_gates = None, None
@@ -252,12 +260,6 @@ class ClearMixin:
                 target = target + logits.softmax(dim=-1) / size
         return sharpen(target, self.clear_args.clear_ensemble_temperature)
 
-    def _add_decoder_inputs(self, inputs: dict[str, Any], labels: torch.Tensor) -> None:
-        """What an encoder-decoder model makes of its labels, which it isn't given here."""
-        prepare = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
-        if labels.ndim == 2 and prepare is not None and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = prepare(labels=labels)
-
     def predict_training_samples(self) -> SamplePredictions:
         """One pass over the training set in evaluation mode with every module active: what the next fit looks at."""
         return self._predict()
@@ -294,7 +296,7 @@ class ClearMixin:
             items = dataloader.dataset.__getitems__(list(range(min(4, len(dataloader.dataset)))))
             batch = self._prepare_inputs(dataloader.collate_fn(items))
             labels, index = batch.pop(self.label_names[0]), batch.pop(SAMPLE_INDEX)
-            self._add_decoder_inputs(batch, labels)
+            add_decoder_inputs(self.model, batch, labels)
             gates = torch.zeros(self._num_layers, len(index), dtype=torch.bool)
             with torch.no_grad(), evaluation_mode(self.model), route(self.model, gates):
                 scores_and_labels(self.model(**batch), labels)
@@ -304,7 +306,8 @@ class ClearMixin:
                 "`clear_ensemble_source='epoch'` keeps a prediction for every sample, which is too much where every "
                 "token has a label. Use 'step', or leave it out."
             )
-        if self.clear_args.clear_routing == "oracle" and (self.true_labels is None or self.labels_tokens):
+        true_labels = self.true_labels  # refuses what is no class number
+        if self.clear_args.clear_routing == "oracle" and true_labels is None:
             raise ValueError(
                 "`clear_routing='oracle'` needs to know the truth: one true label a sample in a column "
                 f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
@@ -330,11 +333,10 @@ class ClearMixin:
         if self.is_routed:
             if any(SAMPLE_INDEX not in batch for batch in batches):
                 raise RuntimeError(_NO_INDEX)
-            self._labels_in_step = sum(self._num_labels_of(batch) for batch in batches)
-            counted_alike = num_items_in_batch is not None and self._shifts_labels == self._loss_shifts_labels
-            if counted_alike and self.accelerator.num_processes > 1:
-                # Of all processes together: DDP takes the mean of their gradients.
-                self._labels_in_step = num_items_in_batch / self.accelerator.num_processes
+            count = sum(self._num_labels_of(batch) for batch in batches)
+            if self.accelerator.num_processes > 1:  # DDP takes the mean of the processes' gradients
+                count = self.accelerator.reduce(torch.as_tensor(count, device=self.args.device).float(), "mean")
+            self._labels_in_step = count.clamp_min(1e-6) if isinstance(count, torch.Tensor) else count
         return batches, num_items_in_batch
 
     def _num_labels_of(self, batch: dict[str, Any]) -> torch.Tensor | int:
@@ -342,7 +344,7 @@ class ClearMixin:
         if labels.ndim == 1:
             return len(labels)
         labels = labels[:, 1:] if self._shifts_labels else labels
-        return (labels != IGNORED_LABEL).sum().clamp_min(1)
+        return (labels != IGNORED_LABEL).sum()
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)

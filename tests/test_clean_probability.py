@@ -211,7 +211,9 @@ def test_names_stand_for_functions_of_the_evidence():
         estimate = estimator(known)
         assert np.array_equal(estimate.clean_probability, expected.clean_probability)
         assert estimate.means == expected.means and estimator.uses_features == (name == "knn")
-    assert SampleEvidence(known.losses).mean_losses is known.losses  # before a second refit, and for other callers
+    assert np.array_equal(
+        SampleEvidence(known.losses).mean_losses, known.losses
+    )  # before a second refit, and for other callers
 
 
 def test_a_combination_is_the_mean_of_its_parts():
@@ -271,3 +273,13 @@ def test_evidence_that_an_estimator_cannot_use_is_refused():
         per_class_gaussian_mixture(losses, labels[:2])
     with pytest.raises(ValueError, match="at least 1 neighbor, got 0"):
         knn_agreement(features, labels, k=0)
+
+
+def test_a_loss_that_is_not_finite_means_0_whatever_the_estimator_says(monkeypatch):
+    monkeypatch.setattr("hf_clear.clean_probability.ESTIMATORS", {})
+    register_estimator("sure", lambda e: CleanProbabilityEstimate(np.ones(3)))
+    evidence = SampleEvidence(np.array([0.1, np.nan, np.inf]))
+    for name in ("sure", "sure+sure"):
+        assert get_estimator(name)(evidence).clean_probability.tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        evidence.losses[0] = 1

@@ -164,7 +164,7 @@ def test_features_tell_whether_and_where_to_a_label_flips(noise_type):
 
 
 def test_the_unit_of_a_feature_does_not_matter():
-    plain = np.hstack([features(2000), np.ones((2000, 1))])  # a constant column, too
+    plain = np.hstack([features(2000), np.full((2000, 1), 0.1)])  # a constant column, too
     scaled = plain * 10.0 ** np.arange(-4, 5) + 7
     first, second = (
         np.array(inject_label_noise(dataset(2000), "instance_dependent", 0.4, features=x)[0]["label"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from transformers import Trainer
 
 import run_glue_noisy
@@ -284,19 +284,65 @@ def test_ablations(script, tmp_path, routing):
     assert (config["clear_routing"], config["clear_estimator"]) == (routing, "gaussian_mixture+knn")
 
 
-@pytest.mark.parametrize("as_file", [False, True])
-def test_a_preset_gives_way_to_arguments(script, tmp_path, tiny_model, as_file):
+@pytest.mark.parametrize("spelling", ["--peft_method adapter", "--peft-method adapter", "--peft_m=adapter", "json"])
+def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(script, tmp_path, tiny_model, spelling):
     arguments = {"train_file": write(rows(40), tmp_path / "train.csv"), "preset": "official", "clear_gamma": 0.6}
-    arguments |= {"peft_method": "lora", "num_train_epochs": 1}
-    if as_file:
-        arguments |= {"model_name_or_path": tiny_model, "output_dir": str(tmp_path / "out"), "use_cpu": True}
-        (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    arguments |= {"num_train_epochs": 1, "output_dir": str(tmp_path / "out"), "model_name_or_path": tiny_model}
+    if spelling == "json":
+        (tmp_path / "arguments.json").write_text(
+            json.dumps({**arguments, "use_cpu": True, "peft_method": "adapter", "routing": "random"})
+        )
         _, out = script(tmp_path / "arguments.json", defaults=False)
     else:
-        _, out = script(*(part for name, value in arguments.items() for part in (f"--{name}", value)))
-    config = json.loads((out / "clear_config.json").read_text())
-    assert config["clear_gamma"] == 0.6 and config["clear_dropout_after_warmup"] is False
-    assert json.loads((out / "adapter_config.json").read_text())["r"] == 16
+        given = [f"--{name}={value}" for name, value in arguments.items()]
+        _, out = script(*given, "--use_cpu", "--routing", "random", *spelling.split(" "), defaults=False)
+    used = json.loads((out / "run_arguments.json").read_text())
+    assert used["learning_rate"] == run_glue_noisy.LEARNING_RATES["adapter"] != 2e-3
+    assert (used["clear_gamma"], used["clear_routing"], used["lora_r"]) == (0.6, "random", 16)
+    assert used["clear_estimator"] == "ema_gaussian_mixture" and used["clear_dropout_after_warmup"] is False
+
+
+def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):
+    train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
+    _, out = script("--train_file", train, "--test_file", test, "--num_train_epochs", 1)
+    assert (out / "adapter_config.json").is_file() and (out / "predict_results.txt").is_file()
+    arguments = ("--train_file", train, "--num_train_epochs", 1, "--method", "none", "--peft_method", "none")
+    (out / "mine.txt").write_text("a file of the user's")
+    script(*arguments, "--overwrite_output_dir")
+    left = {path.name for path in out.iterdir()}
+    assert {"model.safetensors", "mine.txt", "label_names.json"} <= left
+    assert not left & {"adapter_config.json", "adapter_model.safetensors", "clear_config.json", "predict_results.txt"}
+    assert json.loads((out / "label_names.json").read_text()) == ["blue", "green", "red"]
+
+
+def test_the_noise_does_not_depend_on_the_training_seed(script, tmp_path):
+    def given(seed: int) -> pd.Series:
+        _, out = script(
+            *("--train_file", write(rows(90), tmp_path / "train.csv"), "--max_train_samples", 60, "--seed", seed),
+            *("--noise_type", "symmetric", "--noise_rate", 0.5, "--num_train_epochs", 1, "--method", "none"),
+            out=f"out{seed}",
+        )
+        return pd.read_parquet(out / "clean_probabilities.parquet").set_index("sample_index").given_label
+
+    first, second = given(1), given(2)
+    both = first.index.intersection(second.index)
+    assert 0 < len(both) < 54 and (first[both] == second[both]).all()
+
+
+def test_memorization_is_that_of_the_final_model(script, tmp_path):
+    train = write(rows(90), tmp_path / "train.csv")
+    arguments = ("--train_file", train, "--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2)
+    arguments += ("--clear_warmup_epochs", 1, "--validation_split_percentage", 0)
+    results, out = script(*arguments)
+    assert not any(name.startswith("memorization_") for name in results["clear"])
+    results, out = script(*arguments, "--report_memorization", "--overwrite_output_dir")
+    table = pd.read_parquet(out / "clean_probabilities.parquet").sort_values("sample_index")
+    # The same model again, on the training set as its test set.
+    script(*arguments, "--report_memorization", "--overwrite_output_dir", "--test_file", train)
+    predicted = [line.split("\t")[1] for line in (out / "predict_results.txt").read_text().splitlines()[1:]]
+    as_given, wrong = predicted == table.given_label, table.true_label != table.given_label
+    assert results["clear"]["memorization_noisy"] == pytest.approx(as_given[wrong].mean())
+    assert results["clear"]["memorization_clean"] == pytest.approx(as_given[~wrong].mean())
 
 
 def test_noise_that_depends_on_the_text_and_noise_from_a_matrix(script, tmp_path):
@@ -308,6 +354,21 @@ def test_noise_that_depends_on_the_text_and_noise_from_a_matrix(script, tmp_path
     script(*arguments, "--transition_matrix_file", tmp_path / "matrix.csv", "--overwrite_output_dir")
     table = pd.read_parquet(out / "clean_probabilities.parquet")
     assert set(zip(table.true_label, table.given_label)) == {("blue", "blue"), ("green", "red"), ("red", "red")}
+    (tmp_path / "matrix.csv").write_text("0,0,1\n0,0,1\n0,0,1\n")
+    with pytest.raises(ValueError, match="other arguments .transition_matrix."):
+        script(*arguments, "--transition_matrix_file", tmp_path / "matrix.csv")
+
+
+def test_a_truth_that_numbers_its_classes_otherwise(script, tmp_path):
+    frame = rows(60)
+    data = Dataset.from_dict({"text": frame["text"], "label": frame["label"], "truth": frame["label"]})
+    data = data.cast_column("label", ClassLabel(names=["red", "green", "blue"]))
+    arguments = ("--dataset_name", tmp_path / "data", "--clean_label_column_name", "truth", "--num_train_epochs", 1)
+    for kind in (ClassLabel(names=["blue", "green", "red"]), Value("string")):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        data.cast_column("truth", kind).to_parquet(tmp_path / "data" / "train.parquet")
+        results, _ = script(*arguments, "--method", "none", "--overwrite_output_dir")
+        assert (results["none"]["noise_rate"], results["none"]["true_labels"]) == (0.0, 60)
 
 
 @pytest.mark.parametrize("numbers", [False, True])
@@ -371,6 +432,28 @@ def with_arguments(*arguments: str):
     return bad_file(lambda frame: frame, *arguments)
 
 
+def other_matrix(tmp_path: Path) -> list[str]:
+    (tmp_path / "matrix.csv").write_text("0.5,0.5\n0,1\n")
+    return [*bad_file(lambda frame: frame)(tmp_path), "--transition_matrix_file", str(tmp_path / "matrix.csv")]
+
+
+def best_on_the_test_set(tmp_path: Path) -> list[str]:
+    test = write(rows(9), tmp_path / "test.csv")
+    return [
+        *bad_file(lambda frame: frame)(tmp_path),
+        *("--test_file", test, "--test_each_epoch", "--load_best_model_at_end"),
+        *("--metric_for_best_model", "eval_test_accuracy"),
+    ]
+
+
+def in_a_file(**arguments):
+    def build(tmp_path: Path) -> list[str]:
+        (tmp_path / "arguments.json").write_text(json.dumps({"output_dir": str(tmp_path / "out"), **arguments}))
+        return [str(tmp_path / "arguments.json")]
+
+    return build
+
+
 BAD_INPUT = {
     "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
     "format": (lambda tmp_path: ["--train_file", __file__], r"has to end in \.csv, \.json"),
@@ -405,7 +488,17 @@ BAD_INPUT = {
     ),
     "two kinds of noise": (
         with_arguments("--noise_type", "symmetric", "--transition_matrix_file", "m.csv"),
-        "give one of the two",
+        "drop these",
+    ),
+    "type without rate": (with_arguments("--noise_type", "symmetric"), "--noise_type symmetric needs a --noise_rate"),
+    "matrix of other classes": (
+        other_matrix,
+        "matrix.csv is for 2 classes. There are 3, in this order: blue, green, red",
+    ),
+    "method in a JSON file": (in_a_file(method="Clear"), "--method has to be one of none, clear, both; got 'Clear'"),
+    "best on the test set": (
+        best_on_the_test_set,
+        "never chosen on the test set",
     ),
     "no matrix": (with_arguments("--transition_matrix_file", __file__), "has to end in .csv, .npy or .json"),
     "truth and noise": (
@@ -433,8 +526,9 @@ def test_bad_input(script, tmp_path, monkeypatch, case):
 
     monkeypatch.setattr(Trainer, "training_step", no_step)
     build, message = BAD_INPUT[case]
+    arguments = build(tmp_path)
     with pytest.raises(ValueError, match=message):
-        script(*build(tmp_path))
+        script(*arguments, defaults=not arguments[0].endswith(".json"))
 
 
 # ---- End to end, on a pretrained backbone ----

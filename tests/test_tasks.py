@@ -163,9 +163,11 @@ def test_with_open_gates_token_tasks_train_as_under_stock_trainer(training_argum
     assert ours.state.log_history[0]["loss"] == pytest.approx(stock.state.log_history[0]["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("task", TOKEN_TASKS)
-def test_token_tasks_route_with_targets_of_the_step(training_arguments, task):
-    trainer = trainer_of(task, training_arguments(clear_warmup_epochs=1, num_train_epochs=3))
+def test_token_tasks_route_with_targets_of_the_step(training_arguments, task, smoothing):
+    arguments = training_arguments(clear_warmup_epochs=1, num_train_epochs=3, label_smoothing_factor=smoothing)
+    trainer = trainer_of(task, arguments)
     trainer.train()
     assert trainer.ensemble_source == "step" and trainer.sample_store.targets is None
     table = trainer.clean_probabilities()
@@ -173,6 +175,19 @@ def test_token_tasks_route_with_targets_of_the_step(training_arguments, task):
     assert np.isfinite(table["loss"]).all()
     assert any("consistency" in entry for entry in trainer.state.log_history)
     assert set(trainer.label_issues().column_names) == set(table.column_names)
+
+
+def test_a_sentence_without_a_label_does_no_harm(training_arguments, caplog):
+    trainer = trainer_of(
+        "token classification",
+        training_arguments(clear_warmup_epochs=1, num_train_epochs=3, per_device_train_batch_size=1),
+    )
+    rows = list(trainer.train_dataset)
+    rows[5]["labels"] = [-100] * len(rows[5]["labels"])
+    trainer.train_dataset = datasets.Dataset.from_list(rows)
+    trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert trainer.clean_probabilities()["clean_probability"][5] == 0 and "1 sample (index 5)" in caplog.text
 
 
 def test_consistency_of_tokens_by_hand(training_arguments):
@@ -419,6 +434,16 @@ def test_dropout_can_stop_after_the_warm_up(training_arguments):
     assert {(False, True), (True, False)} == set(modes), "backward has to see the mode of the forward pass"
 
 
+def test_checkpointing_stops_with_dropout(training_arguments, caplog):
+    for checkpointing in (False, True):
+        caplog.clear()
+        ClearTrainer(
+            get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS", r=4)),
+            training_arguments(clear_dropout_after_warmup=False, activation_checkpointing=checkpointing),
+        )
+        assert ("no activation checkpointing" in caplog.text) == checkpointing
+
+
 def test_sharpened_targets():
     p = torch.tensor([[0.8, 0.2], [0.0, 0.0]])
     assert torch.allclose(sharpen(p, 0.5), torch.tensor([[0.64 / 0.68, 0.04 / 0.68], [0.0, 0.0]]))
@@ -480,12 +505,32 @@ def test_every_estimator_trains(training_arguments, name):
 
 
 def test_unknown_names_are_refused_at_once(training_arguments):
+    with pytest.raises(ValueError, match="no estimator 'None'"):
+        training_arguments(clear_estimator=None)
     with pytest.raises(ValueError, match="no estimator 'gaussian'.*gaussian_mixture"):
         training_arguments(clear_estimator="gaussian")
     with pytest.raises(ValueError, match="`clear_routing` has to be one of 'clean'"):
         training_arguments(clear_routing="clear")
     with pytest.raises(ValueError, match="`clear_ensemble_temperature` has to be above 0"):
         training_arguments(clear_ensemble_temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    "estimator,message",
+    [
+        (lambda evidence: np.ones(24), "'mine' returned a ndarray, not a CleanProbabilityEstimate"),
+        (lambda evidence: None, "'mine' returned a NoneType"),
+        (lambda evidence: CleanProbabilityEstimate(np.ones(3)), "'mine' returned 3 clean probabilities for 24 samples"),
+        (lambda evidence: CleanProbabilityEstimate(np.full(24, np.nan)), "one number in .0, 1. for each sample"),
+        (lambda evidence: evidence.losses.sort(), "read-only"),
+    ],
+)
+def test_estimators_that_misbehave(training_arguments, estimator, message):
+    estimator.__name__ = "mine"
+    trainer = lora_trainer(training_arguments, clear_warmup_epochs=0)
+    trainer.add_callback(CleanProbabilityCallback(estimator))
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
 
 
 # ---- Memorization ----
@@ -505,6 +550,26 @@ def test_memorization_of_a_stock_trainer_after_every_epoch(training_arguments):
     given, true = np.array(data["labels"]), np.array(data["true_label"])
     assert logs[-1]["memorization_noisy"] == pytest.approx((predicted == given)[given != true].mean())
     assert logs[-1]["memorization_clean"] == pytest.approx((predicted == given)[given == true].mean())
+
+
+def test_true_labels_of_token_tasks_and_of_no_class(training_arguments):
+    trainer = trainer_of("token classification", training_arguments(clear_warmup_epochs=1, num_train_epochs=2))
+    trainer.train_dataset = trainer.train_dataset.add_column("true_label", [0] * 24)
+    trainer.train()  # one for a sentence says nothing of its tokens
+    assert not any("memorization_noisy" in entry for entry in trainer.state.log_history)
+    for task in ("token classification", "llama"):
+        trainer = trainer_of(task, training_arguments(TrainingArguments), Trainer)
+        trainer.add_callback(MemorizationCallback(trainer, [0] * 24))
+        with pytest.raises(ValueError, match="one class a sample, and here every token"):
+            trainer.train()
+    trainer = lora_trainer(training_arguments)
+    data = trainer.train_dataset.remove_columns("true_label")
+    trainer.train_dataset = data.add_column("true_label", [None] * 12 + [1] * 12)
+    trainer.train()
+    assert trainer.true_labels.tolist() == [-100] * 12 + [1] * 12
+    trainer.train_dataset = data.add_column("true_label", ["red"] * 24)
+    with pytest.raises(ValueError, match="'red' for sample 0. It has to hold class numbers"):
+        trainer.train()
 
 
 def test_watching_memorization_leaves_training_as_it_was(training_arguments):

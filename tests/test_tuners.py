@@ -8,8 +8,16 @@ import torch
 from architectures import batch_of, config_of, hidden_states, model_of
 from peft import PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from test_peft_methods import adapted, all_equal
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from test_peft_methods import adapted, all_equal, randomized
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    Trainer,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hf_clear import (
     ClearAdapterConfig,
@@ -21,6 +29,7 @@ from hf_clear import (
     route,
 )
 from hf_clear.tuners.base import note_loading
+from hf_clear.tuners.prompt import PromptLayer
 
 STOCK_PEFT = """
 import sys
@@ -86,6 +95,63 @@ def test_what_stock_peft_has_no_form_for_is_not_exported(tmp_path, method, name,
     assert not (tmp_path / "adapter").exists()
     with pytest.raises(ValueError, match="no adapter 'other'.*default"):
         export_to_peft(adapted(method, name), tmp_path / "adapter", adapter_name="other")
+    with pytest.raises(ValueError, match="only a PeftModel"):
+        export_to_peft(model_of("bert"), tmp_path / "adapter")
+
+
+def small_decoder(cls, config_cls, **config):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
+    return cls(config_cls(**sizes, num_key_value_heads=2, intermediate_size=37, num_labels=3, **config)).eval()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: small_decoder(MistralForSequenceClassification, MistralConfig, sliding_window=8),
+        lambda: small_decoder(
+            LlamaForSequenceClassification,
+            LlamaConfig,
+            rope_parameters={
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 1e4,
+                "original_max_position_embeddings": 32,
+            },
+        ),
+    ],
+)
+def test_prompts_where_positions_matter_are_not_exported(tmp_path, build):
+    model = get_peft_model(build(), config_of("prompt", "llama"))
+    with pytest.raises(ValueError, match="sliding window hides the prompt"):
+        export_to_peft(model, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("method,name", [("lora", "bert"), ("bitfit", "bert"), ("prompt", "llama")])
+@torch.no_grad()
+def test_the_export_of_one_adapter_among_several(tmp_path, method, name):
+    """With its own head, while another adapter is active, or merged, and into the folder of the original."""
+    batch = batch_of(name)
+    model = adapted(method, name)
+    model.add_adapter("second", config_of(method, name))
+    model.set_adapter("second")
+    randomized(model.eval(), seed=5)
+    expected = model(**batch).logits
+    model.set_adapter("default")
+    active = model(**batch).logits
+    model.save_pretrained(tmp_path)
+    export_to_peft(model, tmp_path, adapter_name="second")
+    assert torch.equal(model(**batch).logits, active), "the export changed the model"
+    assert "import hf_clear" not in (tmp_path / "README.md").read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+    exported = PeftModel.from_pretrained(model_of(name), tmp_path).eval()
+    assert exported.peft_config["default"].peft_type in ("LORA", "PREFIX_TUNING")
+    assert torch.allclose(exported(**batch).logits, expected, rtol=0, atol=2e-5)
+    if method == "bitfit":
+        model.merge_adapter()
+        export_to_peft(model, tmp_path / "again", adapter_name="second")
+        exported = PeftModel.from_pretrained(model_of(name), tmp_path / "again").eval()
+        assert torch.allclose(exported(**batch).logits, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("method", ["lora", "bitfit"])
@@ -102,6 +168,30 @@ def test_merging_gives_a_plain_model_with_the_same_logits(method, name):
     plain = model.merge_and_unload()
     assert {type(module) for module in plain.modules()} == types
     assert torch.allclose(plain(**batch).logits, before, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_disabled_means_the_base_model_merged_or_not():
+    model, batch = adapted("bitfit", "bert"), batch_of("bert")
+    with model.disable_adapter():
+        base = hidden_states(model, batch)
+    model.merge_adapter()
+    with model.disable_adapter():
+        for state, expected in zip(hidden_states(model, batch), base, strict=True):
+            assert torch.allclose(state, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["adapter", "bitfit", "prompt"])
+@torch.no_grad()
+def test_low_memory_loading_and_half_precision(tmp_path, method):
+    model, batch = adapted(method, "bert"), batch_of("bert")
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(model_of("bert"), tmp_path, low_cpu_mem_usage=True).eval()
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    half = PeftModel.from_pretrained(model_of("bert").bfloat16(), tmp_path).eval()
+    assert half(**batch).logits.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="`adapter_names`.*LoRA alone"):
+        model(**batch, adapter_names=["default"] * 4)
 
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
@@ -201,17 +291,16 @@ def test_prompts_with_a_cache_generate_the_same_tokens():
     assert not torch.equal(cached, unprompted)
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @torch.no_grad()
-def test_both_attention_implementations_give_the_same_prompted_model(implementation):
+def test_both_attention_implementations_give_the_same_prompted_model():
     for name in ("bert", "llama", "t5"):
         model, batch = adapted("prompt", name), batch_of(name)
         gates = torch.rand(num_routed_layers(model), 4, generator=torch.Generator().manual_seed(0)) < 0.5
+        assert model.config._attn_implementation == "sdpa"
         with route(model, gates):
             expected = model(**batch).logits
-        for stack in (model.base_model.model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
-            if stack._attn_implementation != "clear_prompt":
-                stack._attn_implementation = implementation
+        model.get_base_model().set_attn_implementation("eager")
+        assert all(m._attention() is not sdpa_attention_forward for m in model.modules() if isinstance(m, PromptLayer))
         with route(model, gates):
             assert torch.allclose(model(**batch).logits, expected, rtol=1e-4, atol=1e-4), name
 
@@ -221,6 +310,7 @@ def test_both_attention_implementations_give_the_same_prompted_model(implementat
     [
         (lambda: ClearAdapterConfig(bottleneck_size=0), "`bottleneck_size` has to be 1 or above"),
         (lambda: ClearAdapterConfig(activation="gel"), "`activation` has to be one of"),
+        (lambda: ClearAdapterConfig(activation="xielu"), "has weights of its own"),
         (lambda: ClearPromptConfig(num_virtual_tokens=0), "`num_virtual_tokens` has to be 1 or above"),
         (
             lambda: get_peft_model(model_of("bert"), ClearAdapterConfig(target_modules=["LayerNorm"])),

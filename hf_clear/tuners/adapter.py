@@ -62,6 +62,8 @@ class ClearAdapterConfig(ClearConfig):
             raise ValueError(f"`bottleneck_size` has to be 1 or above; got {self.bottleneck_size}.")
         if self.activation not in ACT2FN:
             raise ValueError(f"`activation` has to be one of {', '.join(ACT2FN)}; got {self.activation!r}.")
+        if any(True for _ in ACT2FN[self.activation].parameters()):
+            raise ValueError(f"`activation={self.activation!r}` has weights of its own, which nobody would train.")
 
 
 class AdapterLayer(RoutedLayer):
@@ -101,7 +103,7 @@ class ClearAdapterModel(ClearModel):
     tuner_layer_cls = AdapterLayer
     target_module_mapping = TARGET_MODULES
 
-    def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
+    def export_to_peft(self, adapter_name: str):
         raise ValueError(
             "Stock peft has no form for a bottleneck adapter: its activation makes it more than a change of weights. "
             "Save it with `save_pretrained`; it loads after `import hf_clear`."

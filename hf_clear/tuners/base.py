@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +27,7 @@ This adapter is of a type that comes with hf_clear, not with peft. Import hf_cle
 import hf_clear  # pip install hf-clear
 from peft import PeftModel
 
+# base_model: the model that the adapter was trained on, with as many labels (`num_labels`)
 model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
 ```
 """
@@ -94,7 +98,10 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
 
     def acting_adapters(self) -> list[str]:
         """The active adapters that this layer has; none where adapters are disabled or merged."""
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters:
+            self.unmerge()  # as peft does: disabled means the base model
+            return []
+        if self.merged:
             return []
         deltas = getattr(self, self.adapter_layer_names[0])
         return [name for name in self.active_adapters if name in deltas]
@@ -156,8 +163,16 @@ class ClearModel(BaseTuner):
         else:  # unloading: peft would copy a `weight`, which the head of a model may not have
             setattr(parent, child_name, new_module)
 
-    def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
-        """See [`export_to_peft`]."""
+    def _enable_peft_forward_hooks(self, *args, **kwargs):
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                f"`adapter_names` in the forward pass works with LoRA alone, not with {type(self).__name__}: run each "
+                "adapter by itself (`set_adapter`)."
+            )
+        return contextlib.nullcontext()
+
+    def export_to_peft(self, adapter_name: str) -> PeftModel:
+        """This model with the adapter in a form of stock peft; see [`export_to_peft`]. Changes nothing here."""
         raise ValueError(f"Stock peft has no form for a {type(self.peft_config[adapter_name]).__name__}.")
 
 
@@ -176,19 +191,33 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
     Raises:
         ValueError: where stock peft has no form for the adapter; the message says why.
     """
-    if not isinstance(model, PeftModel) or adapter_name not in model.peft_config:
-        names = ", ".join(getattr(model, "peft_config", {})) or "none"
-        raise ValueError(f"There is no adapter {adapter_name!r} to export; the model's adapters: {names}.")
-    if isinstance(model.peft_config[adapter_name], LoraConfig):
-        model.save_pretrained(output_dir, selected_adapters=[adapter_name])
-    elif isinstance(model.base_model, ClearModel):
-        model.base_model.export_to_peft(os.fspath(output_dir), adapter_name)
-    else:
+    if not isinstance(model, PeftModel):
+        raise ValueError(
+            f"A {type(model).__name__} can't be exported, only a PeftModel: wrap the model with `get_peft_model`, or "
+            "load the saved adapter with `PeftModel.from_pretrained`."
+        )
+    if adapter_name not in model.peft_config:
+        raise ValueError(f"There is no adapter {adapter_name!r} to export, only {', '.join(model.peft_config)}.")
+    own, exported, selected = model.peft_config[adapter_name], model, adapter_name
+    if isinstance(model.base_model, ClearModel):
+        exported, selected = model.base_model.export_to_peft(adapter_name), "default"
+        config = exported.peft_config[selected]
+        config.base_model_name_or_path, config.revision = own.base_model_name_or_path, own.revision
+    elif not isinstance(own, LoraConfig):
         raise ValueError("This adapter is not of hf_clear: `save_pretrained` writes it for stock peft already.")
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir) as folder:  # complete, or not there
+        exported.save_pretrained(folder, selected_adapters=[selected])
+        named = Path(folder) / selected  # where peft puts all but "default"
+        for file in [*Path(folder).iterdir(), *(named.iterdir() if named.is_dir() else ())]:
+            if file.is_file():
+                os.replace(file, output_dir / file.name)
 
 
-def save_exported(model: PeftModel, own: ClearConfig, output_dir: str) -> None:
-    """Saves what `own` was exported to, with the base model that `own` names."""
-    config = model.peft_config["default"]
-    config.base_model_name_or_path, config.revision = own.base_model_name_or_path, own.revision
-    model.save_pretrained(output_dir)
+def alone(tuner: ClearModel, adapter_name: str) -> ClearModel:
+    """A copy of the model with one adapter active, nothing merged."""
+    tuner = copy.deepcopy(tuner)
+    tuner.unmerge_adapter()
+    tuner.set_adapter(adapter_name)  # the heads follow
+    return tuner

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftType, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..routing import layer_of
-from .base import ClearConfig, ClearModel, RoutedLayer, save_exported
+from .base import ClearConfig, ClearModel, RoutedLayer, alone
 from .registration import register
 
 # These also project relative positions, whose rows are no samples.
@@ -73,8 +72,9 @@ class BitFitLayer(RoutedLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        acting = self.acting_adapters()  # first: it unmerges what is merged and disabled
         base = result = self.base_layer(x, *args, **kwargs)
-        for name in self.acting_adapters():
+        for name in acting:
             result = result + self.clear_bitfit_bias[name]().to(result.dtype)
         return self.gated(result, base)
 
@@ -119,7 +119,7 @@ class ClearBitFitModel(ClearModel):
             peft_config.target_modules = names
         return peft_config
 
-    def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
+    def export_to_peft(self, adapter_name: str) -> PeftModel:
         own = self.peft_config[adapter_name]
         config = LoraConfig(
             task_type=own.task_type,
@@ -127,8 +127,7 @@ class ClearBitFitModel(ClearModel):
             bias="all",
             modules_to_save=own.modules_to_save and list(own.modules_to_save),
         )
-        plain = copy.deepcopy(self).merge_and_unload(adapter_names=[adapter_name])
-        save_exported(get_peft_model(plain, config), own, output_dir)
+        return get_peft_model(alone(self, adapter_name).merge_and_unload(), config)
 
 
 def _has_bias(module: nn.Module) -> bool:

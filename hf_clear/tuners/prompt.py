@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from peft import PeftType, PrefixTuningConfig, get_peft_model
+from peft import PeftModel, PeftType, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..routing import expand_gate
-from .base import ClearConfig, ClearModel, RoutedLayer, save_exported
+from .base import ClearConfig, ClearModel, RoutedLayer, alone
 from .registration import register
 
 # The self-attention modules, of architectures whose attention goes through transformers' attention interface.
@@ -29,6 +29,7 @@ TARGET_MODULES = {
 _OWN_ATTENTION = {"deberta": "DeBERTa", "deberta-v2": "DeBERTa", "mpnet": "MPNet"}
 _ATTENTION = "clear_prompt"
 _INIT_STD = 0.02
+_LENGTH_FREE_ROPE = ("default", "linear", "llama3")  # rotate alike at every length, and do nothing else
 
 
 @dataclass
@@ -99,7 +100,9 @@ class PromptLayer(RoutedLayer):
         embedding = nn.Embedding(config.num_virtual_tokens, 2 * _width_of_keys(self.model_config))
         nn.init.normal_(embedding.weight, std=_INIT_STD)
         weight = next(self.base_layer.parameters())
-        self.clear_prompt_embedding[adapter_name] = embedding.to(weight.device, weight.dtype)
+        if "meta" not in (weight.device.type, embedding.weight.device.type):  # `low_cpu_mem_usage`
+            embedding.to(weight.device, weight.dtype if weight.is_floating_point() else None)
+        self.clear_prompt_embedding[adapter_name] = embedding
         self.exact[adapter_name] = config.exact
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -187,7 +190,7 @@ class ClearPromptModel(ClearModel):
             del new_module.__dict__["clear_prompt_layer"]
         setattr(parent, child_name, new_module)
 
-    def export_to_peft(self, output_dir: str, adapter_name: str) -> None:
+    def export_to_peft(self, adapter_name: str) -> PeftModel:
         own, model = self.peft_config[adapter_name], self.model
         layers = [module for module in model.modules() if isinstance(module, PromptLayer)]
         rotary = [module for module in model.modules() if "RotaryEmbedding" in type(module).__name__]
@@ -196,6 +199,13 @@ class ClearPromptModel(ClearModel):
                 f"Stock peft has no form for a deep prompt on {type(model).__name__}: its PREFIX_TUNING shifts the "
                 "positions of the tokens by the length of the prompt, which makes no difference on decoder-only models "
                 "with rotary positions alone. Save it with `save_pretrained`; it loads after `import hf_clear`."
+            )
+        config = model.config
+        slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+        if slides or getattr(rotary[0], "rope_type", "default") not in _LENGTH_FREE_ROPE:
+            raise ValueError(
+                "Stock peft has no form for a deep prompt on this model: in its PREFIX_TUNING, a sliding window hides "
+                "the prompt from later tokens, and a scaling of positions that depends on the length changes with it."
             )
         if len(layers) != model.config.num_hidden_layers:
             raise ValueError(
@@ -212,10 +222,9 @@ class ClearPromptModel(ClearModel):
             embedding = layer.clear_prompt_embedding[adapter_name].weight.data.float()
             keys, values = embedding.chunk(2, dim=1)
             parts += [_rotated(keys, length, rotary[0], layer), values]
-        plain = copy.deepcopy(self)._unload_and_optionally_merge(merge=False, adapter_names=[adapter_name])
-        exported = get_peft_model(plain, config)
+        exported = get_peft_model(alone(self, adapter_name).unload(), config)
         exported.prompt_encoder["default"].embedding.weight.data.copy_(torch.cat(parts, dim=1))
-        save_exported(exported, own, output_dir)
+        return exported
 
 
 def prompt_attention(module, query, key, value, attention_mask, **kwargs):
