@@ -3,13 +3,8 @@
 __version__ = "0.1.0"
 
 from .callbacks import CleanProbabilityCallback, MemorizationCallback
-from .clean_probability import (
-    CleanProbabilityEstimate,
-    SampleEvidence,
-    gaussian_mixture,
-    per_class_gaussian_mixture,
-    register_estimator,
-)
+from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+from .estimators import SampleEvidence, register_estimator
 from .losses import consistency_loss
 from .prediction import per_sample_losses
 from .presets import preset

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .clean_probability import CleanProbabilityEstimate, Estimator, NamedEstimator, SampleEvidence, get_estimator
+from .clean_probability import CleanProbabilityEstimate
+from .estimators import Estimator, NamedEstimator, SampleEvidence, get_estimator
 from .losses import IGNORED_LABEL
 from .metrics import Memorization, detection_metrics
 from .prediction import SamplePredictions, predict_samples, sample_dataloader, shifts_labels

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .clean_probability import get_estimator
+from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "step")

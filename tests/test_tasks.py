@@ -39,7 +39,7 @@ from hf_clear import (
     per_sample_losses,
     register_estimator,
 )
-from hf_clear.clean_probability import ESTIMATORS
+from hf_clear.estimators import ESTIMATORS
 from hf_clear.losses import sharpen
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
@@ -463,7 +463,7 @@ def lora_trainer(training_arguments, **arguments) -> ClearTrainer:
 
 
 def test_a_new_estimator_takes_one_line(training_arguments, monkeypatch):
-    monkeypatch.setattr("hf_clear.clean_probability.ESTIMATORS", dict(ESTIMATORS))
+    monkeypatch.setattr("hf_clear.estimators.ESTIMATORS", dict(ESTIMATORS))
     seen = []
     register_estimator("toy", lambda e: seen.append(e) or CleanProbabilityEstimate(e.probabilities.max(axis=1)))
     trainer = lora_trainer(training_arguments, clear_estimator="toy")
@@ -477,7 +477,7 @@ def test_a_new_estimator_takes_one_line(training_arguments, monkeypatch):
 
 
 def test_features_are_those_of_the_frozen_base(training_arguments, monkeypatch):
-    monkeypatch.setattr("hf_clear.clean_probability.ESTIMATORS", dict(ESTIMATORS))
+    monkeypatch.setattr("hf_clear.estimators.ESTIMATORS", dict(ESTIMATORS))
     seen: list[SampleEvidence] = []
     register_estimator(
         "toy", lambda e: seen.append(e) or CleanProbabilityEstimate(np.ones(len(e.losses))), uses_features=True

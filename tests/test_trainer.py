@@ -29,7 +29,7 @@ from hf_clear import (
     gaussian_mixture,
     per_sample_losses,
 )
-from hf_clear.clean_probability import SampleEvidence
+from hf_clear.estimators import SampleEvidence
 from hf_clear.losses import cross_entropy
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise

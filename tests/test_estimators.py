@@ -1,0 +1,127 @@
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from test_clean_probability import two_groups
+
+from hf_clear.clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+from hf_clear.estimators import ESTIMATORS, SampleEvidence, get_estimator, register_estimator
+from hf_clear.neighbors import knn_agreement
+
+
+def test_knn_agreement_by_hand():
+    # Samples 0 and 1 point the same way, sample 2 is at 60 degrees to both, sample 3 points away from all.
+    features = np.array([[1, 0], [2, 0], [0.5, 0.75**0.5], [-1, -1]])
+    agreement = knn_agreement(features, np.array([0, 1, 0, 1]))
+    assert agreement == pytest.approx([0.5 / 1.5, 0, 0.5 / 1, 1 / 3], abs=1e-5)
+    assert knn_agreement(features, np.array([0, 1, 0, 1]), k=1)[:2].tolist() == [0, 0]
+    assert knn_agreement(np.ones((12, 3)), np.zeros(12)).tolist() == [1] * 12
+    assert knn_agreement(features[:1], np.zeros(1)).tolist() == [1]
+
+
+@pytest.mark.parametrize("noise_rate", [0.4, 0.6])
+def test_knn_finds_symmetric_noise_without_losses(noise_rate):
+    rng = np.random.default_rng(5)
+    true, noisy = rng.integers(0, 10, 3000), rng.random(3000) < noise_rate
+    features = (rng.normal(size=(10, 32))[true] + rng.normal(0, 0.4, (3000, 32))).astype(np.float16)
+    labels = np.where(noisy, (true + rng.integers(1, 10, 3000)) % 10, true)
+    probability = get_estimator("knn")(SampleEvidence(np.zeros(3000), labels, features=features)).clean_probability
+    assert roc_auc_score(~noisy, probability) > 0.95
+    assert ((probability > 0.5) == ~noisy).mean() > 0.85
+    if noise_rate == 0.6:  # the bare share would call most clean samples wrong
+        assert np.median(knn_agreement(features, labels)[~noisy]) < 0.5 < np.median(probability[~noisy])
+
+
+def evidence() -> SampleEvidence:
+    rng = np.random.default_rng(6)
+    losses, noisy = two_groups()
+    mean_losses = losses + rng.normal(0, 0.5, 2000)
+    features = rng.normal(size=(2000, 4)) + 5 * noisy[:, None]
+    return SampleEvidence(losses, rng.integers(0, 2, 2000), mean_losses, features=features)
+
+
+def test_names_stand_for_functions_of_the_evidence():
+    known = evidence()
+    for name, expected in [
+        ("gaussian_mixture", gaussian_mixture(known.losses)),
+        ("per_class_gaussian_mixture", per_class_gaussian_mixture(known.losses, known.labels)),
+        ("ema_gaussian_mixture", gaussian_mixture(known.mean_losses)),
+        ("knn", gaussian_mixture(1 - knn_agreement(known.features, known.labels))),
+    ]:
+        estimator = get_estimator(name)
+        estimate = estimator(known)
+        assert np.array_equal(estimate.clean_probability, expected.clean_probability)
+        assert estimate.means == expected.means and estimator.uses_features == (name == "knn")
+    assert np.array_equal(
+        SampleEvidence(known.losses).mean_losses, known.losses
+    )  # before a second refit, and for other callers
+
+
+def test_a_combination_is_the_mean_of_its_parts():
+    known = evidence()
+    parts = [get_estimator(name)(known) for name in ("ema_gaussian_mixture", "knn", "gaussian_mixture")]
+    estimator = get_estimator("ema_gaussian_mixture+knn+gaussian_mixture")
+    estimate = estimator(known)
+    assert estimator.uses_features
+    assert np.allclose(estimate.clean_probability, sum(part.clean_probability for part in parts) / 3, atol=1e-12)
+    assert (estimate.means, estimate.stds, estimate.weights) == (parts[0].means, parts[0].stds, parts[0].weights)
+    assert not get_estimator("gaussian_mixture+ema_gaussian_mixture").uses_features
+
+
+@patch.dict(ESTIMATORS)
+def test_one_line_registers_an_estimator():
+    known = SampleEvidence(np.array([0.0, 1.0]), probabilities=np.array([[0.1, 0.9], [0.5, 0.5]]))
+
+    register_estimator("toy", lambda e: CleanProbabilityEstimate(e.probabilities[:, 1]), uses_features=True)
+
+    assert get_estimator("toy")(known).clean_probability.tolist() == [0.9, 0.5]
+    assert get_estimator("gaussian_mixture+toy").uses_features
+    with pytest.raises(ValueError, match="'toy' is taken"):
+        register_estimator("toy", get_estimator("knn"))
+    with pytest.raises(ValueError, match="'a[+]b' holds '[+]'"):
+        register_estimator("a+b", get_estimator("knn"))
+    register_estimator("three", lambda e: CleanProbabilityEstimate(np.ones(3)))
+    with pytest.raises(ValueError, match="'three' returned 3 clean probabilities for 2 samples"):
+        get_estimator("gaussian_mixture+three")(known)
+
+
+@pytest.mark.parametrize("name", ["gmm", "gaussian_mixture+gmm", "gaussian_mixture+", ""])
+def test_unknown_names_are_refused_with_those_that_are_known(name):
+    unknown = name.split("+")[-1]
+    known = "Registered: ema_gaussian_mixture, gaussian_mixture, knn, per_class_gaussian_mixture. Put '[+]'"
+    with pytest.raises(ValueError, match=f"no estimator '{unknown}'.*{known}"):
+        get_estimator(name)
+
+
+def test_evidence_that_an_estimator_cannot_use_is_refused():
+    losses, labels, features = np.arange(3.0), np.array([0, 1, 1]), np.eye(3)
+    for name, known, message in [
+        ("per_class_gaussian_mixture", SampleEvidence(losses), "`labels` is None.*'gaussian_mixture' does without"),
+        ("knn", SampleEvidence(losses, features=features), "`labels` is None"),
+        ("knn", SampleEvidence(losses, labels), "`features` is None"),
+        ("knn", SampleEvidence(losses, labels, features=features * [[1], [0], [1]]), "1 samples .*index 1"),
+        ("knn", SampleEvidence(losses, labels, features=features + [[0], [0], [np.nan]]), "1 samples .*index 2"),
+        ("knn", SampleEvidence(losses, labels, features=losses), "got \\[3\\] and \\[3\\]"),
+        ("knn", SampleEvidence(losses, np.eye(3), features=features), "got \\[3, 3\\] and \\[3, 3\\]"),
+        ("per_class_gaussian_mixture", SampleEvidence(losses, np.eye(3)), "`labels` has to be of shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            get_estimator(name)(known)
+    for name in ("labels", "mean_losses", "probabilities", "features"):
+        with pytest.raises(ValueError, match=f"`{name}` has 2 rows for 3 samples"):
+            SampleEvidence(losses, **{name: np.zeros(2)})
+    with pytest.raises(ValueError, match="`labels` has 2 rows for 3 samples"):
+        per_class_gaussian_mixture(losses, labels[:2])
+    with pytest.raises(ValueError, match="at least 1 neighbor, got 0"):
+        knn_agreement(features, labels, k=0)
+
+
+def test_a_loss_that_is_not_finite_means_0_whatever_the_estimator_says(monkeypatch):
+    monkeypatch.setattr("hf_clear.estimators.ESTIMATORS", {})
+    register_estimator("sure", lambda e: CleanProbabilityEstimate(np.ones(3)))
+    evidence = SampleEvidence(np.array([0.1, np.nan, np.inf]))
+    for name in ("sure", "sure+sure"):
+        assert get_estimator(name)(evidence).clean_probability.tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        evidence.losses[0] = 1
