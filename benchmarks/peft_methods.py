@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Plain PEFT beside CleaR for each PEFT method: the first 20 intents of BANKING77 (in alphabetical order, all their
+queries), 60 % symmetric noise, 8 epochs. Runs `run_glue_noisy.py`, with all further arguments, and prints a table.
+
+    python benchmarks/peft_methods.py --data ../shared/data/banking77 --output outputs/peft_methods
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {
+    "test_accuracy": "test accuracy",
+    "test_peak_accuracy": "best epoch",
+    "test_average_accuracy": "mean after warm-up",
+    "detection_auroc": "detection AUROC",
+    "memorization_clean": "memorized clean",
+    "memorization_noisy": "memorized noisy",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="Folder with BANKING77's train.csv and test.csv.")
+    parser.add_argument("--output", type=Path, default=Path("outputs/peft_methods"))
+    parser.add_argument("--methods", nargs="+", default=["lora", "adapter", "bitfit", "prompt"])
+    args, rest = parser.parse_known_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    intents = sorted(pd.read_csv(args.data / "train.csv").category.unique())[:20]
+    for name in ("train", "test"):
+        data = pd.read_csv(args.data / f"{name}.csv")
+        data[data.category.isin(intents)].to_csv(args.output / f"{name}.csv", index=False)
+    for method in args.methods:
+        command = [sys.executable, str(ROOT / "run_glue_noisy.py"), "--method", "both", "--peft_method", method]
+        command += ["--train_file", str(args.output / "train.csv"), "--test_file", str(args.output / "test.csv")]
+        command += ["--label_column_name", "category", "--noise_type", "symmetric", "--noise_rate", "0.6"]
+        command += ["--num_train_epochs", "8", "--validation_split_percentage", "0", "--save_strategy", "no"]
+        command += ["--test_each_epoch", "--report_memorization", "--disable_tqdm", "True", "--overwrite_output_dir"]
+        command += ["--output_dir", str(args.output / method), *rest]
+        subprocess.run(command, check=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    print("| |" + "".join(f" {name} |" for name in COLUMNS.values()) + "\n|---|" + "---|" * len(COLUMNS))
+    for method in args.methods:
+        for run, title in (("none", "plain"), ("clear", "CleaR")):
+            results = json.loads((args.output / method / run / "all_results.json").read_text())
+            print(f"| {method}, {title} |" + "".join(f" {results[name]:.3f} |" for name in COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
