@@ -49,6 +49,7 @@ from transformers import (
     DataCollatorWithPadding,
     HfArgumentParser,
     Trainer,
+    TrainerCallback,
     default_data_collator,
     set_seed,
 )
@@ -63,6 +64,8 @@ from hf_clear import (
     ClearTrainer,
     ClearTrainingArguments,
     MemorizationCallback,
+    TurnArguments,
+    TurnTrainer,
     gaussian_mixture,
     per_sample_losses,
     preset,
@@ -75,6 +78,7 @@ from hf_clear.presets import PRESETS
 from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
 from hf_clear.tuners.base import ClearConfig, note_loading
+from hf_clear.turn import STATE_NAME as TURN_STATE
 
 task_to_keys = {
     "cola": ("sentence",),
@@ -96,15 +100,16 @@ EMBEDDED_DEFAULT = [
 OUTPUTS = [
     *("checkpoint-*", "*_results.json", "*_results.txt", "clean_probabilities.parquet", "label_names.json"),
     *("adapter_config.json", "adapter_model*", "model*.safetensors*", "config.json", "clear_config.json"),
-    *("README.md", "run_arguments.json", "trainer_state.json", "training_args.bin"),
+    *("README.md", "run_arguments.json", "trainer_state.json", "training_args.bin", TURN_STATE),
 ]
 # What makes a run another run, besides model and data: a checkpoint is not resumed where one of these differs.
 RUN_ARGUMENTS = [
     *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "seed", "label_smoothing_factor", "max_grad_norm", "warmup_steps", "bf16", "fp16"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy"),
-    *(f.name for f in dataclasses.fields(ClearArguments)),
+    *dict.fromkeys(f.name for arguments in (ClearArguments, TurnArguments) for f in dataclasses.fields(arguments)),
 ]
+TITLES = {"none": "plain", "clear": "CleaR", "turn": "TURN"}
 TEXTS = ("text", "text_pair")
 UNKNOWN = -100  # as a true label
 # Chosen on clean data (20 intents of BANKING77, 4 epochs).
@@ -282,12 +287,17 @@ class ModelArguments:
     method: str = field(
         default="clear",
         metadata={
-            "help": "'none' trains as usual, 'clear' routes (CleaR), 'both' compares the two under the same noise.",
-            "choices": ["none", "clear", "both"],
+            "help": "'none' trains as usual, 'clear' routes (CleaR), 'both' compares the two under the same noise, "
+            "'turn' probes, cleanses and fine-tunes (TURN).",
+            "choices": [*TITLES, "both"],
         },
     )
-    peft_method: str = field(
-        default="lora", metadata={"help": "'none' trains all weights.", "choices": ["none", *PEFT_METHODS]}
+    peft_method: str | None = field(
+        default=None,
+        metadata={
+            "help": "'none' trains all weights. Default: lora; none for --method turn.",
+            "choices": ["none", *PEFT_METHODS],
+        },
     )
     preset: str | None = field(
         default=None,
@@ -315,7 +325,9 @@ class ModelArguments:
 
     def __post_init__(self):
         check_choices(self)
-        if self.method != "none" and self.peft_method == "none":
+        if self.peft_method is None:
+            self.peft_method = default_peft_method(self.method)
+        if self.method in ("clear", "both") and self.peft_method == "none":
             raise ValueError(
                 f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
                 f"{'|'.join(PEFT_METHODS)}."
@@ -323,8 +335,8 @@ class ModelArguments:
 
 
 @dataclass
-class NoisyTrainingArguments(ClearTrainingArguments):
-    """`ClearTrainingArguments` with defaults that suit LoRA on a small encoder."""
+class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
+    """The arguments of both methods, with defaults that suit LoRA on a small encoder."""
 
     output_dir: str = field(default="outputs/run_glue_noisy", metadata={"help": "Where results and checkpoints go."})
     overwrite_output_dir: bool = field(
@@ -384,10 +396,11 @@ def main():
             given = json.load(file)
         if "routing" in given:
             given["clear_routing"] = given.pop("routing")
-        arguments = parser.parse_dict({**defaults_of(given.get("preset"), given.get("peft_method", "lora")), **given})
+        defaults = defaults_of(given.get("preset"), given.get("peft_method"), given.get("method"))
+        arguments = parser.parse_dict({**defaults, **given})
     else:
         known = parser.parse_args(argv)
-        parser.set_defaults(**defaults_of(known.preset, known.peft_method))
+        parser.set_defaults(**defaults_of(known.preset, known.peft_method, known.method))
         arguments = parser.parse_args_into_dataclasses(argv)
 
     logging.basicConfig(
@@ -414,8 +427,13 @@ def main():
     return results
 
 
-def defaults_of(preset_name: str | None, peft_method: str) -> dict[str, Any]:
+def default_peft_method(method: str | None) -> str:
+    return "none" if method == "turn" else "lora"
+
+
+def defaults_of(preset_name: str | None, peft_method: str | None, method: str | None) -> dict[str, Any]:
     """The learning rate that suits the method, and what `--preset` stands for; what is given goes before them."""
+    peft_method = peft_method or default_peft_method(method)
     settings = {"learning_rate": LEARNING_RATES[peft_method]} if peft_method in LEARNING_RATES else {}
     if preset_name in PRESETS and peft_method in PEFT_METHODS:  # else refused where all arguments are looked at
         settings |= preset(preset_name, peft_method)
@@ -515,6 +533,10 @@ def run(
     }
     if model_args.method == "clear":
         trainer = ClearTrainer(model=model, peft_config=peft_config, **trainer_args)
+    elif model_args.method == "turn":
+        trainer = TurnTrainer(model=model, peft_config=peft_config, **trainer_args)
+        if predict_dataset is not None:
+            trainer.add_callback(ProbeTestCallback(trainer, predict_dataset))
     else:
         trainer = Trainer(model=model if peft_config is None else get_peft_model(model, peft_config), **trainer_args)
 
@@ -528,12 +550,14 @@ def run(
 
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
-    metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
+    metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
+    metrics |= {"train_samples": len(train_dataset), **noise}
     for entry in trainer.state.log_history if training_args.report_memorization else ():  # the last epoch's stay
         metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()
     trainer.log_metrics("train", metrics)
-    steps_before = 0 if last_checkpoint is None else int(last_checkpoint.rsplit("-", 1)[1])
+    name = os.path.basename(last_checkpoint or "")
+    steps_before = int(name.removeprefix("checkpoint-")) if name.startswith("checkpoint-") else 0
     if trainer.state.global_step > steps_before:
         trainer.save_metrics("train", metrics)  # else those of the run itself are there already
     trainer.save_state()
@@ -576,6 +600,18 @@ def run(
             note_loading(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
+
+
+class ProbeTestCallback(TrainerCallback):
+    """Tests TURN's probe before fine-tuning changes the features that it was trained on."""
+
+    def __init__(self, trainer: TurnTrainer, dataset: Dataset):
+        self.trainer = trainer
+        self.dataset = dataset
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:  # a checkpoint has the result with it
+            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe/test").metrics
 
 
 # ---- Data ----
@@ -813,7 +849,8 @@ def peft_config_of(model_args: ModelArguments) -> PeftConfig | None:
 def detect_last_checkpoint(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> str | None:
-    """The checkpoint to resume from: the last one in `output_dir`, if it comes from a run with the same arguments."""
+    """The checkpoint to resume from, if it comes from a run with the same arguments: the last one in `output_dir`, or
+    that folder itself where TURN has begun but saved none."""
     folder = training_args.output_dir
     path = os.path.join(folder, "run_arguments.json")
     arguments = {
@@ -822,20 +859,21 @@ def detect_last_checkpoint(
         **{name: getattr(training_args, name) for name in RUN_ARGUMENTS},
         "transition_matrix": data_args.transition_matrix,  # the file may have changed
     }
-    arguments = {
-        name: value for name, value in arguments.items() if name not in ("token", "cache_dir", "overwrite_cache")
-    }
     arguments = json.loads(json.dumps(arguments, default=str))
     if training_args.overwrite_output_dir and training_args.should_save:
         for path_of_output in (path for name in OUTPUTS for path in glob.glob(os.path.join(glob.escape(folder), name))):
             (shutil.rmtree if os.path.isdir(path_of_output) else os.remove)(path_of_output)
     last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    may_change = ("token", "cache_dir", "overwrite_cache")
+    if last_checkpoint is None and model_args.method == "turn" and os.path.isfile(os.path.join(folder, TURN_STATE)):
+        last_checkpoint = folder
+        may_change += ("turn_threshold", "turn_balance", "turn_estimator")  # the probe doesn't depend on them
     if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
         earlier = {}
         if os.path.isfile(path):
             with open(path) as file:
                 earlier = json.load(file)
-        changed = [name for name in arguments if earlier.get(name) != arguments[name]]
+        changed = [n for n in arguments if n not in may_change and earlier.get(n) != arguments[n]]
         if changed:
             raise ValueError(
                 f"{folder} holds checkpoints of a run with other arguments ({', '.join(changed)}). Choose another "
@@ -846,6 +884,7 @@ def detect_last_checkpoint(
             "again, add --overwrite_output_dir."
         )
     if training_args.should_save:
+        arguments.pop("token")
         write_atomically(path, (json.dumps(arguments, indent=2, sort_keys=True) + "\n").encode())
     return last_checkpoint
 
@@ -914,7 +953,15 @@ def summary(
         "detection_recall": "  recall",
         "memorization_clean": "memorized: clean samples",
         "memorization_noisy": "  noisy samples",
-        "train_runtime": "training time (s)",
+        "probe_test_accuracy": "probe: test accuracy",
+        "probe_detection_auroc": "  wrong labels: AUROC",
+        "cleanse_kept": "kept samples",
+        "cleanse_purity": "  of them correct",
+        "cleanse_recall": "  of the correct, kept",
+        "cleanse_fine_tuning_samples": "  after the balanced draw",
+        "probe_features_runtime": "time for features (s)",
+        "probe_runtime": "  for probing (s)",
+        "train_runtime": "  for training (s)",
     }
     noise = f"{data_args.noise_type} noise" if data_args.noise_type != "none" else "no noise added"
     if data_args.transition_matrix_file is not None:
@@ -924,7 +971,6 @@ def summary(
     first = next(iter(results.values()))
     if "noise_rate" in first:
         noise += f", realized rate {first['noise_rate']:.3f}"
-    titles = {"none": "plain", "clear": "CleaR"}
     peft = "full fine-tuning" if model_args.peft_method == "none" else model_args.peft_method.upper()
     lines = [
         "",
@@ -932,11 +978,11 @@ def summary(
         f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
         f"{training_args.seed}",
         "",
-        " " * 26 + "".join(f"{titles[method]:>10}" for method in results),
+        " " * 26 + "".join(f"{TITLES[method]:>10}" for method in results),
     ]
     for key, name in names.items():
         if key in first:
-            digits = 0 if key == "train_runtime" else 4
+            digits = 0 if key.endswith(("_runtime", "_kept", "_samples")) else 4
             lines.append(f"{name:<26}" + "".join(f"{result[key]:>10.{digits}f}" for result in results.values()))
     folders = [os.path.join(training_args.output_dir, method) for method in results]
     lines += ["", "Outputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:"]

@@ -10,8 +10,9 @@ from .prediction import per_sample_losses
 from .presets import preset
 from .routing import num_routed_layers, route
 from .trainer import ClearMixin, ClearTrainer
-from .training_args import ClearArguments, ClearTrainingArguments
+from .training_args import ClearArguments, ClearTrainingArguments, TurnArguments, TurnTrainingArguments
 from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
+from .turn import TurnMixin, TurnTrainer
 
 __all__ = [
     "CleanProbabilityCallback",
@@ -26,6 +27,10 @@ __all__ = [
     "ClearTrainingArguments",
     "MemorizationCallback",
     "SampleEvidence",
+    "TurnArguments",
+    "TurnMixin",
+    "TurnTrainer",
+    "TurnTrainingArguments",
     "consistency_loss",
     "export_to_peft",
     "gaussian_mixture",

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .clean_probability import CleanProbabilityEstimate
-from .estimators import Estimator, NamedEstimator, SampleEvidence, get_estimator
+from .estimators import Estimator, NamedEstimator, get_estimator
 from .losses import IGNORED_LABEL
-from .metrics import Memorization, detection_metrics
-from .prediction import SamplePredictions, predict_samples, sample_dataloader, shifts_labels
+from .noisy_labels import memorization
+from .prediction import predict_samples, sample_dataloader, shifts_labels
 from .sample_index import label_names
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class CleanProbabilityCallback(TrainerCallback):
                 "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
             )
         warmup = self.trainer.clear_args.clear_warmup_epochs
-        if warmup >= state.num_train_epochs:
+        if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs":
             logger.warning(
                 f"The warm-up of {warmup} epochs is not shorter than the training of {state.num_train_epochs}: the "
                 "mixture is never fitted, and this is plain PEFT training. Lower `clear_warmup_epochs` or train longer."
@@ -84,51 +82,31 @@ class CleanProbabilityCallback(TrainerCallback):
             return
         store, settings = trainer.sample_store, trainer.clear_args
         # A run resumed in mid-epoch comes through here again, with this epoch's fit in its restored state.
-        if epoch < settings.clear_warmup_epochs or epoch == store.fitted_epoch:
+        is_warmup = epoch < settings.clear_warmup_epochs and settings.clear_warmup == "epochs"
+        if is_warmup or epoch == store.fitted_epoch:
             return
-        predictions = trainer.predict_training_samples()
-        store.add_losses(predictions.losses, predictions.labels)
-        estimate = self._estimate(predictions)
-        store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
+        logs = self._fit(epoch)
         store.fitted_epoch = epoch
         if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
             target = trainer.predict_ensemble()
             # No target for a sample whose prediction is not finite.
             finite = target.isfinite().all(dim=1, keepdim=True)
             store.targets = target.where(finite, torch.zeros(())).to(store.losses.device)
-        logs = {
-            "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
-            "mixture_mean_clean": float(estimate.means[0]),
-            "mixture_mean_noisy": float(estimate.means[1]),
-            "mixture_weight_noisy": float(estimate.weights[1]),
-            "mixture_separation": estimate.separation,
-        }
-        true_labels = trainer.true_labels
-        if true_labels is not None:
-            known = true_labels >= 0
-            is_noisy = (true_labels != predictions.labels.numpy())[known]
-            logs.update(detection_metrics(estimate.clean_probability[known], is_noisy))
-            logs.update(memorization(predictions, true_labels))
-        trainer.log(logs)
+        if logs:
+            trainer.log(logs)
+
+    def _fit(self, epoch: int) -> dict[str, float]:
+        """Clean probabilities from the model's losses, or in the warm-up those of the linear probe, fitted once."""
+        trainer, estimator = self.trainer, self._estimator()
+        if epoch >= trainer.clear_args.clear_warmup_epochs:
+            features = trainer.frozen_features() if estimator.uses_features else None
+            return trainer.fit_clean_probability(estimator, trainer.predict_training_samples(), features)
+        if trainer.sample_store.is_fitted:
+            return {}
+        return trainer.probe_training_samples(estimator)
 
     def _estimator(self) -> NamedEstimator:
         return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator
-
-    def _estimate(self, predictions: SamplePredictions) -> CleanProbabilityEstimate:
-        """The main process estimates, all processes get its answer."""
-        trainer, estimator, estimate = self.trainer, self._estimator(), None
-        features = trainer.frozen_features() if estimator.uses_features else None
-        if trainer.accelerator.is_main_process:
-            per_token = predictions.probabilities is None
-            evidence = SampleEvidence(
-                losses=predictions.losses.numpy(),
-                labels=None if per_token else predictions.labels.numpy(),
-                mean_losses=trainer.sample_store.mean_losses.cpu().numpy().copy(),  # the store's change
-                probabilities=None if per_token else predictions.probabilities.numpy(),
-                features=None if features is None else features.numpy(),
-            )
-            estimate = estimator(evidence)
-        return broadcast_object_list([estimate])[0]
 
 
 class MemorizationCallback(TrainerCallback):
@@ -171,14 +149,6 @@ class MemorizationCallback(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
         self.trainer.log(memorization(predict_samples(self.trainer, dataloader), self.true_labels))
-
-
-def memorization(predictions: SamplePredictions, true_labels: np.ndarray) -> dict[str, float]:
-    """[`~hf_clear.metrics.Memorization`] of what a pass over the training set predicted."""
-    predicted = predictions.probabilities.argmax(dim=1)
-    return Memorization().compute(
-        predictions=predicted.numpy(), references=predictions.labels.numpy(), true_labels=true_labels
-    )
 
 
 def _name_of(estimator: Estimator) -> str:

@@ -1,9 +1,10 @@
-"""What has to hold before CleaR trains."""
+"""What has to hold before CleaR or TURN trains."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import datasets
 from peft import PeftModel
@@ -14,10 +15,14 @@ from .prediction import random_state_preserved, shifts_labels
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels
 
+if TYPE_CHECKING:
+    from .noisy_labels import NoisyLabelsMixin
+    from .trainer import ClearMixin
+
 logger = logging.getLogger(__name__)
 
 
-def check_setup(trainer: Trainer) -> None:
+def check_setup(trainer: ClearMixin) -> None:
     """What shows in the trainer's arguments and its model.
 
     Raises:
@@ -28,19 +33,7 @@ def check_setup(trainer: Trainer) -> None:
             "`compute_loss_func` returns one number a batch, while CleaR needs the loss of every sample. Leave it "
             "out, or train with transformers.Trainer."
         )
-    if len(trainer.label_names) != 1:
-        raise ValueError(
-            "CleaR is for models with one kind of label, one a sample or one a token; this model's labels are "
-            f"{trainer.label_names}."
-        )
-    config = getattr(trainer.model, "config", None)
-    problem_type = getattr(config, "problem_type", None)
-    if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
-        raise ValueError(
-            "CleaR is for classification with one class a sample, or one a token; this model has "
-            f"problem_type={problem_type!r} and num_labels={getattr(config, 'num_labels', None)}: regression and "
-            "several labels a sample have no wrong class to find."
-        )
+    check_task(trainer)
     check_routable(trainer.model)
     _warn_of_frozen_head(trainer)
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
@@ -49,11 +42,32 @@ def check_setup(trainer: Trainer) -> None:
             "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
             "no activation checkpointing: expect more memory to be used from then on."
         )
+
+
+def check_task(trainer: NoisyLabelsMixin) -> None:
+    """What both methods ask of model and data.
+
+    Raises:
+        ValueError: where there is more than one kind of label, no class, or no index.
+    """
+    if len(trainer.label_names) != 1:
+        raise ValueError(
+            f"{trainer.method} is for models with one kind of label, one a sample or one a token; this model's labels "
+            f"are {trainer.label_names}."
+        )
+    config = getattr(trainer.model, "config", None)
+    problem_type = getattr(config, "problem_type", None)
+    if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
+        raise ValueError(
+            f"{trainer.method} is for classification with one class a sample, or one a token; this model has "
+            f"problem_type={problem_type!r} and num_labels={getattr(config, 'num_labels', None)}: regression and "
+            "several labels a sample have no wrong class to find."
+        )
     if isinstance(trainer.train_dataset, (IterableDataset, datasets.IterableDataset)):
         raise ValueError(
-            "CleaR keeps a clean probability for every training sample, and the samples of an IterableDataset have "
-            "no index. Load the data as a map-style dataset (`load_dataset(..., streaming=False)`, "
-            "`Dataset.from_generator(...)`), or train without routing."
+            f"{trainer.method} keeps a clean probability for every training sample, and the samples of an "
+            "IterableDataset have no index. Load the data as a map-style dataset (`load_dataset(..., "
+            "streaming=False)`, `Dataset.from_generator(...)`), or train with transformers.Trainer."
         )
 
 
@@ -83,7 +97,7 @@ def check_training_set(trainer: Trainer) -> None:
     """
     dataset = trainer.train_dataset
     if dataset is None:
-        raise ValueError("ClearTrainer: training requires a train_dataset.")
+        raise ValueError(f"{type(trainer).__name__}: training requires a train_dataset.")
     if len(dataset) == 0:
         raise ValueError("The training set has no sample.")
     as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"

@@ -48,6 +48,30 @@ def cross_entropy(
     return loss.view_as(labels) if reduction == "none" else loss
 
 
+def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: float = 0.7) -> torch.Tensor:
+    """Generalized cross entropy, `(1 - p_y^q) / q` with `p = softmax(logits)` (Zhang and Sabuncu, 2018, arXiv
+    1805.07836), in float32: between cross entropy (the limit q = 0) and the mean absolute error `1 - p_y` (q = 1).
+
+    Its gradient is that of cross entropy times `p_y^q`: samples whose label the model finds unlikely count little.
+
+    Args:
+        logits (`torch.Tensor` of shape `[batch, num_labels]` or `[batch, tokens, num_labels]`): the prediction.
+        labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`): the class of each sample or token; -100
+            gives 0.
+        q (`float`, *optional*, defaults to 0.7): in [0, 1].
+
+    Returns:
+        `torch.Tensor` of the shape of `labels`.
+
+    Raises:
+        ValueError: where `q` is outside [0, 1].
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"`q` of the generalized cross entropy has to be in [0, 1]; got {q}.")
+    loss = cross_entropy(logits, labels)
+    return loss if q == 0 else -torch.expm1(-q * loss) / q  # exact for a small q too
+
+
 def per_sample(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean over the labelled tokens of each sample; values of one number a sample are returned as they are.
 

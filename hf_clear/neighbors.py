@@ -31,14 +31,26 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.n
         ValueError: where `features` or `labels` is None or of another shape, `k` is smaller than 1, or the features of
             a sample are all zero or not finite: they have no direction.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     if labels is None or features is None:
         missing = "labels" if labels is None else "features"
         raise ValueError(
             f"`{missing}` is None: k-NN needs one class label (which token-level tasks don't have) and one vector of "
             "features for each sample. 'gaussian_mixture' does without."
         )
+    votes, weights = neighbor_votes(features, labels, k)
+    if len(votes) < 2:
+        return np.ones(len(votes))
+    return (weights * (votes == np.asarray(labels)[:, None])).sum(axis=1) / weights.sum(axis=1)
+
+
+def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and the weights of each sample's neighbors, as in [`knn_agreement`].
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`, both of shape `[num_samples, min(k, num_samples - 1)]`: nearest first.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
     features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
@@ -55,11 +67,11 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.n
             "finite in float32: cosine similarity is not defined. Compute them in float32, or leave those samples out."
         )
     if len(labels) < 2:
-        return np.ones(len(labels))
+        return labels[:, None][:, :0], np.ones((len(labels), 0))
 
     # On unit vectors, Euclidean neighbors are cosine neighbors, and scikit-learn finds them in blocks of bounded size.
     search = NearestNeighbors(n_neighbors=min(k, len(labels) - 1), algorithm="brute").fit(features / norms)
     distances, neighbors = search.kneighbors()  # without an argument: no sample is its own neighbor
     similarity = 1 - distances.astype(np.float64) ** 2 / 2
     weights = np.maximum(similarity, np.finfo(np.float32).eps)  # never 0: where no neighbor is similar, all count alike
-    return (weights * (labels[neighbors] == labels[:, None])).sum(axis=1) / weights.sum(axis=1)
+    return labels[neighbors], weights

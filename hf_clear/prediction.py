@@ -7,13 +7,16 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -63,15 +66,31 @@ def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.nd
     return predict_samples(trainer, sample_dataloader(trainer, dataset)).losses.numpy()
 
 
-def sample_dataloader(trainer: Trainer, dataset: Dataset) -> DataLoader:
-    """A dataloader for [`predict_samples`]: evaluation order and batch size, every sample, batches with the indices."""
+def sample_dataloader(trainer: Trainer, dataset: Dataset, by_length: bool = False) -> DataLoader:
+    """A dataloader for [`predict_samples`]: evaluation order and batch size, every sample, batches with the indices.
+
+    Args:
+        by_length (`bool`, *optional*, defaults to `False`): from the longest sequence to the shortest, which needs the
+            least padding. Data without `input_ids` stay in their order.
+    """
     stock, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
     try:
         return indexed_dataloader(
-            trainer, dataset, "clean probability", trainer.args.eval_batch_size, trainer._get_eval_sampler
+            trainer,
+            dataset,
+            "clean probability",
+            trainer.args.eval_batch_size,
+            _longest_first if by_length else trainer._get_eval_sampler,
         )
     finally:
         trainer.args.dataloader_drop_last = stock
+
+
+def _longest_first(dataset: Dataset) -> list[int] | None:
+    if not isinstance(dataset, datasets.Dataset) or "input_ids" not in dataset.column_names:
+        return None
+    lengths = np.array([len(ids) for ids in dataset.with_format(None)["input_ids"][:]])
+    return np.argsort(-lengths, kind="stable").tolist()
 
 
 def predict_samples(
@@ -111,46 +130,145 @@ def predict_samples(
     )
 
 
-def predict_features(
-    trainer: Trainer, dataloader: DataLoader, batch_context: Callable[[torch.Tensor], AbstractContextManager]
-) -> torch.Tensor:
-    """The last hidden state, averaged over the tokens that are no padding: `[num_samples, hidden_size]`, in float32.
+@dataclass
+class FrozenFeatures:
+    """Features of a data set from a model that stays as it is; row i belongs to sample i. On CPU, or in a file that is
+    mapped to memory; the same on every process.
 
-    Arguments as of [`predict_samples`]. Of an encoder-decoder model, the encoder's.
-
-    Raises:
-        ValueError: where the model doesn't give its hidden states.
+    Attributes:
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where a sample has no single one.
+        mean (`torch.Tensor` of shape `[num_samples, hidden_size]`, *optional*): the last hidden state, averaged over
+            the tokens that are no padding; of an encoder-decoder model, the encoder's.
+        head (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): what the model's head makes its scores from.
+        head_shape (`tuple[int, ...]`): of one sample of it, as the head takes it, such as `(dim,)`.
     """
 
-    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
-        batch = {name: value for name, value in trainer._prepare_inputs(batch).items() if name not in LABEL_COLUMNS}
-        with torch.no_grad(), batch_context(index):
-            outputs = model(**batch, output_hidden_states=True)
-        states = None
-        if isinstance(outputs, Mapping):
-            states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
-        if not states:
-            raise ValueError(
-                f"{type(trainer.model).__name__} doesn't give its hidden states (`output_hidden_states=True`), which "
-                "the chosen estimator of clean probabilities needs. Choose one that doesn't, such as "
-                "'gaussian_mixture'."
-            )
-        state, mask = states[-1].float(), batch.get("attention_mask")
-        if mask is None or mask.shape != state.shape[:2]:
-            return state.flatten(1, -2).mean(dim=1)
-        mask = mask.unsqueeze(-1).to(state)
-        return (state * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+    labels: torch.Tensor
+    mean: torch.Tensor | None = None
+    head: torch.Tensor | None = None
+    head_shape: tuple[int, ...] = ()
 
-    return _table(trainer, dataloader, rows_of)
+
+def predict_features(
+    trainer: Trainer,
+    dataloader: DataLoader,
+    batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    mean: bool = True,
+    head: nn.Module | None = None,
+    storage: Path | None = None,
+    description: str | None = None,
+) -> FrozenFeatures:
+    """Features of every sample, in float32, in one pass; other arguments as of [`predict_samples`].
+
+    Args:
+        mean (`bool`, *optional*, defaults to `True`): whether to keep the averaged last hidden states.
+        head (`nn.Module`, *optional*): the module of the model that turns features into class scores; given, what it
+            takes in is kept.
+        storage (`Path`, *optional*): a file for the features, then mapped to memory; of all processes.
+        description (`str`, *optional*): of a progress bar.
+
+    Raises:
+        ValueError: where the model doesn't give its hidden states, or its scores are not those of `head`.
+    """
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # what the head took in and gave
+    hook = None if head is None else head.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+    shape, width = (), 0
+
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+        nonlocal shape, width
+        batch = trainer._prepare_inputs(batch)
+        labels = next((batch[name] for name in LABEL_COLUMNS if name in batch), None)
+        labels = labels if labels is not None and labels.ndim == 1 else torch.full_like(index, IGNORED_LABEL)
+        batch = {name: value for name, value in batch.items() if name not in LABEL_COLUMNS}
+        seen.clear()
+        rows = [labels.unsqueeze(1).float()]
+        context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
+        with torch.no_grad(), trainer.compute_loss_context_manager(), context:
+            outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
+            if head is not None:
+                taken = _head_features(trainer, head, *seen[0], _first_output(outputs)) if seen else None
+                if taken is None:
+                    raise ValueError(
+                        f"The class scores of {type(trainer.model).__name__} are not what its head "
+                        f"({type(head).__name__}) makes of one vector a sample, so that the head can't be trained by "
+                        "itself. Name another module in `probe_head`."
+                    )
+                shape, width = tuple(taken.shape[1:]), taken[0].numel()
+                rows.append(taken.flatten(1).float())
+        if mean:
+            rows.append(_mean_state(trainer, outputs, batch))
+        return torch.cat([part.to(rows[-1].device) for part in rows], dim=1)
+
+    try:
+        table = _table(trainer, dataloader, rows_of, storage, description)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return FrozenFeatures(
+        labels=table[:, 0].long(),
+        head=None if head is None else table[:, 1 : 1 + width],
+        mean=table[:, 1 + width :] if mean else None,
+        head_shape=shape,
+    )
+
+
+def _head_features(
+    trainer: Trainer, head: nn.Module, taken: torch.Tensor, given: torch.Tensor, scores: torch.Tensor
+) -> torch.Tensor | None:
+    """The part of the head's input, `[batch, ...]`, that its scores are made from: its shape doesn't depend on the
+    length of a sequence. None where that can't be told."""
+    if not isinstance(given, torch.Tensor) or len(taken) != len(scores):
+        return None
+    if given.ndim == 3:  # scores of every token, of which the model picks one
+        picked = (given.float() == scores.float().unsqueeze(1)).all(dim=-1) if scores.ndim == 2 else None
+        if picked is None or taken.ndim != 3 or not picked.any(dim=1).all():
+            return None
+        return taken[torch.arange(len(taken), device=taken.device), picked.int().argmax(dim=1)]
+    if not _close(given, scores):
+        return None
+    if taken.ndim == 3:  # a sequence, of which heads of transformers look at the first token
+        return taken[:, :1] if _close(head(taken[:, :1]), scores) else None
+    return taken
+
+
+def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Equal up to the rounding of half precision."""
+    return first.shape == second.shape and bool(torch.allclose(first.float(), second.float(), rtol=0.02, atol=0.02))
+
+
+def _first_output(outputs: Any) -> torch.Tensor:
+    """The class scores among a model's outputs without loss: a `ModelOutput`, a tuple, or themselves."""
+    if isinstance(outputs, Mapping):
+        return outputs["logits"]
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _mean_state(trainer: Trainer, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    states = None
+    if isinstance(outputs, Mapping):
+        states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
+    if not states:
+        raise ValueError(
+            f"{type(trainer.model).__name__} doesn't give its hidden states (`output_hidden_states=True`), which "
+            "the chosen estimator of clean probabilities or `probe_features='mean'` needs. Choose one that doesn't, "
+            "such as 'gaussian_mixture' or 'head'."
+        )
+    state, mask = states[-1].float(), batch.get("attention_mask")
+    if mask is None or mask.shape != state.shape[:2]:
+        return state.flatten(1, -2).mean(dim=1)
+    mask = mask.unsqueeze(-1).to(state)
+    return (state * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
 def _table(
     trainer: Trainer,
     dataloader: DataLoader,
     rows_of: Callable[[nn.Module, dict[str, Any], torch.Tensor], torch.Tensor],
+    storage: Path | None = None,
+    description: str | None = None,
 ) -> torch.Tensor:
     """What `rows_of(model, batch, sample_index)` returns for each batch, `[batch, width]`, as rows by sample index:
-    `[num_samples, width]`. On CPU, the same on every process."""
+    `[num_samples, width]`. On CPU or, where `storage` is given, in that file; the same on every process."""
     accelerator = trainer.accelerator
     # As `Trainer.evaluation_loop`: in training, the model is prepared (autocast, FSDP) and used as it is.
     model = trainer._wrap_model(trainer.model, training=False)
@@ -158,19 +276,30 @@ def _table(
         model = accelerator.prepare_model(model, evaluation_mode=True)
     table: torch.Tensor | None = None
     with random_state_preserved(), evaluation_mode(model):
-        for batch in dataloader:
+        quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
+        for batch in tqdm(dataloader, desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
             rows = rows_of(model, batch, index)
             rows = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)  # how often a sample was seen
             if table is None:
-                table = torch.zeros(len(dataloader.dataset), rows.shape[1])
-            table[index.cpu()] = rows.cpu()
+                table = _empty_table(trainer, (len(dataloader.dataset), rows.shape[1]), storage)
+            table[index.cpu()] = rows.float().cpu()
     if table is None:
         raise ValueError("The data set has no sample.")
-    if accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
+    if storage is not None:
+        accelerator.wait_for_everyone()  # all have written their rows
+    elif accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
         table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
         table /= table[:, :1].clone()
     return table[:, 1:]
+
+
+def _empty_table(trainer: Trainer, shape: tuple[int, int], storage: Path | None) -> torch.Tensor:
+    if storage is None:
+        return torch.zeros(shape)
+    with trainer.args.main_process_first(local=False):
+        mode = "w+" if trainer.accelerator.is_main_process else "r+"
+        return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode=mode, shape=shape))
 
 
 def add_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> None:
@@ -207,13 +336,10 @@ def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -
     Raises:
         ValueError: where there is no row of class scores for each label.
     """
-    if isinstance(outputs, Mapping):
-        logits = outputs["logits"]
-    else:
-        logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    logits = _first_output(outputs)
     if labels.ndim not in (1, 2) or logits.shape[:-1] != labels.shape:
         raise ValueError(
-            "CleaR needs one class a sample or one a token: expected labels of shape [batch] and logits of shape "
+            "hf_clear needs one class a sample or one a token: expected labels of shape [batch] and logits of shape "
             "[batch, num_labels], or [batch, tokens] and [batch, tokens, num_labels]; got "
             f"{list(labels.shape)} and {list(logits.shape)}."
         )

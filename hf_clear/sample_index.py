@@ -63,7 +63,7 @@ class IndexCollator:
         batch = self.collator(list(items))
         if not isinstance(batch, MutableMapping):
             raise ValueError(
-                f"CleaR needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
+                f"hf_clear needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
             )
         name = next((name for name in self.label_names if name in batch), None)
         if name is None:
@@ -146,11 +146,11 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
         if label is None or label != label:
             raise ValueError(
                 f"The label of sample {index} is missing. Give it one, or drop the sample (a wrong label does "
-                "no harm here: finding those is what CleaR is for)."
+                "no harm here: finding those is what hf_clear is for)."
             )
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(
-                f"The label of sample {index} is {label!r}, a {type(label).__name__}. CleaR is for classification: "
+                f"The label of sample {index} is {label!r}, a {type(label).__name__}. hf_clear is for classification: "
                 "labels have to be class numbers, 0 to num_labels - 1 (encode strings with "
                 "`dataset.class_encode_column`)."
             )

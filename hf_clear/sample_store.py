@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .losses import IGNORED_LABEL
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v2"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
+_WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 _TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 
 
@@ -80,23 +82,39 @@ class SampleStore:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set.
         """
-        way_out = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{path} is missing, so the clean probabilities of the run can't be restored: the checkpoint was not "
-                f"written by ClearTrainer with routing on, or with `save_only_model=True`. {way_out}"
-            )
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}). {way_out}") from error
-        if metadata.get("format") != _FORMAT or not set(_TENSORS) <= tensors.keys():
-            raise ValueError(f"{path} is not a state of ClearTrainer (format {_FORMAT}). {way_out}")
+        tensors, metadata = read_state(path, _FORMAT, "ClearTrainer with routing on", _TENSORS, device)
         if any(tensor.shape[0] != num_samples for tensor in tensors.values()):
             raise ValueError(
                 f"{path} holds the state of {tensors['losses'].shape[0]} samples while the training set has "
-                f"{num_samples}: resume with the training set that the run began with. {way_out}"
+                f"{num_samples}: resume with the training set that the run began with. {_WAY_OUT}"
             )
         return cls(**tensors, **json.loads(metadata["state"]))
+
+
+def read_state(
+    path: str | os.PathLike,
+    format: str,
+    writer: str,
+    required: Iterable[str] = (),
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a state file that `writer` wrote.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is damaged, or of another format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, so the clean probabilities of the run can't be restored: the checkpoint was not "
+            f"written by {writer}, or with `save_only_model=True`. {_WAY_OUT}"
+        )
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
+    if metadata.get("format") != format or not set(required) <= tensors.keys():
+        raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
+    return tensors, metadata

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import logging
 import os
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from . import __version__
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
+from .estimators import NamedEstimator
 from .files import write_atomically
 from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, sharpen
 from .noise import TRUE_LABEL
+from .noisy_labels import NoisyLabelsMixin
 from .prediction import (
     SamplePredictions,
     add_decoder_inputs,
     evaluation_mode,
-    per_sample_losses,
     predict_features,
     predict_samples,
     random_state_preserved,
@@ -36,11 +33,11 @@ from .prediction import (
     scores_and_labels,
     shifts_labels,
 )
+from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
 from .routing import gate_probability, num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
-from .tuners.base import ClearConfig, note_loading
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +46,21 @@ CONFIG_NAME = "clear_config.json"
 _LOSS, _TARGET = range(2)
 
 
-class ClearMixin:
+class ClearMixin(NoisyLabelsMixin):
     """CleaR for [`~transformers.Trainer`] and its subclasses: `class MyTrainer(ClearMixin, Seq2SeqTrainer)`.
 
     See [`ClearTrainer`].
     """
 
-    def __init__(
-        self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
-    ):
-        self._peft_config = peft_config
-        if model is not None and peft_config is not None:
-            model = self._with_peft(model)
-        super().__init__(model, *args, **kwargs)
-        self.sample_store: SampleStore | None = None
+    method = "CleaR"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self._sample_dataloader: DataLoader | None = None
         self._loss_parts: dict[str, tuple[torch.Tensor, int]] = {}
         self._step_context: contextlib.ExitStack | None = None
         self._gate_probability_of: tuple[int, torch.Tensor | None] = (-1, None)  # with the epoch that it was fitted in
         self._frozen_features: torch.Tensor | None = None
-        self.labels_tokens = False  # whether every token has a label, instead of every sample
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -77,13 +69,7 @@ class ClearMixin:
             )
             return
         check_setup(self)
-        if self.args.n_gpu > 1:
-            logger.warning(
-                f"{self.args.n_gpu} GPUs are visible to one process. CleaR does not work under nn.DataParallel and "
-                "trains on one of them; start the script with `accelerate launch` to use all."
-            )
-            self.args._n_gpu = 1
-            self._train_batch_size = self.args.train_batch_size
+        self._use_one_gpu()
         if not self._adopt_callbacks():
             self.add_callback(CleanProbabilityCallback())
 
@@ -104,57 +90,6 @@ class ClearMixin:
         """`clear_ensemble_source`, or what stands for None: targets for every token of the training set are too much
         to keep from epoch to epoch."""
         return self.clear_args.clear_ensemble_source or ("step" if self.labels_tokens else "epoch")
-
-    @property
-    def true_labels(self) -> np.ndarray | None:
-        """The column `true_label` of the training set, `[num_samples]`, where there is one (as
-        [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
-        It is used for metrics and for the routing strategy `"oracle"` alone."""
-        dataset = self.train_dataset
-        if self.labels_tokens or not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
-            return None
-        labels = [IGNORED_LABEL if label is None else label for label in dataset.with_format(None)[TRUE_LABEL][:]]
-        wrong = next((row for row, label in enumerate(labels) if type(label) is not int), None)
-        if wrong is not None:
-            raise ValueError(
-                f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
-                f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
-            )
-        return np.array(labels)
-
-    def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
-        """See [`hf_clear.per_sample_losses`]."""
-        return per_sample_losses(self, dataset)
-
-    def clean_probabilities(self) -> datasets.Dataset:
-        """What the last refit found, one row a training sample, in the order of the training set.
-
-        Returns:
-            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not where every
-            token has its own), `clean_probability` in [0, 1], and `loss` in nats.
-
-        Raises:
-            RuntimeError: where no mixture has been fitted yet.
-        """
-        if self.sample_store is None or not self.sample_store.is_fitted:
-            raise RuntimeError(
-                "There are no clean probabilities: the mixture is fitted for the first time at the beginning of epoch "
-                f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
-            )
-        store = self.sample_store
-        columns = {"sample_index": np.arange(len(store.losses))}
-        if not self.labels_tokens:
-            columns["given_label"] = store.labels.cpu().numpy()
-        columns["clean_probability"] = store.clean_probability.cpu().numpy()
-        columns["loss"] = store.losses.cpu().numpy()
-        return datasets.Dataset.from_dict(columns)
-
-    def label_issues(self) -> datasets.Dataset:
-        """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`]."""
-        table = self.clean_probabilities()
-        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
-        worst_first = np.lexsort((-loss, probability))
-        return table.select(worst_first[probability[worst_first] < 0.5])
 
     # ---- Training ----
 
@@ -277,16 +212,31 @@ class ClearMixin:
             target = target + self._predict(routed).probabilities / size
         return sharpen(target, self.clear_args.clear_ensemble_temperature)
 
+    def probe_training_samples(self, estimator: NamedEstimator) -> dict[str, float]:
+        """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
+        entropy, as TURN does (arXiv 2310.17668), and fits the clean probabilities to the probe's losses; returns what
+        [`fit_clean_probability`] does. No PEFT module sees a label."""
+        settings = self.clear_args
+        mean = settings.probe_features == "mean"
+        with frozen_features(
+            self, self.train_dataset, settings, mean or estimator.uses_features, self._bypassed
+        ) as features:
+            head = find_head(self.accelerator.unwrap_model(self.model), settings.probe_head)
+            probe = Probe(head, features.head_shape, features.mean.shape[1] if mean else None)
+            quiet = self.args.disable_tqdm or not self.is_local_process_zero()
+            train_probe(probe, features, settings, self.args.seed, show_progress=not quiet)
+            set_head(self, settings.probe_head, probe)
+            return self.fit_clean_probability(estimator, probe_predictions(probe, features), features.mean)
+
     def frozen_features(self) -> torch.Tensor:
         """The frozen base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
         training doesn't change them. See [`~hf_clear.prediction.predict_features`]."""
         if self._frozen_features is None:
-
-            def bypassed(index: torch.Tensor) -> contextlib.AbstractContextManager:
-                return route(self.model, torch.zeros(self._num_layers, len(index), dtype=torch.bool))
-
-            self._frozen_features = predict_features(self, self._dataloader_of_samples(), bypassed)
+            self._frozen_features = predict_features(self, self._dataloader_of_samples(), self._bypassed).mean
         return self._frozen_features
+
+    def _bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
+        return route(self.model, torch.zeros(self._num_layers, len(index), dtype=torch.bool))
 
     def check_routing(self) -> None:
         """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
@@ -306,6 +256,13 @@ class ClearMixin:
                 "`clear_ensemble_source='epoch'` keeps a prediction for every sample, which is too much where every "
                 "token has a label. Use 'step', or leave it out."
             )
+        if self.clear_args.clear_warmup == "linear_probe":
+            if self.labels_tokens:
+                raise ValueError(
+                    "`clear_warmup='linear_probe'` needs one class a sample, and here every token has a label. Use "
+                    "'epochs'."
+                )
+            find_head(self.accelerator.unwrap_model(self.model), self.clear_args.probe_head)
         true_labels = self.true_labels  # refuses what is no class number
         if self.clear_args.clear_routing == "oracle" and true_labels is None:
             raise ValueError(
@@ -345,10 +302,6 @@ class ClearMixin:
             return len(labels)
         labels = labels[:, 1:] if self._shifts_labels else labels
         return (labels != IGNORED_LABEL).sum()
-
-    def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super().call_model_init(*args, **kwargs)
-        return model if self._peft_config is None else self._with_peft(model)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the parts of the loss on this process, `cross_entropy` and `consistency`, where the loss is logged."""
@@ -390,22 +343,15 @@ class ClearMixin:
             path = os.path.join(self.args.output_dir if output_dir is None else output_dir, CONFIG_NAME)
             write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As in `Trainer`, which writes the README anew: where the adapter needs hf_clear, it says so again."""
-        super().create_model_card(*args, **kwargs)
-        configs = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
-        if self.is_world_process_zero() and any(isinstance(config, ClearConfig) for config in configs.values()):
-            note_loading(self.args.output_dir)
-
     # ---- Checks and helpers ----
 
-    def _with_peft(self, model: nn.Module) -> nn.Module:
-        if isinstance(model, PeftModel):
-            raise ValueError(
-                "`peft_config` was given for a model that is a PeftModel already. Pass the base model with "
-                "`peft_config`, or the PeftModel without it."
-            )
-        return get_peft_model(model, copy.deepcopy(self._peft_config))  # peft writes into the config it is given
+    def _first_fit(self) -> str:
+        if self.clear_args.clear_warmup == "linear_probe":
+            return "the mixture is fitted for the first time before the first step, to the losses of the linear probe."
+        return (
+            "the mixture is fitted for the first time at the beginning of epoch "
+            f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
+        )
 
     def _adopt_callbacks(self) -> bool:
         """Keeps the last `CleanProbabilityCallback` and makes this its trainer; whether there is one."""

@@ -1,4 +1,4 @@
-"""The arguments of CleaR."""
+"""The arguments of CleaR and TURN."""
 
 from __future__ import annotations
 
@@ -10,10 +10,132 @@ from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "step")
+PROBE_FEATURES = ("head", "mean")
+WARMUPS = ("epochs", "linear_probe")
 
 
 @dataclass
-class ClearArguments:
+class ProbeArguments:
+    """The settings of linear probing, in TURN and as the warm-up of CleaR; a mixin for any `TrainingArguments`. Symbols
+    as in TURN (arXiv 2310.17668)."""
+
+    probe_epochs: int = field(default=20, metadata={"help": "Epochs of linear probing, on features computed once."})
+    probe_learning_rate: float = field(
+        default=1e-3,
+        metadata={
+            "help": "Learning rate of linear probing (AdamW, falling to 0 along a cosine) for features with a standard "
+            "deviation of 1: it is divided by theirs, since the steps of Adam don't depend on the scale of a gradient."
+        },
+    )
+    probe_batch_size: int = field(default=32, metadata={"help": "Batch size of linear probing, on every process."})
+    probe_gce_q: float = field(
+        default=0.7,
+        metadata={
+            "help": "q in [0, 1] of the generalized cross entropy (1 - p^q) / q: 0 is cross entropy, 1 the mean "
+            "absolute error."
+        },
+    )
+    probe_features: str = field(
+        default="head",
+        metadata={
+            "help": "What the probe that looks for wrong labels sees: 'head', what the model's head sees, or 'mean', "
+            "the last hidden states averaged over the tokens. The model's own head is trained either way.",
+            "choices": list(PROBE_FEATURES),
+        },
+    )
+    probe_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "The module that turns features into class scores. Default: `classifier`, `score` or "
+            "`classification_head`, whichever the model has."
+        },
+    )
+    probe_feature_memory: float = field(
+        default=4.0,
+        metadata={"help": "GiB that the features may take in memory; above it they are mapped from a file on disk."},
+    )
+
+    def __post_init__(self):
+        # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()
+        for name in ("probe_epochs", "probe_batch_size"):
+            value = getattr(self, name)
+            if value != int(value) or value < 1:
+                raise ValueError(f"`{name}` has to be a whole number, 1 or above; got {value}.")
+        if not self.probe_learning_rate > 0:
+            raise ValueError(f"`probe_learning_rate` has to be above 0; got {self.probe_learning_rate}.")
+        if not 0 <= self.probe_gce_q <= 1:
+            raise ValueError(
+                f"`probe_gce_q` has to be in [0, 1], from cross entropy to the mean absolute error; got "
+                f"{self.probe_gce_q}."
+            )
+        if self.probe_features not in PROBE_FEATURES:
+            raise ValueError(f"`probe_features` has to be 'head' or 'mean'; got {self.probe_features!r}.")
+        if not self.probe_feature_memory >= 0:
+            raise ValueError(f"`probe_feature_memory` has to be 0 or above; got {self.probe_feature_memory}.")
+
+
+@dataclass
+class TurnArguments(ProbeArguments):
+    """What TURN adds to any `TrainingArguments`; a mixin. Symbols as in the paper (arXiv 2310.17668)."""
+
+    turn_threshold: float = field(
+        default=0.6,
+        metadata={"help": "τ in (0, 1): the model is fine-tuned on samples with a clean probability above it."},
+    )
+    turn_balance: str | int = field(
+        default="min",
+        metadata={
+            "help": "How many samples a class has in fine-tuning: 'min' draws from each as many as the smallest has "
+            "kept, a number at most so many, 'none' takes all that were kept."
+        },
+    )
+    turn_estimator: str = field(
+        default="per_class_gaussian_mixture",
+        metadata={
+            "help": "What turns the probe's losses into clean probabilities: see `clear_estimator` of CleaR. TURN fits "
+            "a mixture to each class."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.turn_threshold < 1:
+            raise ValueError(
+                f"`turn_threshold` is a clean probability strictly between 0 and 1; got {self.turn_threshold}."
+            )
+        if str(self.turn_balance).isdecimal():
+            self.turn_balance = int(self.turn_balance)  # from a command line
+        if self.turn_balance not in ("min", "none") and not (
+            isinstance(self.turn_balance, int) and self.turn_balance >= 1
+        ):
+            raise ValueError(
+                "`turn_balance` has to be 'min', 'none' or a number of samples a class, 1 or above; got "
+                f"{self.turn_balance!r}."
+            )
+        get_estimator(self.turn_estimator)  # refuses what it doesn't know
+
+
+@dataclass
+class TurnTrainingArguments(TurnArguments, TrainingArguments):
+    """[`~transformers.TrainingArguments`] plus the arguments of TURN ([`TurnArguments`], [`ProbeArguments`]).
+
+    `num_train_epochs`, `learning_rate` and all other arguments of transformers are those of fine-tuning.
+
+    Raises:
+        ValueError: where an argument of TURN is out of its range.
+
+    Example:
+
+    ```python
+    >>> args = TurnTrainingArguments(output_dir="out", probe_epochs=20, turn_threshold=0.6, turn_balance="none")
+    ```
+    """
+
+
+@dataclass
+class ClearArguments(ProbeArguments):
     """What CleaR adds to any `TrainingArguments`; a mixin, e.g. for `Seq2SeqTrainingArguments`. Symbols as in the paper
     (arXiv 2411.00873)."""
 
@@ -29,6 +151,15 @@ class ClearArguments:
         metadata={
             "help": "Epochs k of plain PEFT training before the first mixture is fitted. Routing and consistency start "
             "after it; the mixture is refitted at the beginning of every later epoch."
+        },
+    )
+    clear_warmup: str = field(
+        default="epochs",
+        metadata={
+            "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
+            "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
+            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted.",
+            "choices": list(WARMUPS),
         },
     )
     clear_warmup_random_routing: bool = field(
@@ -77,9 +208,9 @@ class ClearArguments:
     )
 
     def __post_init__(self):
-        # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
-        if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+        super().__post_init__()
+        if self.clear_warmup not in WARMUPS:
+            raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
         if self.clear_warmup_epochs != int(self.clear_warmup_epochs) or self.clear_warmup_epochs < 0:

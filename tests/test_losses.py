@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hf_clear.losses import consistency_loss, cross_entropy, per_sample
+from hf_clear.losses import consistency_loss, cross_entropy, generalized_cross_entropy, per_sample
 
 LOGITS = [[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0]]
 TARGET = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]]
@@ -57,3 +57,31 @@ def test_tokens_without_a_label_count_for_nothing():
     means = per_sample(losses, labels)
     assert means[0].item() == pytest.approx(sum(expected) / 2, rel=1e-6) and means[1].isnan()
     assert consistency_loss(logits, logits.softmax(-1)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("q", [1e-4, 0.3, 0.7, 1.0])
+def test_generalized_cross_entropy_is_its_formula(q):
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.tensor([0, 1, 2, 3, 3])
+    p = logits.softmax(dim=-1)[torch.arange(5), labels]
+    torch.testing.assert_close(
+        generalized_cross_entropy(logits, labels, q).double(), (1 - p**q) / q, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_limits_of_generalized_cross_entropy():
+    logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0, -100])
+    expected = cross_entropy(logits, labels)
+    assert torch.equal(generalized_cross_entropy(logits, labels, 0.0), expected)
+    torch.testing.assert_close(generalized_cross_entropy(logits, labels, 1e-6), expected, rtol=1e-4, atol=1e-5)
+    mean_absolute_error = 1 - logits.softmax(dim=-1)[torch.arange(5), labels[:5]]
+    torch.testing.assert_close(generalized_cross_entropy(logits, labels, 1.0)[:5], mean_absolute_error)
+    assert generalized_cross_entropy(logits, labels, 0.7)[5] == 0
+    with pytest.raises(ValueError, match=r"`q`.*\[0, 1\].*1.5"):
+        generalized_cross_entropy(logits, labels, 1.5)
+
+
+def test_generalized_cross_entropy_of_a_hopeless_sample_has_a_finite_gradient():
+    logits = torch.tensor([[500.0, 0.0]], requires_grad=True)
+    generalized_cross_entropy(logits, torch.tensor([1])).sum().backward()
+    assert logits.grad.abs().max() < 1e-6  # where cross entropy would pull with 1

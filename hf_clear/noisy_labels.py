@@ -1,0 +1,173 @@
+"""What all trainers of hf_clear have in common: PEFT configs, clean probabilities of the training set, the truth."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.utils.data import Dataset
+
+from .clean_probability import CleanProbabilityEstimate
+from .estimators import NamedEstimator, SampleEvidence
+from .losses import IGNORED_LABEL
+from .metrics import Memorization, detection_metrics
+from .noise import TRUE_LABEL
+from .prediction import SamplePredictions, per_sample_losses
+from .sample_store import SampleStore
+from .tuners.base import ClearConfig, note_loading
+
+logger = logging.getLogger(__name__)
+
+
+class NoisyLabelsMixin:
+    """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`."""
+
+    method: str  # what messages call it
+
+    def __init__(
+        self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
+    ):
+        self._peft_config = peft_config
+        if model is not None and peft_config is not None:
+            model = self._with_peft(model)
+        super().__init__(model, *args, **kwargs)
+        self.sample_store: SampleStore | None = None
+        self.labels_tokens = False  # whether every token has a label, instead of every sample
+
+    @property
+    def true_labels(self) -> np.ndarray | None:
+        """The column `true_label` of the training set, `[num_samples]`, where there is one (as
+        [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
+        It is used for metrics and for the routing strategy `"oracle"` alone."""
+        dataset = self.train_dataset
+        if self.labels_tokens or not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
+            return None
+        labels = [IGNORED_LABEL if label is None else label for label in dataset.with_format(None)[TRUE_LABEL][:]]
+        wrong = next((row for row, label in enumerate(labels) if type(label) is not int), None)
+        if wrong is not None:
+            raise ValueError(
+                f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
+                f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
+            )
+        return np.array(labels)
+
+    def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
+        """See [`hf_clear.per_sample_losses`]."""
+        return per_sample_losses(self, dataset)
+
+    def clean_probabilities(self) -> datasets.Dataset:
+        """What the last fit found, one row a training sample, in the order of the training set.
+
+        Returns:
+            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not where every
+            token has its own), `clean_probability` in [0, 1], and `loss` in nats.
+
+        Raises:
+            RuntimeError: where nothing has been fitted yet.
+        """
+        if self.sample_store is None or not self.sample_store.is_fitted:
+            raise RuntimeError(f"There are no clean probabilities: {self._first_fit()}")
+        store = self.sample_store
+        columns = {"sample_index": np.arange(len(store.losses))}
+        if not self.labels_tokens:
+            columns["given_label"] = store.labels.cpu().numpy()
+        columns["clean_probability"] = store.clean_probability.cpu().numpy()
+        columns["loss"] = store.losses.cpu().numpy()
+        return datasets.Dataset.from_dict(columns)
+
+    def label_issues(self) -> datasets.Dataset:
+        """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`]."""
+        table = self.clean_probabilities()
+        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
+        worst_first = np.lexsort((-loss, probability))
+        return table.select(worst_first[probability[worst_first] < 0.5])
+
+    def fit_clean_probability(
+        self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None = None
+    ) -> dict[str, float]:
+        """Puts predictions for the training set, and what the estimator makes of them, into the sample store. The main
+        process estimates, all processes get its answer.
+
+        Args:
+            features (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): of the frozen model.
+
+        Returns:
+            `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5), the mixture's
+            means, weight and separation, and where true labels are known, how well it finds the wrong ones.
+        """
+        store, estimate = self.sample_store, None
+        store.add_losses(predictions.losses, predictions.labels)
+        if self.accelerator.is_main_process:
+            per_token = predictions.probabilities is None
+            estimate = estimator(
+                SampleEvidence(
+                    losses=predictions.losses.numpy(),
+                    labels=None if per_token else predictions.labels.numpy(),
+                    mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
+                    probabilities=None if per_token else predictions.probabilities.numpy(),
+                    features=None if features is None else features.numpy(),
+                )
+            )
+        estimate: CleanProbabilityEstimate = broadcast_object_list([estimate])[0]
+        store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
+        logs = {
+            "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
+            "mixture_mean_clean": float(estimate.means[0]),
+            "mixture_mean_noisy": float(estimate.means[1]),
+            "mixture_weight_noisy": float(estimate.weights[1]),
+            "mixture_separation": estimate.separation,
+        }
+        true_labels = self.true_labels
+        if true_labels is not None:
+            known = true_labels >= 0
+            is_noisy = (true_labels != predictions.labels.numpy())[known]
+            logs.update(detection_metrics(estimate.clean_probability[known], is_noisy))
+            logs.update(memorization(predictions, true_labels))
+        return logs
+
+    def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super().call_model_init(*args, **kwargs)
+        return model if self._peft_config is None else self._with_peft(model)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As in `Trainer`, which writes the README anew: where the adapter needs hf_clear, it says so again."""
+        super().create_model_card(*args, **kwargs)
+        configs = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
+        if self.is_world_process_zero() and any(isinstance(config, ClearConfig) for config in configs.values()):
+            note_loading(self.args.output_dir)
+
+    def _first_fit(self) -> str:
+        """When there will be clean probabilities, for a message."""
+        raise NotImplementedError
+
+    def _with_peft(self, model: nn.Module) -> nn.Module:
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                "`peft_config` was given for a model that is a PeftModel already. Pass the base model with "
+                "`peft_config`, or the PeftModel without it."
+            )
+        return get_peft_model(model, copy.deepcopy(self._peft_config))  # peft writes into the config it is given
+
+    def _use_one_gpu(self) -> None:
+        if self.args.n_gpu > 1:
+            logger.warning(
+                f"{self.args.n_gpu} GPUs are visible to one process. {self.method} does not work under "
+                "nn.DataParallel and trains on one of them; start the script with `accelerate launch` to use all."
+            )
+            self.args._n_gpu = 1
+            self._train_batch_size = self.args.train_batch_size
+
+
+def memorization(predictions: SamplePredictions, true_labels: np.ndarray) -> dict[str, float]:
+    """[`~hf_clear.metrics.Memorization`] of what a pass over the training set predicted."""
+    predicted = predictions.probabilities.argmax(dim=1)
+    return Memorization().compute(
+        predictions=predicted.numpy(), references=predictions.labels.numpy(), true_labels=true_labels
+    )

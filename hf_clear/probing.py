@@ -1,0 +1,262 @@
+"""Linear probing: a head trained on the features of a frozen model, which are computed once (TURN, phase 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import Trainer
+
+from .losses import cross_entropy, generalized_cross_entropy
+from .prediction import FrozenFeatures, SamplePredictions, predict_features, sample_dataloader
+from .training_args import ProbeArguments
+
+logger = logging.getLogger(__name__)
+
+HEADS = ("classifier", "score", "classification_head")
+
+
+def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
+    """The module that turns a model's features into class scores.
+
+    Args:
+        model (`nn.Module`): of transformers, or a `PeftModel` of one.
+        name (`str`, *optional*): where it is; by default, one of `HEADS`.
+
+    Raises:
+        ValueError: where there is no such module, or peft doesn't train it; the message lists the candidates.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    children = {child: module for child, module in base.named_children() if any(True for _ in module.parameters())}
+    names = [child for child in HEADS if child in children] if name is None else [name]
+    try:
+        head = base.get_submodule(names[0]) if names else None
+    except AttributeError:
+        head = None
+    if head is None:
+        prefix = getattr(base, "base_model_prefix", "")
+        candidates = [child for child in children if child != prefix] or ["none besides the encoder"]
+        missing = f"no module {name!r}" if name else f"no head called {', '.join(HEADS[:-1])} or {HEADS[-1]}"
+        raise ValueError(
+            f"{type(base).__name__} has {missing}, so there is nothing to probe with. Name the module that turns "
+            f"features into class scores in `probe_head`. Candidates: {', '.join(candidates)}."
+        )
+    if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in head.parameters()):
+        raise ValueError(
+            f"The head {names[0]!r} of {type(base).__name__} is frozen by the PEFT config, so probing can't train it. "
+            f"Add `modules_to_save=[{names[0]!r}]` (`task_type='SEQ_CLS'` does so for heads called 'classifier' or "
+            "'score')."
+        )
+    return head
+
+
+def trained_part(head: nn.Module) -> nn.Module:
+    """The head itself; of peft's copies, the one that is trained."""
+    return head.modules_to_save[head.active_adapter] if isinstance(head, ModulesToSaveWrapper) else head
+
+
+class Probe(nn.Module):
+    """The model's head and, for `probe_features="mean"`, a linear layer of its own that starts from zero, on frozen
+    features. In float32, without dropout.
+
+    Args:
+        head (`nn.Module`): copied.
+        head_shape (`Sequence[int]`): of what the head takes in for one sample, `FrozenFeatures.head_shape`.
+        mean_size (`int`, *optional*): the number of mean features; None for no layer on them.
+    """
+
+    def __init__(self, head: nn.Module, head_shape: Sequence[int], mean_size: int | None = None):
+        super().__init__()
+        self.head = copy.deepcopy(trained_part(head)).float().requires_grad_().eval()
+        self.head_shape = tuple(head_shape)
+        self.mean = None
+        if mean_size is not None:
+            device = next(self.head.parameters()).device
+            with torch.no_grad():
+                num_labels = self.head(torch.zeros(1, *self.head_shape, device=device)).shape[1]
+            self.mean = torch.nn.utils.skip_init(nn.Linear, mean_size, num_labels, device=device)
+            for parameter in self.mean.parameters():
+                nn.init.zeros_(parameter)
+
+    @property
+    def uses_mean(self) -> bool:
+        return self.mean is not None
+
+    def forward(self, features: FrozenFeatures, rows: torch.Tensor | slice) -> list[torch.Tensor]:
+        """Class scores of some samples, `[batch, num_labels]` each: of the head, and of the layer on mean features."""
+        device = next(self.head.parameters()).device
+        logits = [self.head(features.head[rows].to(device).view(-1, *self.head_shape))]
+        if self.uses_mean:
+            logits.append(self.mean(features.mean[rows].to(device)))
+        return logits
+
+    def predict(self, features: FrozenFeatures, batch_size: int = 8192) -> torch.Tensor:
+        """Class scores for every sample, from the features that the probe is asked for: `[num_samples, num_labels]`, on
+        CPU."""
+        with torch.no_grad():
+            starts = range(0, len(features.labels), batch_size)
+            return torch.cat([self(features, slice(start, start + batch_size))[-1].cpu() for start in starts])
+
+
+def train_probe(
+    probe: Probe,
+    features: FrozenFeatures,
+    args: ProbeArguments,
+    seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
+    first_epoch: int = 0,
+    on_epoch_end: Callable[[int, float], None] = lambda epoch, loss: None,
+    show_progress: bool = False,
+) -> None:
+    """Minimizes the generalized cross entropy of the probe, in place.
+
+    The order of the samples is a function of seed and epoch: with probe and optimizer as they were after `first_epoch`
+    epochs, the result is that of a run that was never stopped.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`, *optional*): from [`probe_optimizer`].
+        on_epoch_end (`Callable`, *optional*): called with the number of epochs that are done and the mean loss.
+
+    Raises:
+        ValueError: where a feature is not finite.
+    """
+    wrong = _first_not_finite(features)
+    if wrong is not None:
+        raise ValueError(
+            f"The features of training sample {wrong} are not finite: probing can't learn from them. Train in float32 "
+            "or bf16 instead of fp16, or drop the sample."
+        )
+    optimizer = probe_optimizer(probe, features, args) if optimizer is None else optimizer
+    num_samples = len(features.labels)
+    steps_per_epoch = -(-num_samples // args.probe_batch_size)
+    step, num_steps = first_epoch * steps_per_epoch, args.probe_epochs * steps_per_epoch
+    epochs = range(first_epoch, args.probe_epochs)
+    for epoch in tqdm(epochs, desc="Linear probing", unit="epoch", disable=not show_progress):
+        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num_samples))
+        total = 0.0
+        for rows in order.split(args.probe_batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 + np.cos(np.pi * step / num_steps)) / 2
+            rows = rows.sort().values  # neighbors in the file, where there is one
+            scores = probe(features, rows)
+            labels = features.labels[rows].to(scores[0].device)
+            losses = [generalized_cross_entropy(logits, labels, args.probe_gce_q).mean() for logits in scores]
+            optimizer.zero_grad()
+            sum(losses).backward()  # they share no parameter
+            optimizer.step()
+            total += losses[-1].item() * len(rows)
+            step += 1
+        on_epoch_end(epoch + 1, total / num_samples)
+
+
+def probe_optimizer(probe: Probe, features: FrozenFeatures, args: ProbeArguments) -> torch.optim.Optimizer:
+    """A larger learning rate for smaller features, so that one default suits the head's and the mean ones."""
+    parts = [(probe.head, features.head)] + [(probe.mean, features.mean)] * probe.uses_mean
+    groups = [
+        {"params": list(module.parameters()), "initial_lr": args.probe_learning_rate / _scale(of_module)}
+        for module, of_module in parts
+    ]
+    return torch.optim.AdamW(groups, lr=args.probe_learning_rate, weight_decay=0.0)
+
+
+def _scale(features: torch.Tensor, rows: int = 8192) -> float:
+    """The standard deviation of the features around their means, from some of the samples."""
+    some = features[:: -(-len(features) // rows)]
+    return max((some - some.mean(dim=0)).square().mean().sqrt().item(), 1e-6)
+
+
+def probe_predictions(probe: Probe, features: FrozenFeatures) -> SamplePredictions:
+    """What the probe makes of the training set: losses are cross entropies with the given labels."""
+    logits = probe.predict(features)
+    return SamplePredictions(
+        losses=cross_entropy(logits, features.labels), labels=features.labels, probabilities=logits.softmax(dim=-1)
+    )
+
+
+@contextlib.contextmanager
+def frozen_features(
+    trainer: Trainer,
+    dataset: Dataset,
+    args: ProbeArguments,
+    mean: bool,
+    batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    description: str = "Features",
+) -> Iterator[FrozenFeatures]:
+    """The features that a probe is trained on; where they are larger than `probe_feature_memory`, in a file in
+    `output_dir` that is deleted at the end of the context.
+
+    Raises:
+        ValueError: where the model has no head to probe with.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    head = find_head(model, args.probe_head)
+    dataloader = sample_dataloader(trainer, dataset, by_length=True)
+    width = _width(head) + (getattr(getattr(model, "config", None), "hidden_size", None) or 1024) * mean
+    size = len(dataset) * width * 4 / 2**30
+    with contextlib.ExitStack() as stack:
+        storage = None
+        if size > args.probe_feature_memory:
+            storage = stack.enter_context(_shared_file(trainer))
+            logger.info(f"The features take {size:.1f} GiB: they are mapped from {storage}.")
+        yield predict_features(trainer, dataloader, batch_context, mean, head, storage, description)
+
+
+def set_head(trainer: Trainer, name: str | None, probe: Probe) -> None:
+    """Gives the model the head that was probed."""
+    head = trained_part(find_head(trainer.accelerator.unwrap_model(trainer.model), name))
+    with torch.no_grad():
+        for own, probed in zip(head.parameters(), probe.head.parameters()):
+            own.copy_(probed)
+
+
+def base_model_context(trainer: Trainer) -> Callable[[torch.Tensor], AbstractContextManager]:
+    """For [`predict_features`]: the model without its adapter."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return lambda index: model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
+
+
+def _width(head: nn.Module) -> int:
+    """How many numbers the head takes in, about."""
+    return next((parameter.shape[-1] for parameter in head.parameters() if parameter.ndim > 1), 1)
+
+
+def _first_not_finite(features: FrozenFeatures, block: int = 8192) -> int | None:
+    for start in range(0, len(features.labels), block):
+        parts = [part[start : start + block] for part in (features.head, features.mean) if part is not None]
+        wrong = ~torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
+        if wrong.any():
+            return start + int(wrong.nonzero()[0])
+    return None
+
+
+@contextlib.contextmanager
+def _shared_file(trainer: Trainer) -> Iterator[Path]:
+    """A file of all processes, deleted at the end."""
+    folder = Path(trainer.args.output_dir)
+    name = None
+    if trainer.accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".features.")
+        os.close(handle)
+    if trainer.accelerator.num_processes > 1:
+        name = broadcast_object_list([name])[0]
+    try:
+        yield Path(name)
+    finally:
+        trainer.accelerator.wait_for_everyone()
+        if trainer.accelerator.is_main_process:
+            Path(name).unlink(missing_ok=True)

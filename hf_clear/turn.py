@@ -1,0 +1,536 @@
+"""`TurnTrainer`: linear probing, cleansing, fine-tuning (TURN)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast
+from safetensors.torch import save as serialize
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import Trainer, enable_full_determinism, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, get_last_checkpoint
+
+from .checks import check_task, check_training_set
+from .estimators import get_estimator
+from .files import write_atomically
+from .losses import IGNORED_LABEL, cross_entropy
+from .metrics import detection_metrics
+from .noisy_labels import NoisyLabelsMixin
+from .prediction import FrozenFeatures, SamplePredictions, predict_features, sample_dataloader
+from .probing import (
+    Probe,
+    base_model_context,
+    find_head,
+    frozen_features,
+    probe_optimizer,
+    probe_predictions,
+    set_head,
+    train_probe,
+)
+from .report import cleansing_table
+from .sample_index import label_names
+from .sample_store import SampleStore, read_state
+from .training_args import TurnArguments
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "turn_state.safetensors"
+_FORMAT = "hf_clear.turn.v1"
+_STORED = ("losses", "clean_probability", "labels", "mean_losses")
+_NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
+
+
+def select_clean(
+    clean_probability: np.ndarray,
+    labels: np.ndarray,
+    threshold: float = 0.6,
+    balance: str | int = "none",
+    seed: int = 0,
+) -> np.ndarray:
+    """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`,
+    of which the same number is drawn from each class.
+
+    No class is dropped: one without such a sample keeps as many of its samples as the smallest other class, those with
+    the largest clean probability, and a warning names it.
+
+    Args:
+        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
+        labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
+        threshold (`float`, *optional*, defaults to 0.6): τ.
+        balance (`str` or `int`, *optional*, defaults to `"none"`): `"min"` draws as many samples from each class as
+            the smallest one has, a number draws so many from each class that has more, `"none"` takes all.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Returns:
+        `np.ndarray`: row numbers, in ascending order.
+
+    Raises:
+        ValueError: where no sample is above the threshold.
+    """
+    clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
+    is_kept = clean_probability > threshold
+    if not is_kept.any():
+        raise ValueError(
+            f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
+            f"{clean_probability.max(initial=0):.3g}). Lower `turn_threshold`, or probe longer."
+        )
+    kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
+    smallest = min(len(rows) for rows in kept.values() if len(rows))
+    empty = [label for label, rows in kept.items() if not len(rows)]
+    for label in empty:
+        rows = np.flatnonzero(labels == label)
+        kept[label] = rows[np.argsort(-clean_probability[rows], kind="stable")[:smallest]]
+    if empty:
+        logger.warning(
+            f"No sample of {len(empty)} of the {len(kept)} classes (label {', '.join(map(str, empty[:10]))}"
+            f"{', ...' * (len(empty) > 10)}) has a clean probability above {threshold}: each keeps the {smallest} most "
+            "probably clean ones, as many as the smallest other class has."
+        )
+    if balance != "none":
+        size = min(map(len, kept.values())) if balance == "min" else balance
+        for label, rows in kept.items():
+            if len(rows) > size:
+                kept[label] = np.random.default_rng((seed, int(label))).choice(rows, size, replace=False)
+    return np.sort(np.concatenate(list(kept.values())))
+
+
+class TurnMixin(NoisyLabelsMixin):
+    """TURN for [`~transformers.Trainer`] and its subclasses: `class MyTrainer(TurnMixin, OtherTrainer)`.
+
+    See [`TurnTrainer`].
+    """
+
+    method = "TURN"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._head()  # refuses a model without
+        check_task(self)
+        self._use_one_gpu()
+        self._reset()
+
+    @property
+    def turn_args(self) -> TurnArguments:
+        """TURN's arguments: `args` itself, or the defaults where `args` is a plain `TrainingArguments`."""
+        return self.args if isinstance(self.args, TurnArguments) else TurnArguments()
+
+    # ---- The phases ----
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Runs the three phases: [`linear_probe`], [`cleanse`], [`finetune`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer`. `True` goes on from the last
+                checkpoint in `output_dir` or, where fine-tuning has saved none yet, from what the phases before it
+                leave there (`turn_state.safetensors`).
+
+        Returns:
+            [`~transformers.trainer_utils.TrainOutput`]: metrics of fine-tuning, plus `probe/…`, `cleanse/…` and
+            `finetune/…`.
+
+        Raises:
+            ValueError: before the first phase, where labels or data don't fit; where all samples are called noisy. The
+                probe is kept then: lower `turn_threshold` and go on with `resume_from_checkpoint=True`.
+        """
+        self._check_training_set()
+        checkpoint = self._folder_to_resume(resume_from_checkpoint)
+        if self.model_init is not None:
+            self._init_model(trial)
+        self._reset()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if self.sample_store is None:
+            self.linear_probe()
+        if self.fine_tuning_samples is None:
+            self.cleanse()
+        is_fine_tuning = checkpoint is not None and (checkpoint / TRAINER_STATE_NAME).is_file()
+        model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
+        try:
+            return self.finetune(str(checkpoint) if is_fine_tuning else None, trial, ignore_keys_for_eval)
+        finally:
+            self.model_init = model_init
+
+    def linear_probe(self) -> dict[str, float]:
+        """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
+        computed once and without dropout. The model gets the trained head; nothing else of it changes.
+
+        Returns:
+            `dict[str, float]`: `probe/loss`, the generalized cross entropy on the training set in the last epoch;
+            `probe/features_runtime` and `probe/runtime` in seconds; where true labels are known,
+            `probe/detection_auroc`, of the losses; where there is an evaluation set, `probe/eval_…`.
+
+        Raises:
+            ValueError: where labels or data don't fit, or a feature is not finite.
+        """
+        self._check_training_set()
+        if not self._is_probing:  # else it goes on
+            self._reset()
+        settings, estimator = self.turn_args, get_estimator(self.turn_args.turn_estimator)
+        with_mean = settings.probe_features == "mean" or estimator.uses_features
+        start = time.time()
+        with frozen_features(self, self.train_dataset, settings, with_mean, base_model_context(self)) as features:
+            metrics = {"probe/features_runtime": time.time() - start}
+            start = time.time()
+            self._train_probe(features)
+            set_head(self, settings.probe_head, self.probe)
+            predictions = probe_predictions(self.probe, features)
+            self._predictions = predictions, features.mean.clone() if estimator.uses_features else None
+        self.sample_store = SampleStore.empty(len(predictions.losses))
+        self.sample_store.add_losses(predictions.losses, predictions.labels)
+        metrics["probe/loss"] = next(log["probe/loss"] for log in reversed(self._logs) if "probe/loss" in log)
+        metrics["probe/runtime"] = time.time() - start
+        is_noisy, known = self._is_noisy(predictions)
+        if known.any():
+            ranking = detection_metrics(np.exp(-predictions.losses.double().numpy()[known]), is_noisy[known])
+            metrics |= {"probe/detection_auroc": ranking["detection_auroc"]} if ranking else {}
+        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for name, dataset in sets.items():
+            if dataset is not None:
+                metrics |= self.predict_probe(dataset, f"probe/eval_{name}".removesuffix("_")).metrics
+        self._finish_phase(metrics)
+        return metrics
+
+    def cleanse(self) -> dict[str, float]:
+        """Phase 2: clean probabilities from the probe's losses, one mixture a class, and the samples to fine-tune on
+        ([`select_clean`]), in `fine_tuning_samples`.
+
+        Returns:
+            `dict[str, float]`: `cleanse/kept`, the number of samples above the threshold;
+            `cleanse/fine_tuning_samples`, their number after the balanced draw; what [`fit_clean_probability`] returns;
+            where true labels are known, `cleanse/purity` (share of the kept samples whose label is correct) and
+            `cleanse/recall` (share of the correctly labelled samples that is kept).
+
+        Raises:
+            RuntimeError: where [`linear_probe`] has not run.
+            ValueError: where no sample is above the threshold. The probe stays: lower `args.turn_threshold` and cleanse
+                again.
+        """
+        if self.sample_store is None:
+            raise RuntimeError("There is nothing to cleanse by: call `linear_probe()` first, or `train()` for all.")
+        settings, store = self.turn_args, self.sample_store
+        predictions, features = self._predictions or self._predict_again()
+        store.mean_losses.fill_(torch.nan)  # one look at the losses, however often this is called
+        logs = self.fit_clean_probability(get_estimator(settings.turn_estimator), predictions, features)
+        store.fitted_epoch = 0
+        self.fine_tuning_samples = None
+        probability = store.clean_probability.numpy()
+        metrics = {f"cleanse/{name}": value for name, value in logs.items() if not name.startswith("memorization")}
+        metrics["cleanse/kept"] = int((probability > settings.turn_threshold).sum())
+        is_noisy, known = self._is_noisy(predictions)
+        if (known & ~is_noisy).any():
+            row = cleansing_table(probability[known], is_noisy[known], (settings.turn_threshold,))[0]
+            metrics |= {f"cleanse/{name}": row[name] for name in ("purity", "recall")}
+        self._save_state()
+        self.fine_tuning_samples = select_clean(
+            probability, store.labels.numpy(), settings.turn_threshold, settings.turn_balance, self.args.seed
+        )
+        metrics["cleanse/fine_tuning_samples"] = len(self.fine_tuning_samples)
+        self._finish_phase(metrics)
+        return metrics
+
+    def finetune(
+        self,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Phase 3: trains the whole model, or its PEFT modules, on `fine_tuning_samples` with cross entropy. Arguments
+        and result as of `Trainer.train`, with metrics of all phases.
+
+        Raises:
+            RuntimeError: where [`cleanse`] has not run.
+        """
+        if resume_from_checkpoint is not None and self.fine_tuning_samples is None:
+            self._restore(Path(resume_from_checkpoint))
+        if self.fine_tuning_samples is None:
+            raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        own = {
+            f"finetune/{name.removeprefix('train_')}": value
+            for name, value in output.metrics.items()
+            if name.startswith("train_")
+        }
+        return output._replace(metrics={**self.phase_metrics, **own, **output.metrics})
+
+    # ---- What users ask ----
+
+    def predict_probe(self, dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
+        """What the probe predicts from the features of the model as it is now, without its adapter if it has one: until
+        fine-tuning, those that it was trained on.
+
+        Args:
+            dataset (`torch.utils.data.Dataset`): map-style, like the training set.
+            metric_key_prefix (`str`, *optional*, defaults to `"test"`): as in `Trainer.predict`.
+
+        Returns:
+            [`~transformers.trainer_utils.PredictionOutput`]: class scores `[num_samples, num_labels]` in the order of
+            the data set, its labels, and metrics: the mean cross entropy and those of `compute_metrics`.
+
+        Raises:
+            RuntimeError: where there is no probe.
+        """
+        if self.probe is None:
+            raise RuntimeError("There is no probe: call `linear_probe()` first.")
+        with frozen_features(self, dataset, self.turn_args, self.probe.uses_mean, base_model_context(self)) as features:
+            logits, labels = self.probe.predict(features), features.labels
+        metrics = {"loss": cross_entropy(logits, labels).mean().item()}
+        if self.compute_metrics is not None:
+            metrics |= self.compute_metrics(EvalPrediction(logits.numpy(), labels.numpy()))
+        return PredictionOutput(
+            logits.numpy(),
+            labels.numpy(),
+            {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+        )
+
+    def features(self, dataset: Dataset | None = None) -> np.ndarray:
+        """The last hidden states of the model as it is now, averaged over the tokens: `[num_samples, hidden_size]`.
+
+        Args:
+            dataset (`torch.utils.data.Dataset`, *optional*): the training set by default.
+        """
+        dataset = self.train_dataset if dataset is None else dataset
+        return predict_features(self, sample_dataloader(self, dataset, by_length=True)).mean.numpy()
+
+    # ---- Fine-tuning ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.fine_tuning_samples is None:
+            return super().get_train_dataloader()
+        stock, rows = self.train_dataset, self.fine_tuning_samples.tolist()
+        self.train_dataset = stock.select(rows) if isinstance(stock, datasets.Dataset) else Subset(stock, rows)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = stock
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any):
+        if self.state.global_step == 0:  # a new state, without what was logged before fine-tuning
+            self.state.log_history = [*self._logs, *self.state.log_history]
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self._save_state(output_dir)
+
+    # ---- Phases: state and helpers ----
+
+    def _reset(self) -> None:
+        self.probe: Probe | None = None
+        self.sample_store = None
+        self.fine_tuning_samples: np.ndarray | None = None
+        self.phase_metrics: dict[str, float] = {}
+        self._logs: list[dict[str, float]] = []
+        self._probe_epochs = 0
+        self._probe_optimizer: dict[str, torch.Tensor] = {}
+        self._predictions: tuple[SamplePredictions, torch.Tensor | None] | None = None
+
+    @property
+    def _is_probing(self) -> bool:
+        """Whether a probe was restored that is not trained to its end."""
+        return self.probe is not None and self.sample_store is None
+
+    def _train_probe(self, features: FrozenFeatures) -> None:
+        settings = self.turn_args
+        if self.probe is None:
+            mean_size = features.mean.shape[1] if settings.probe_features == "mean" else None
+            self.probe = Probe(self._head(), features.head_shape, mean_size)
+        optimizer = probe_optimizer(self.probe, features, settings)
+        parameters = list(self.probe.parameters())
+        for name, tensor in self._probe_optimizer.items():  # restored
+            number, key = name.split(".")
+            optimizer.state[parameters[int(number)]][key] = tensor.to(tensor if key == "step" else parameters[0])
+
+        def on_epoch_end(epoch: int, loss: float) -> None:
+            self._probe_epochs = epoch
+            self._probe_optimizer = {
+                f"{number}.{key}": value
+                for number, parameter in enumerate(parameters)
+                for key, value in optimizer.state[parameter].items()
+            }
+            self._log_phase({"probe/loss": loss, "probe/epoch": epoch})
+            self._save_state()
+
+        quiet = self.args.disable_tqdm or not self.is_local_process_zero()
+        train_probe(
+            self.probe, features, settings, self.args.seed, optimizer, self._probe_epochs, on_epoch_end, not quiet
+        )
+        self._probe_optimizer = {}
+        for parameter in parameters:  # on GPUs, the processes may have come to differ by rounding
+            parameter.data = broadcast(parameter.data)
+
+    def _predict_again(self) -> tuple[SamplePredictions, torch.Tensor | None]:
+        """What the probe makes of the training set, where only its losses were restored."""
+        estimator = get_estimator(self.turn_args.turn_estimator)
+        with_mean = self.probe.uses_mean or estimator.uses_features
+        with frozen_features(self, self.train_dataset, self.turn_args, with_mean, base_model_context(self)) as features:
+            return probe_predictions(self.probe, features), features.mean.clone() if estimator.uses_features else None
+
+    def _is_noisy(self, predictions: SamplePredictions) -> tuple[np.ndarray, np.ndarray]:
+        """Which given labels are wrong, and for which that is known; both `[num_samples]`."""
+        given, true = predictions.labels.numpy(), self.true_labels
+        true = np.full_like(given, IGNORED_LABEL) if true is None else true
+        return given != true, true >= 0
+
+    def _finish_phase(self, metrics: dict[str, float]) -> None:
+        prefix = next(iter(metrics)).split("/")[0]
+        earlier = {name: value for name, value in self.phase_metrics.items() if not name.startswith(f"{prefix}/")}
+        self.phase_metrics = earlier | metrics
+        self._log_phase(metrics)
+        self._save_state()
+
+    def _log_phase(self, metrics: dict[str, float]) -> None:
+        self._logs.append({**metrics, "step": 0})
+        self.log(dict(metrics))
+
+    def _first_fit(self) -> str:
+        return "call `train()`, or `linear_probe()` and `cleanse()`."
+
+    def _head(self) -> nn.Module:
+        return find_head(self.accelerator.unwrap_model(self.model), self.turn_args.probe_head)
+
+    def _init_model(self, trial: Any) -> None:
+        """As `Trainer.train`, which does it too late for us."""
+        (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
+        self._hp_search_setup(trial)
+        self.accelerator.free_memory()
+        self.model = self.model_wrapped = self.call_model_init(trial)
+        self.optimizer, self.lr_scheduler = None, None
+        if self.place_model_on_device:
+            self._move_model_to_device(self.model, self.args.device)
+        self._head()
+
+    def _check_training_set(self) -> None:
+        check_training_set(self)
+        item = self.train_dataset[0]
+        labels = [item[name] for name in label_names(self) if isinstance(item, Mapping) and name in item]
+        if any(np.ndim(label) > 0 for label in labels):
+            raise ValueError("TURN needs one class label a sample, and here every token has a label of its own.")
+
+    def _folder_to_resume(self, resume_from_checkpoint: str | bool | None) -> Path | None:
+        if not resume_from_checkpoint:
+            return None
+        if resume_from_checkpoint is not True:
+            return Path(resume_from_checkpoint)
+        folder = Path(self.args.output_dir)
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if last is None and not (folder / STATE_NAME).is_file():
+            raise ValueError(f"No checkpoint and no {STATE_NAME} in the output directory ({folder}) to resume from.")
+        return folder if last is None else Path(last)
+
+    def _settings(self) -> dict[str, Any]:
+        names = [setting.name for setting in dataclasses.fields(TurnArguments) if setting.name not in _NO_SETTINGS]
+        settings = {name: getattr(self.turn_args, name) for name in names}
+        return {**settings, "seed": self.args.seed, "num_samples": len(self.train_dataset)}
+
+    def _save_state(self, folder: str | None = None) -> None:
+        if not self.args.should_save:
+            return
+        tensors = {f"optimizer.{name}": tensor for name, tensor in self._probe_optimizer.items()}
+        if self.probe is not None:
+            tensors |= {f"probe.{name}": tensor for name, tensor in self.probe.state_dict().items()}
+        if self.sample_store is not None:
+            tensors |= {f"store.{name}": getattr(self.sample_store, name) for name in _STORED}
+        if self.fine_tuning_samples is not None:
+            tensors["fine_tuning_samples"] = torch.from_numpy(self.fine_tuning_samples)
+        state = {
+            "settings": self._settings(),
+            "probe_epochs": self._probe_epochs,
+            "head_shape": None if self.probe is None else self.probe.head_shape,
+            "is_fitted": self.sample_store is not None and self.sample_store.is_fitted,
+            "metrics": self.phase_metrics,
+            "logs": self._logs,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        path = Path(self.args.output_dir if folder is None else folder) / STATE_NAME
+        write_atomically(path, serialize(tensors, {"format": _FORMAT, "state": json.dumps(state)}))
+
+    def _restore(self, folder: Path) -> None:
+        """Reads what [`_save_state`] wrote.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: where the file is damaged, no state of TURN, or of a run with other settings.
+        """
+        path = folder / STATE_NAME
+        tensors, metadata = read_state(path, _FORMAT, "TurnTrainer")
+        state = json.loads(metadata["state"])
+        is_checkpoint = (folder / TRAINER_STATE_NAME).is_file()
+        changed = [name for name, value in self._settings().items() if state["settings"].get(name) != value]
+        can_change = () if is_checkpoint else ("turn_threshold", "turn_balance", "turn_estimator")
+        wrong = [name for name in changed if name not in can_change]
+        if wrong:
+            earlier = ", ".join(f"{name}={state['settings'].get(name)!r}" for name in wrong)
+            raise ValueError(
+                f"{path} is of a run with other settings ({earlier}). Resume with these, or start again without "
+                "`resume_from_checkpoint`."
+            )
+        self._reset()
+        self._probe_epochs, self.phase_metrics, self._logs = state["probe_epochs"], state["metrics"], state["logs"]
+        self._probe_optimizer = _part(tensors, "optimizer")
+        weights, store = _part(tensors, "probe"), _part(tensors, "store")
+        mean_size = weights["mean.weight"].shape[1] if "mean.weight" in weights else None
+        self.probe = Probe(self._head(), state["head_shape"], mean_size)
+        self.probe.load_state_dict(weights)
+        if store:
+            self.sample_store = SampleStore(**store, fitted_epoch=0 if state["is_fitted"] else -1)
+            set_head(self, self.turn_args.probe_head, self.probe)
+        if not changed and "fine_tuning_samples" in tensors:
+            self.fine_tuning_samples = tensors["fine_tuning_samples"].numpy()
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+class TurnTrainer(TurnMixin, Trainer):
+    """[`~transformers.Trainer`] that fine-tunes on the samples whose label looks correct to a linear probe (TURN, IJCAI
+    2024, arXiv 2310.17668).
+
+    1. Linear probing: the head alone is trained on the features of the frozen pretrained model, which no wrong label
+       has bent, with generalized cross entropy.
+    2. Cleansing: a mixture of two Gaussians for each class, over the probe's losses, gives every sample a clean
+       probability; those above τ are kept, the same number of each class.
+    3. Fine-tuning of the whole model on these, with cross entropy.
+
+    It shares its estimators and reports with [`ClearTrainer`], which trains on all samples instead and routes them.
+
+    Args:
+        model, args, data_collator, train_dataset, ...: as for [`~transformers.Trainer`]; `args` are those of
+            fine-tuning. A plain `TrainingArguments` works: TURN's own settings then have their defaults, see
+            [`TurnTrainingArguments`]. The training set has to be map-style, with one class a sample: texts, images.
+            A column `true_label` of it is used for metrics alone.
+        peft_config (`PeftConfig`, *optional*): fine-tunes PEFT modules and head instead of the whole model.
+
+    Raises:
+        ValueError: before training starts, where labels, arguments or data don't fit, or where the head can't be
+            found; the message says what to do.
+
+    Example:
+
+    ```python
+    >>> trainer = TurnTrainer(
+    ...     model=AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=77),
+    ...     args=TurnTrainingArguments(output_dir="out", turn_balance="none"),
+    ...     train_dataset=train,
+    ...     processing_class=tokenizer,
+    ... )
+    >>> trainer.train()
+    >>> trainer.label_issues().to_pandas().head()
+    ```
+    """
