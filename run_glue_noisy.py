@@ -113,7 +113,7 @@ TITLES = {"none": "plain", "clear": "CleaR", "turn": "TURN"}
 TEXTS = ("text", "text_pair")
 UNKNOWN = -100  # as a true label
 # Chosen on clean data (20 intents of BANKING77, 4 epochs).
-LEARNING_RATES = {"lora": 2e-3, "adapter": 3e-3, "bitfit": 3e-3, "prompt": 1e-2, "none": 5e-5}
+LEARNING_RATES = {"lora": 2e-3, "adapter": 3e-3, "bitfit": 3e-3, "prompt": 1e-2, "none": 2e-4}
 PEFT_METHODS = {
     "lora": lambda args, **kwargs: ClearLoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, **kwargs

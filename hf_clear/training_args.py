@@ -84,7 +84,7 @@ class TurnArguments(ProbeArguments):
         default=0.6,
         metadata={"help": "τ in (0, 1): the model is fine-tuned on samples with a clean probability above it."},
     )
-    turn_balance: str | int = field(
+    turn_balance: str = field(
         default="min",
         metadata={
             "help": "How many samples a class has in fine-tuning: 'min' draws from each as many as the smallest has "

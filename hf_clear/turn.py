@@ -159,7 +159,7 @@ class TurnMixin(NoisyLabelsMixin):
             self.linear_probe()
         if self.fine_tuning_samples is None:
             self.cleanse()
-        is_fine_tuning = checkpoint is not None and (checkpoint / TRAINER_STATE_NAME).is_file()
+        is_fine_tuning = checkpoint is not None and self._is_checkpoint(checkpoint)
         model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
         try:
             return self.finetune(str(checkpoint) if is_fine_tuning else None, trial, ignore_keys_for_eval)
@@ -433,6 +433,10 @@ class TurnMixin(NoisyLabelsMixin):
             raise ValueError(f"No checkpoint and no {STATE_NAME} in the output directory ({folder}) to resume from.")
         return folder if last is None else Path(last)
 
+    def _is_checkpoint(self, folder: Path) -> bool:
+        """Whether fine-tuning saved it; `output_dir` may hold the state of a trainer too (`save_state`)."""
+        return (folder / TRAINER_STATE_NAME).is_file() and folder.resolve() != Path(self.args.output_dir).resolve()
+
     def _settings(self) -> dict[str, Any]:
         names = [setting.name for setting in dataclasses.fields(TurnArguments) if setting.name not in _NO_SETTINGS]
         settings = {name: getattr(self.turn_args, name) for name in names}
@@ -470,9 +474,8 @@ class TurnMixin(NoisyLabelsMixin):
         path = folder / STATE_NAME
         tensors, metadata = read_state(path, _FORMAT, "TurnTrainer")
         state = json.loads(metadata["state"])
-        is_checkpoint = (folder / TRAINER_STATE_NAME).is_file()
         changed = [name for name, value in self._settings().items() if state["settings"].get(name) != value]
-        can_change = () if is_checkpoint else ("turn_threshold", "turn_balance", "turn_estimator")
+        can_change = () if self._is_checkpoint(folder) else ("turn_threshold", "turn_balance", "turn_estimator")
         wrong = [name for name in changed if name not in can_change]
         if wrong:
             earlier = ", ".join(f"{name}={state['settings'].get(name)!r}" for name in wrong)
