@@ -44,11 +44,24 @@ def main():
         command += ["--test_each_epoch", "--report_memorization", "--disable_tqdm", "True", "--overwrite_output_dir"]
         command += ["--output_dir", str(args.output / method), *rest]
         subprocess.run(command, check=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
-    print("| |" + "".join(f" {name} |" for name in COLUMNS.values()) + "\n|---|" + "---|" * len(COLUMNS))
-    for method in args.methods:
+    show(args.output, args.methods)
+
+
+def show(output: Path, methods: list[str]) -> None:
+    columns = {**COLUMNS, "least_trusted": "least trusted class"}
+    print("| |" + "".join(f" {name} |" for name in columns.values()) + "\n|---|" + "---|" * len(columns))
+    for method in methods:
         for run, title in (("none", "plain"), ("clear", "CleaR")):
-            results = json.loads((args.output / method / run / "all_results.json").read_text())
-            print(f"| {method}, {title} |" + "".join(f" {results[name]:.3f} |" for name in COLUMNS))
+            results = json.loads((output / method / run / "all_results.json").read_text())
+            results["least_trusted"] = least_trusted(output / method / run / "clean_probabilities.parquet")
+            print(f"| {method}, {title} |" + "".join(f" {results[name]:.3f} |" for name in columns))
+
+
+def least_trusted(path: Path) -> float:
+    """The smallest class mean of the clean probability of correctly labelled samples. Near 0, a class is locked out."""
+    table = pd.read_parquet(path)
+    correct = table[table.given_label == table.true_label]
+    return correct.groupby("given_label").clean_probability.mean().min()
 
 
 if __name__ == "__main__":

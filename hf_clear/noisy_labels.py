@@ -132,6 +132,13 @@ class NoisyLabelsMixin:
             logs.update(memorization(predictions, true_labels))
         return logs
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any):
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
+            # DDP: every process by itself.
+            self.model.__dict__.pop("_is_accelerate_prepared", None)
+        return super()._prepare_for_training(*args, **kwargs)
+
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)
         return model if self._peft_config is None else self._with_peft(model)

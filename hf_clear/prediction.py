@@ -270,12 +270,15 @@ def _table(
     """What `rows_of(model, batch, sample_index)` returns for each batch, `[batch, width]`, as rows by sample index:
     `[num_samples, width]`. On CPU or, where `storage` is given, in that file; the same on every process."""
     accelerator = trainer.accelerator
-    # As `Trainer.evaluation_loop`: in training, the model is prepared (autocast, FSDP) and used as it is.
     model = trainer._wrap_model(trainer.model, training=False)
-    if len(accelerator._models) == 0 and model is trainer.model:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
+    # In training, the model is prepared (autocast, FSDP) and used as it is. Before, we don't prepare it, as `evaluate`
+    # would: accelerate then takes it for prepared when training begins, and leaves out DDP.
+    is_prepared = len(accelerator._models) > 0
+    if not is_prepared and trainer.place_model_on_device:
+        trainer._move_model_to_device(model, trainer.args.device)
+    autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
     table: torch.Tensor | None = None
-    with random_state_preserved(), evaluation_mode(model):
+    with random_state_preserved(), evaluation_mode(model), autocast:
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
         for batch in tqdm(dataloader, desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
