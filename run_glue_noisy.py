@@ -78,7 +78,7 @@ from hf_clear.presets import PRESETS
 from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
 from hf_clear.tuners.base import ClearConfig, note_loading
-from hf_clear.turn import STATE_NAME as TURN_STATE
+from hf_clear.turn_state import STATE_NAME as TURN_STATE
 
 task_to_keys = {
     "cola": ("sentence",),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,6 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import save as serialize
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import Trainer, enable_full_determinism, set_seed
@@ -22,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, get_last_checkpoint
 
 from .checks import check_task, check_training_set
+from .cleansing import select_clean
 from .estimators import get_estimator
-from .files import write_atomically
 from .losses import IGNORED_LABEL, cross_entropy
 from .metrics import detection_metrics
 from .noisy_labels import NoisyLabelsMixin
@@ -40,69 +37,11 @@ from .probing import (
 )
 from .report import cleansing_table
 from .sample_index import label_names
-from .sample_store import SampleStore, read_state
+from .sample_store import SampleStore
 from .training_args import TurnArguments
+from .turn_state import STATE_NAME, TurnState
 
-logger = logging.getLogger(__name__)
-
-STATE_NAME = "turn_state.safetensors"
-_FORMAT = "hf_clear.turn.v1"
-_STORED = ("losses", "clean_probability", "labels", "mean_losses")
 _NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
-
-
-def select_clean(
-    clean_probability: np.ndarray,
-    labels: np.ndarray,
-    threshold: float = 0.6,
-    balance: str | int = "none",
-    seed: int = 0,
-) -> np.ndarray:
-    """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`,
-    of which the same number is drawn from each class.
-
-    No class is dropped: one without such a sample keeps as many of its samples as the smallest other class, those with
-    the largest clean probability, and a warning names it.
-
-    Args:
-        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
-        labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
-        threshold (`float`, *optional*, defaults to 0.6): τ.
-        balance (`str` or `int`, *optional*, defaults to `"none"`): `"min"` draws as many samples from each class as
-            the smallest one has, a number draws so many from each class that has more, `"none"` takes all.
-        seed (`int`, *optional*, defaults to 0): of the draw.
-
-    Returns:
-        `np.ndarray`: row numbers, in ascending order.
-
-    Raises:
-        ValueError: where no sample is above the threshold.
-    """
-    clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
-    is_kept = clean_probability > threshold
-    if not is_kept.any():
-        raise ValueError(
-            f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
-            f"{clean_probability.max(initial=0):.3g}). Lower `turn_threshold`, or probe longer."
-        )
-    kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
-    smallest = min(len(rows) for rows in kept.values() if len(rows))
-    empty = [label for label, rows in kept.items() if not len(rows)]
-    for label in empty:
-        rows = np.flatnonzero(labels == label)
-        kept[label] = rows[np.argsort(-clean_probability[rows], kind="stable")[:smallest]]
-    if empty:
-        logger.warning(
-            f"No sample of {len(empty)} of the {len(kept)} classes (label {', '.join(map(str, empty[:10]))}"
-            f"{', ...' * (len(empty) > 10)}) has a clean probability above {threshold}: each keeps the {smallest} most "
-            "probably clean ones, as many as the smallest other class has."
-        )
-    if balance != "none":
-        size = min(map(len, kept.values())) if balance == "min" else balance
-        for label, rows in kept.items():
-            if len(rows) > size:
-                kept[label] = np.random.default_rng((seed, int(label))).choice(rows, size, replace=False)
-    return np.sort(np.concatenate(list(kept.values())))
 
 
 class TurnMixin(NoisyLabelsMixin):
@@ -445,24 +384,18 @@ class TurnMixin(NoisyLabelsMixin):
     def _save_state(self, folder: str | None = None) -> None:
         if not self.args.should_save:
             return
-        tensors = {f"optimizer.{name}": tensor for name, tensor in self._probe_optimizer.items()}
-        if self.probe is not None:
-            tensors |= {f"probe.{name}": tensor for name, tensor in self.probe.state_dict().items()}
-        if self.sample_store is not None:
-            tensors |= {f"store.{name}": getattr(self.sample_store, name) for name in _STORED}
-        if self.fine_tuning_samples is not None:
-            tensors["fine_tuning_samples"] = torch.from_numpy(self.fine_tuning_samples)
-        state = {
-            "settings": self._settings(),
-            "probe_epochs": self._probe_epochs,
-            "head_shape": None if self.probe is None else self.probe.head_shape,
-            "is_fitted": self.sample_store is not None and self.sample_store.is_fitted,
-            "metrics": self.phase_metrics,
-            "logs": self._logs,
-        }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        path = Path(self.args.output_dir if folder is None else folder) / STATE_NAME
-        write_atomically(path, serialize(tensors, {"format": _FORMAT, "state": json.dumps(state)}))
+        state = TurnState(
+            settings=self._settings(),
+            probe_epochs=self._probe_epochs,
+            probe={} if self.probe is None else self.probe.state_dict(),
+            head_shape=() if self.probe is None else self.probe.head_shape,
+            optimizer=self._probe_optimizer,
+            sample_store=self.sample_store,
+            fine_tuning_samples=self.fine_tuning_samples,
+            metrics=self.phase_metrics,
+            logs=self._logs,
+        )
+        state.save(Path(self.args.output_dir if folder is None else folder) / STATE_NAME)
 
     def _restore(self, folder: Path) -> None:
         """Reads what [`_save_state`] wrote.
@@ -471,34 +404,27 @@ class TurnMixin(NoisyLabelsMixin):
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, no state of TURN, or of a run with other settings.
         """
-        path = folder / STATE_NAME
-        tensors, metadata = read_state(path, _FORMAT, "TurnTrainer")
-        state = json.loads(metadata["state"])
-        changed = [name for name, value in self._settings().items() if state["settings"].get(name) != value]
+        state = TurnState.load(folder / STATE_NAME)
+        changed = [name for name, value in self._settings().items() if state.settings.get(name) != value]
         can_change = () if self._is_checkpoint(folder) else ("turn_threshold", "turn_balance", "turn_estimator")
         wrong = [name for name in changed if name not in can_change]
         if wrong:
-            earlier = ", ".join(f"{name}={state['settings'].get(name)!r}" for name in wrong)
+            earlier = ", ".join(f"{name}={state.settings.get(name)!r}" for name in wrong)
             raise ValueError(
-                f"{path} is of a run with other settings ({earlier}). Resume with these, or start again without "
-                "`resume_from_checkpoint`."
+                f"{folder / STATE_NAME} is of a run with other settings ({earlier}). Resume with these, or start again "
+                "without `resume_from_checkpoint`."
             )
         self._reset()
-        self._probe_epochs, self.phase_metrics, self._logs = state["probe_epochs"], state["metrics"], state["logs"]
-        self._probe_optimizer = _part(tensors, "optimizer")
-        weights, store = _part(tensors, "probe"), _part(tensors, "store")
-        mean_size = weights["mean.weight"].shape[1] if "mean.weight" in weights else None
-        self.probe = Probe(self._head(), state["head_shape"], mean_size)
-        self.probe.load_state_dict(weights)
-        if store:
-            self.sample_store = SampleStore(**store, fitted_epoch=0 if state["is_fitted"] else -1)
+        self._probe_epochs, self._probe_optimizer = state.probe_epochs, state.optimizer
+        self.phase_metrics, self._logs = state.metrics, state.logs
+        mean_size = state.probe["mean.weight"].shape[1] if "mean.weight" in state.probe else None
+        self.probe = Probe(self._head(), state.head_shape, mean_size)
+        self.probe.load_state_dict(state.probe)
+        self.sample_store = state.sample_store
+        if self.sample_store is not None:
             set_head(self, self.turn_args.probe_head, self.probe)
-        if not changed and "fine_tuning_samples" in tensors:
-            self.fine_tuning_samples = tensors["fine_tuning_samples"].numpy()
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+        if not changed:
+            self.fine_tuning_samples = state.fine_tuning_samples
 
 
 class TurnTrainer(TurnMixin, Trainer):

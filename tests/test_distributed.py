@@ -55,7 +55,7 @@ torch.save(result, f"{folder}/{trainer.args.process_index}.pt")
 def test_two_processes_do_what_one_does(tmp_path, method):
     (tmp_path / "script.py").write_text(SCRIPT)
     results = {}
-    for world_size in (1, 2):
+    for world_size in (2,) if method == "clear" else (1, 2):
         folder = tmp_path / str(world_size)
         folder.mkdir()
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world_size)]
@@ -67,9 +67,9 @@ def test_two_processes_do_what_one_does(tmp_path, method):
         )
         assert run.returncode == 0, run.stderr
         results[world_size] = [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
-    (one,), (first, second) = results.values()
+    first, second = results[2]
     for name in first:
         assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
     if method != "clear":  # of the phases before training, whose batches differ
         for name in ("clean_probability", "kept", "probe"):
-            torch.testing.assert_close(first[name], one[name], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(first[name], results[1][0][name], rtol=1e-4, atol=1e-6)

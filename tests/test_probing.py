@@ -70,6 +70,21 @@ def test_cached_features_give_the_scores_of_the_whole_model(trainer_of, name, pe
     assert features.labels.tolist() == dataset["labels"]
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "vit"])
+def test_features_under_autocast_are_those_of_full_precision_rounded(trainer_of, name):
+    dataset, _ = samples_of(name)
+    features = []
+    for bf16 in (False, True):
+        trainer = trainer_of(model_of(name), dataset, bf16=bf16)
+        trainer.data_collator = collate_any
+        with frozen_features(trainer, dataset, trainer.args, True) as some:
+            features.append(some)
+    for part in ("head", "mean"):
+        exact, rounded = (getattr(some, part) for some in features)
+        assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+        torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
 def test_mean_features_leave_padding_out(trainer_of):
     model, dataset = tiny_bert(), toy_dataset(8)
     trainer = trainer_of(model, dataset)

@@ -31,9 +31,10 @@ from hf_clear import (
     TurnTrainer,
     TurnTrainingArguments,
 )
+from hf_clear.cleansing import select_clean
 from hf_clear.estimators import ESTIMATORS, NamedEstimator
 from hf_clear.noise import inject_label_noise
-from hf_clear.turn import STATE_NAME, select_clean
+from hf_clear.turn_state import STATE_NAME
 
 
 def accuracy(p) -> dict[str, float]:

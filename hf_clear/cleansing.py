@@ -1,0 +1,63 @@
+"""From clean probabilities to the samples that are kept. numpy only."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def select_clean(
+    clean_probability: np.ndarray,
+    labels: np.ndarray,
+    threshold: float = 0.6,
+    balance: str | int = "none",
+    seed: int = 0,
+) -> np.ndarray:
+    """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`,
+    of which the same number is drawn from each class.
+
+    No class is dropped: one without such a sample keeps as many of its samples as the smallest other class, those with
+    the largest clean probability, and a warning names it.
+
+    Args:
+        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
+        labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
+        threshold (`float`, *optional*, defaults to 0.6): τ.
+        balance (`str` or `int`, *optional*, defaults to `"none"`): `"min"` draws as many samples from each class as
+            the smallest one has, a number draws so many from each class that has more, `"none"` takes all.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Returns:
+        `np.ndarray`: row numbers, in ascending order.
+
+    Raises:
+        ValueError: where no sample is above the threshold.
+    """
+    clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
+    is_kept = clean_probability > threshold
+    if not is_kept.any():
+        raise ValueError(
+            f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
+            f"{clean_probability.max(initial=0):.3g}). Lower `turn_threshold`, or probe longer."
+        )
+    kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
+    smallest = min(len(rows) for rows in kept.values() if len(rows))
+    empty = [label for label, rows in kept.items() if not len(rows)]
+    for label in empty:
+        rows = np.flatnonzero(labels == label)
+        kept[label] = rows[np.argsort(-clean_probability[rows], kind="stable")[:smallest]]
+    if empty:
+        logger.warning(
+            f"No sample of {len(empty)} of the {len(kept)} classes (label {', '.join(map(str, empty[:10]))}"
+            f"{', ...' * (len(empty) > 10)}) has a clean probability above {threshold}: each keeps the {smallest} most "
+            "probably clean ones, as many as the smallest other class has."
+        )
+    if balance != "none":
+        size = min(map(len, kept.values())) if balance == "min" else balance
+        for label, rows in kept.items():
+            if len(rows) > size:
+                kept[label] = np.random.default_rng((seed, int(label))).choice(rows, size, replace=False)
+    return np.sort(np.concatenate(list(kept.values())))
