@@ -16,8 +16,8 @@ def select_clean(
     balance: str | int = "none",
     seed: int = 0,
 ) -> np.ndarray:
-    """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`,
-    of which the same number is drawn from each class.
+    """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`;
+    in the paper, the same number of them from each class (`balance="min"`).
 
     No class is dropped: one without such a sample keeps as many of its samples as the smallest other class, those with
     the largest clean probability, and a warning names it.

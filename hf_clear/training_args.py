@@ -85,10 +85,10 @@ class TurnArguments(ProbeArguments):
         metadata={"help": "τ in (0, 1): the model is fine-tuned on samples with a clean probability above it."},
     )
     turn_balance: str = field(
-        default="min",
+        default="none",
         metadata={
-            "help": "How many samples a class has in fine-tuning: 'min' draws from each as many as the smallest has "
-            "kept, a number at most so many, 'none' takes all that were kept."
+            "help": "How many samples a class has in fine-tuning: 'none' takes all that were kept, 'min' draws from "
+            "each as many as the smallest has kept (the paper), a number at most so many."
         },
     )
     turn_estimator: str = field(
@@ -129,7 +129,7 @@ class TurnTrainingArguments(TurnArguments, TrainingArguments):
     Example:
 
     ```python
-    >>> args = TurnTrainingArguments(output_dir="out", probe_epochs=20, turn_threshold=0.6, turn_balance="none")
+    >>> args = TurnTrainingArguments(output_dir="out", probe_epochs=20, turn_threshold=0.6, turn_balance="min")
     ```
     """
 

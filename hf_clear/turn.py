@@ -434,7 +434,7 @@ class TurnTrainer(TurnMixin, Trainer):
     1. Linear probing: the head alone is trained on the features of the frozen pretrained model, which no wrong label
        has bent, with generalized cross entropy.
     2. Cleansing: a mixture of two Gaussians for each class, over the probe's losses, gives every sample a clean
-       probability; those above τ are kept, the same number of each class.
+       probability; those above τ are kept (`turn_balance="min"`, as in the paper: the same number of each class).
     3. Fine-tuning of the whole model on these, with cross entropy.
 
     It shares its estimators and reports with [`ClearTrainer`], which trains on all samples instead and routes them.
@@ -455,7 +455,7 @@ class TurnTrainer(TurnMixin, Trainer):
     ```python
     >>> trainer = TurnTrainer(
     ...     model=AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=77),
-    ...     args=TurnTrainingArguments(output_dir="out", turn_balance="none"),
+    ...     args=TurnTrainingArguments(output_dir="out"),
     ...     train_dataset=train,
     ...     processing_class=tokenizer,
     ... )

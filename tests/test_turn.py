@@ -194,7 +194,7 @@ class KillAt(TrainerCallback):
 )
 @pytest.mark.parametrize("peft", [False, True])
 def test_every_phase_resumes_to_the_same_result(turn, tmp_path, when, peft):
-    kwargs = {"save_strategy": "steps", "save_steps": 7, "probe_features": "mean"}
+    kwargs = {"save_strategy": "steps", "save_steps": 7, "probe_features": "mean", "turn_balance": "min"}
     if peft:
         kwargs["peft_config"] = LoraConfig(task_type="SEQ_CLS", lora_dropout=0.1)
     straight = turn(**kwargs)
