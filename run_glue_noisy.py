@@ -876,12 +876,13 @@ def detect_last_checkpoint(
         changed = [n for n in arguments if n not in may_change and earlier.get(n) != arguments[n]]
         if changed:
             raise ValueError(
-                f"{folder} holds checkpoints of a run with other arguments ({', '.join(changed)}). Choose another "
-                "--output_dir, or start again in this one with --overwrite_output_dir."
+                f"{folder} holds checkpoints or a probe of a run with other arguments ({', '.join(changed)}). Choose "
+                "another --output_dir, or start again in this one with --overwrite_output_dir."
             )
         logger.warning(
-            f"Resuming the run in {folder} from {last_checkpoint} (a finished run is only evaluated again). To start "
-            "again, add --overwrite_output_dir."
+            f"Resuming the run in {folder} from {last_checkpoint}"
+            + (" (a finished run is only evaluated again)" if last_checkpoint != folder else "")
+            + ". To start again, add --overwrite_output_dir."
         )
     if training_args.should_save:
         arguments.pop("token")

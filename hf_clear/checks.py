@@ -101,7 +101,8 @@ def check_training_set(trainer: Trainer) -> None:
     if len(dataset) == 0:
         raise ValueError("The training set has no sample.")
     as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
-    first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
+    with random_state_preserved():  # a transform may be random
+        first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
     if not isinstance(first, Mapping):
         return
     name = next((name for name in label_names(trainer) if name in first), None)
@@ -116,5 +117,5 @@ def check_training_set(trainer: Trainer) -> None:
     if as_is:
         check_labels(dataset.with_format(None)[name][:], num_labels(trainer))
         return
-    with random_state_preserved():  # a transform may be random
+    with random_state_preserved():
         check_labels((dataset[index].get(name) for index in range(len(dataset))), num_labels(trainer))

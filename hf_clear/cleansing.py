@@ -34,14 +34,15 @@ def select_clean(
         `np.ndarray`: row numbers, in ascending order.
 
     Raises:
-        ValueError: where no sample is above the threshold.
+        ValueError: where no sample is above the threshold, or an argument is out of its range.
     """
+    check_selection(threshold, balance)
     clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
     is_kept = clean_probability > threshold
     if not is_kept.any():
         raise ValueError(
             f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
-            f"{clean_probability.max(initial=0):.3g}). Lower `turn_threshold`, or probe longer."
+            f"{clean_probability.max(initial=0)}). Lower `turn_threshold`, or probe longer."
         )
     kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
     smallest = min(len(rows) for rows in kept.values() if len(rows))
@@ -57,7 +58,21 @@ def select_clean(
         )
     if balance != "none":
         size = min(map(len, kept.values())) if balance == "min" else balance
-        for label, rows in kept.items():
+        for number, (label, rows) in enumerate(kept.items()):
             if len(rows) > size:
-                kept[label] = np.random.default_rng((seed, int(label))).choice(rows, size, replace=False)
+                kept[label] = np.random.default_rng((seed, number)).choice(rows, size, replace=False)
     return np.sort(np.concatenate(list(kept.values())))
+
+
+def check_selection(threshold: float, balance: str | int) -> None:
+    """
+    Raises:
+        ValueError: where one of these arguments of [`select_clean`] is out of its range.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"`turn_threshold` is a clean probability strictly between 0 and 1; got {threshold}.")
+    is_number = isinstance(balance, int) and not isinstance(balance, bool) and balance >= 1
+    if balance not in ("min", "none") and not is_number:
+        raise ValueError(
+            f"`turn_balance` has to be 'min', 'none' or a number of samples a class, 1 or above; got {balance!r}."
+        )

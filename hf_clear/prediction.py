@@ -21,7 +21,7 @@ from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .losses import IGNORED_LABEL, cross_entropy, per_sample
-from .sample_index import LABEL_COLUMNS, SAMPLE_INDEX, indexed_dataloader
+from .sample_index import SAMPLE_INDEX, indexed_dataloader, label_names
 
 
 @dataclass
@@ -66,12 +66,15 @@ def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.nd
     return predict_samples(trainer, sample_dataloader(trainer, dataset)).losses.numpy()
 
 
-def sample_dataloader(trainer: Trainer, dataset: Dataset, by_length: bool = False) -> DataLoader:
+def sample_dataloader(
+    trainer: Trainer, dataset: Dataset, by_length: bool = False, needs_labels: bool = True
+) -> DataLoader:
     """A dataloader for [`predict_samples`]: evaluation order and batch size, every sample, batches with the indices.
 
     Args:
         by_length (`bool`, *optional*, defaults to `False`): from the longest sequence to the shortest, which needs the
             least padding. Data without `input_ids` stay in their order.
+        needs_labels (`bool`, *optional*, defaults to `True`): whether a sample without label is an error.
     """
     stock, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
     try:
@@ -81,6 +84,7 @@ def sample_dataloader(trainer: Trainer, dataset: Dataset, by_length: bool = Fals
             "clean probability",
             trainer.args.eval_batch_size,
             _longest_first if by_length else trainer._get_eval_sampler,
+            needs_labels=needs_labels,
         )
     finally:
         trainer.args.dataloader_drop_last = stock
@@ -177,9 +181,10 @@ def predict_features(
     def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
         nonlocal shape, width
         batch = trainer._prepare_inputs(batch)
-        labels = next((batch[name] for name in LABEL_COLUMNS if name in batch), None)
+        names = label_names(trainer)
+        labels = next((batch[name] for name in names if name in batch), None)
         labels = labels if labels is not None and labels.ndim == 1 else torch.full_like(index, IGNORED_LABEL)
-        batch = {name: value for name, value in batch.items() if name not in LABEL_COLUMNS}
+        batch = {name: value for name, value in batch.items() if name not in names}
         seen.clear()
         rows = [labels.unsqueeze(1).float()]
         context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
@@ -255,7 +260,8 @@ def _mean_state(trainer: Trainer, outputs: Any, batch: Mapping[str, torch.Tensor
         )
     state, mask = states[-1].float(), batch.get("attention_mask")
     if mask is None or mask.shape != state.shape[:2]:
-        return state.flatten(1, -2).mean(dim=1)
+        # Images as [batch, channels, height, width], or tokens with the features last.
+        return state.flatten(2).mean(dim=2) if state.ndim == 4 else state.flatten(1, -2).mean(dim=1)
     mask = mask.unsqueeze(-1).to(state)
     return (state * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 

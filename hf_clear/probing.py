@@ -38,12 +38,13 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
         name (`str`, *optional*): where it is; by default, one of `HEADS`.
 
     Raises:
-        ValueError: where there is no such module, or peft doesn't train it; the message lists the candidates.
+        ValueError: where there is no such module (the message lists the candidates), where it is frozen, or where the
+            model has a prompt-learning method of peft's own.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     children = {child: module for child, module in base.named_children() if any(True for _ in module.parameters())}
     names = [child for child in HEADS if child in children] if name is None else [name]
-    try:
+    try:  # `probe_head` may be a path
         head = base.get_submodule(names[0]) if names else None
     except AttributeError:
         head = None
@@ -55,11 +56,18 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
             f"{type(base).__name__} has {missing}, so there is nothing to probe with. Name the module that turns "
             f"features into class scores in `probe_head`. Candidates: {', '.join(candidates)}."
         )
-    if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in head.parameters()):
+    if not all(parameter.requires_grad for parameter in trained_part(head).parameters()):
+        way_out = "Call `requires_grad_()` on it."
+        if isinstance(model, PeftModel):
+            way_out = (
+                f"Add `modules_to_save=[{names[0]!r}]` to the PEFT config (`task_type='SEQ_CLS'` does so for heads "
+                "called 'classifier' or 'score'), and don't adapt it."
+            )
+        raise ValueError(f"The head {names[0]!r} of {type(base).__name__} is frozen: probing can't train it. {way_out}")
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"The head {names[0]!r} of {type(base).__name__} is frozen by the PEFT config, so probing can't train it. "
-            f"Add `modules_to_save=[{names[0]!r}]` (`task_type='SEQ_CLS'` does so for heads called 'classifier' or "
-            "'score')."
+            f"peft's {model.active_peft_config.peft_type.value} can't be left out of a forward pass, so there are no "
+            "features of the base model to probe. For prompts, use `ClearPromptConfig`."
         )
     return head
 
@@ -160,23 +168,37 @@ def train_probe(
             optimizer.step()
             total += losses[-1].item() * len(rows)
             step += 1
-        on_epoch_end(epoch + 1, total / num_samples)
+        mean_loss = total / num_samples
+        on_epoch_end(epoch + 1, mean_loss)
+    if epochs and mean_loss >= _loss_of_guessing(scores[-1].shape[1], args.probe_gce_q):
+        logger.warning(
+            f"After {args.probe_epochs} epochs of probing, the loss ({mean_loss:.3f}) is not below that of guessing: "
+            "the frozen features say little about the labels, or `probe_learning_rate` doesn't suit them. Don't expect "
+            "much of the clean probabilities."
+        )
+
+
+def _loss_of_guessing(num_labels: int, q: float) -> float:
+    """The generalized cross entropy of a uniform prediction."""
+    return float(generalized_cross_entropy(torch.zeros(1, num_labels), torch.zeros(1, dtype=torch.long), q))
 
 
 def probe_optimizer(probe: Probe, features: FrozenFeatures, args: ProbeArguments) -> torch.optim.Optimizer:
-    """A larger learning rate for smaller features, so that one default suits the head's and the mean ones."""
+    """For a linear layer, the learning rate is larger where the features are smaller, so that one default suits the
+    head's and the mean ones."""
     parts = [(probe.head, features.head)] + [(probe.mean, features.mean)] * probe.uses_mean
-    groups = [
-        {"params": list(module.parameters()), "initial_lr": args.probe_learning_rate / _scale(of_module)}
-        for module, of_module in parts
-    ]
+    groups = []
+    for module, of_module in parts:
+        scale = _scale(of_module) if isinstance(module, nn.Linear) else 1.0
+        groups.append({"params": list(module.parameters()), "initial_lr": args.probe_learning_rate / scale})
     return torch.optim.AdamW(groups, lr=args.probe_learning_rate, weight_decay=0.0)
 
 
 def _scale(features: torch.Tensor, rows: int = 8192) -> float:
-    """The standard deviation of the features around their means, from some of the samples."""
+    """The standard deviation of the features around their means, from some of the samples. Not below 0.01: features
+    that hardly differ tell nothing, and no learning rate changes that."""
     some = features[:: -(-len(features) // rows)]
-    return max((some - some.mean(dim=0)).square().mean().sqrt().item(), 1e-6)
+    return max((some - some.mean(dim=0)).square().mean().sqrt().item(), 0.01)
 
 
 def probe_predictions(probe: Probe, features: FrozenFeatures) -> SamplePredictions:
@@ -194,9 +216,9 @@ def frozen_features(
     args: ProbeArguments,
     mean: bool,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
-    description: str = "Features",
+    needs_labels: bool = True,
 ) -> Iterator[FrozenFeatures]:
-    """The features that a probe is trained on; where they are larger than `probe_feature_memory`, in a file in
+    """The features that a probe is trained on or asked about; where they are larger than `probe_feature_memory`, in a file in
     `output_dir` that is deleted at the end of the context.
 
     Raises:
@@ -204,7 +226,7 @@ def frozen_features(
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     head = find_head(model, args.probe_head)
-    dataloader = sample_dataloader(trainer, dataset, by_length=True)
+    dataloader = sample_dataloader(trainer, dataset, by_length=True, needs_labels=needs_labels)
     width = _width(head) + (getattr(getattr(model, "config", None), "hidden_size", None) or 1024) * mean
     size = len(dataset) * width * 4 / 2**30
     with contextlib.ExitStack() as stack:
@@ -212,7 +234,7 @@ def frozen_features(
         if size > args.probe_feature_memory:
             storage = stack.enter_context(_shared_file(trainer))
             logger.info(f"The features take {size:.1f} GiB: they are mapped from {storage}.")
-        yield predict_features(trainer, dataloader, batch_context, mean, head, storage, description)
+        yield predict_features(trainer, dataloader, batch_context, mean, head, storage, "Features")
 
 
 def set_head(trainer: Trainer, name: str | None, probe: Probe) -> None:

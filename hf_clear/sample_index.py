@@ -46,7 +46,8 @@ class IndexCollator:
     Args:
         collator (`Callable`): from a list of items to a dict of tensors.
         label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels. They are
-            checked in both: a collator may fail on a bad label without a word of which, or make the labels itself.
+            checked in both: a collator may fail on a bad label without a word of which, or make the labels itself. Empty
+            where no label is needed.
         num_labels (`int`, *optional*): the number of classes; None where it is unknown.
     """
 
@@ -66,12 +67,12 @@ class IndexCollator:
                 f"hf_clear needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
             )
         name = next((name for name in self.label_names if name in batch), None)
-        if name is None:
+        if name is None and self.label_names:
             raise ValueError(
                 f"The batch of sample {indices[0]} has no labels: expected one of {', '.join(self.label_names)}, got "
                 f"{', '.join(batch)}."
             )
-        if isinstance(batch[name], torch.Tensor):
+        if isinstance(batch.get(name), torch.Tensor):
             check_labels(batch[name].tolist(), self.num_labels, indices)
         batch[SAMPLE_INDEX] = torch.tensor(indices, dtype=torch.long)
         return batch
@@ -84,6 +85,7 @@ def indexed_dataloader(
     batch_size: int,
     sampler_fn: Callable[[Dataset], Sampler | None],
     is_training: bool = False,
+    needs_labels: bool = True,
 ) -> DataLoader:
     """The dataloader that `trainer` would build for `dataset`, with the samples' indices (`LongTensor` of shape
     `[batch]`) added to its batches under the key `SAMPLE_INDEX`.
@@ -97,7 +99,7 @@ def indexed_dataloader(
         columns_removed = trainer._remove_unused_columns(dataset, description=description)
     else:
         collator = trainer._get_collator_with_removed_columns(collator, description=description)
-    collator = IndexCollator(collator, label_names(trainer), num_labels(trainer))
+    collator = IndexCollator(collator, label_names(trainer) if needs_labels else (), num_labels(trainer))
     trainer.data_collator, stock = collator, trainer.data_collator
     try:
         return trainer._get_dataloader(

@@ -6,12 +6,29 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .cleansing import check_selection
 from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "step")
 PROBE_FEATURES = ("head", "mean")
 WARMUPS = ("epochs", "linear_probe")
+
+
+def _check_numbers(arguments: ProbeArguments, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"`{name}` has to be a number; got {value!r}.")
+
+
+def _check_whole_numbers(arguments: ProbeArguments, **least: int) -> None:
+    _check_numbers(arguments, *least)
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        if value != value or value in (float("inf"), float("-inf")) or value != int(value) or value < smallest:
+            raise ValueError(f"`{name}` has to be a whole number, {smallest} or above; got {value}.")
+        setattr(arguments, name, int(value))
 
 
 @dataclass
@@ -59,10 +76,8 @@ class ProbeArguments:
         # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
         if hasattr(super(), "__post_init__"):
             super().__post_init__()
-        for name in ("probe_epochs", "probe_batch_size"):
-            value = getattr(self, name)
-            if value != int(value) or value < 1:
-                raise ValueError(f"`{name}` has to be a whole number, 1 or above; got {value}.")
+        _check_numbers(self, "probe_learning_rate", "probe_gce_q", "probe_feature_memory")
+        _check_whole_numbers(self, probe_epochs=1, probe_batch_size=1)
         if not self.probe_learning_rate > 0:
             raise ValueError(f"`probe_learning_rate` has to be above 0; got {self.probe_learning_rate}.")
         if not 0 <= self.probe_gce_q <= 1:
@@ -101,19 +116,10 @@ class TurnArguments(ProbeArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.turn_threshold < 1:
-            raise ValueError(
-                f"`turn_threshold` is a clean probability strictly between 0 and 1; got {self.turn_threshold}."
-            )
+        _check_numbers(self, "turn_threshold")
         if str(self.turn_balance).isdecimal():
             self.turn_balance = int(self.turn_balance)  # from a command line
-        if self.turn_balance not in ("min", "none") and not (
-            isinstance(self.turn_balance, int) and self.turn_balance >= 1
-        ):
-            raise ValueError(
-                "`turn_balance` has to be 'min', 'none' or a number of samples a class, 1 or above; got "
-                f"{self.turn_balance!r}."
-            )
+        check_selection(self.turn_threshold, self.turn_balance)
         get_estimator(self.turn_estimator)  # refuses what it doesn't know
 
 
@@ -211,12 +217,10 @@ class ClearArguments(ProbeArguments):
         super().__post_init__()
         if self.clear_warmup not in WARMUPS:
             raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
+        _check_numbers(self, "clear_gamma", "clear_consistency_weight", "clear_ensemble_temperature")
+        _check_whole_numbers(self, clear_warmup_epochs=0)
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
-        if self.clear_warmup_epochs != int(self.clear_warmup_epochs) or self.clear_warmup_epochs < 0:
-            raise ValueError(
-                f"`clear_warmup_epochs` has to be a whole number of epochs, 0 or above; got {self.clear_warmup_epochs}."
-            )
         if not self.clear_consistency_weight >= 0:
             raise ValueError(f"`clear_consistency_weight` has to be 0 or above; got {self.clear_consistency_weight}.")
         if self.clear_ensemble_size != int(self.clear_ensemble_size) or self.clear_ensemble_size < 1:
@@ -224,6 +228,7 @@ class ClearArguments(ProbeArguments):
                 "`clear_ensemble_size` has to be a whole number, 1 or above; got "
                 f"{self.clear_ensemble_size}. To train without consistency, set `clear_consistency_weight=0`."
             )
+        self.clear_ensemble_size = int(self.clear_ensemble_size)
         if self.clear_ensemble_source not in (None, *ENSEMBLE_SOURCES):
             raise ValueError(
                 f"`clear_ensemble_source` has to be one of {', '.join(map(repr, ENSEMBLE_SOURCES))}; got "

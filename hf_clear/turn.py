@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast
+from peft import PeftModel
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import Trainer, enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalPrediction,
+    PredictionOutput,
+    TrainOutput,
+    get_last_checkpoint,
+)
 
 from .checks import check_task, check_training_set
-from .cleansing import select_clean
+from .cleansing import check_selection, select_clean
 from .estimators import get_estimator
 from .losses import IGNORED_LABEL, cross_entropy
 from .metrics import detection_metrics
 from .noisy_labels import NoisyLabelsMixin
-from .prediction import FrozenFeatures, SamplePredictions, predict_features, sample_dataloader
+from .prediction import (
+    FrozenFeatures,
+    SamplePredictions,
+    predict_features,
+    random_state_preserved,
+    sample_dataloader,
+)
 from .probing import (
     Probe,
     base_model_context,
@@ -41,6 +56,8 @@ from .sample_store import SampleStore
 from .training_args import TurnArguments
 from .turn_state import STATE_NAME, TurnState
 
+logger = logging.getLogger(__name__)
+
 _NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
 
 
@@ -54,6 +71,7 @@ class TurnMixin(NoisyLabelsMixin):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._default_args = TurnArguments()
         self._head()  # refuses a model without
         check_task(self)
         self._use_one_gpu()
@@ -62,7 +80,7 @@ class TurnMixin(NoisyLabelsMixin):
     @property
     def turn_args(self) -> TurnArguments:
         """TURN's arguments: `args` itself, or the defaults where `args` is a plain `TrainingArguments`."""
-        return self.args if isinstance(self.args, TurnArguments) else TurnArguments()
+        return self.args if isinstance(self.args, TurnArguments) else self._default_args
 
     # ---- The phases ----
 
@@ -72,7 +90,8 @@ class TurnMixin(NoisyLabelsMixin):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Runs the three phases: [`linear_probe`], [`cleanse`], [`finetune`].
+        """Runs the three phases: [`linear_probe`], [`cleanse`], [`finetune`]. Called again, it begins with the model as
+        it is: after fine-tuning, with features that have changed.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer`. `True` goes on from the last
@@ -98,12 +117,8 @@ class TurnMixin(NoisyLabelsMixin):
             self.linear_probe()
         if self.fine_tuning_samples is None:
             self.cleanse()
-        is_fine_tuning = checkpoint is not None and self._is_checkpoint(checkpoint)
-        model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
-        try:
-            return self.finetune(str(checkpoint) if is_fine_tuning else None, trial, ignore_keys_for_eval)
-        finally:
-            self.model_init = model_init
+        is_fine_tuning = checkpoint is not None and _is_checkpoint(checkpoint)
+        return self.finetune(str(checkpoint) if is_fine_tuning else None, trial, ignore_keys_for_eval)
 
     def linear_probe(self) -> dict[str, float]:
         """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
@@ -124,6 +139,11 @@ class TurnMixin(NoisyLabelsMixin):
         with_mean = settings.probe_features == "mean" or estimator.uses_features
         start = time.time()
         with frozen_features(self, self.train_dataset, settings, with_mean, base_model_context(self)) as features:
+            if (features.labels == IGNORED_LABEL).any():
+                raise ValueError(
+                    "TURN needs one class a sample, and the batches hold no labels of shape [batch] under any of the "
+                    f"names {', '.join(label_names(self))}. Look at the data collator, or set `label_names`."
+                )
             metrics = {"probe/features_runtime": time.time() - start}
             start = time.time()
             self._train_probe(features)
@@ -138,12 +158,11 @@ class TurnMixin(NoisyLabelsMixin):
         if known.any():
             ranking = detection_metrics(np.exp(-predictions.losses.double().numpy()[known]), is_noisy[known])
             metrics |= {"probe/detection_auroc": ranking["detection_auroc"]} if ranking else {}
-        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        for name, dataset in sets.items():
-            if dataset is not None:
-                metrics |= self.predict_probe(dataset, f"probe/eval_{name}".removesuffix("_")).metrics
         self._finish_phase(metrics)
-        return metrics
+        evaluated = self._evaluate_probe()
+        if evaluated:
+            self._finish_phase(metrics | evaluated)
+        return metrics | evaluated
 
     def cleanse(self) -> dict[str, float]:
         """Phase 2: clean probabilities from the probe's losses, one mixture a class, and the samples to fine-tune on
@@ -162,8 +181,10 @@ class TurnMixin(NoisyLabelsMixin):
         """
         if self.sample_store is None:
             raise RuntimeError("There is nothing to cleanse by: call `linear_probe()` first, or `train()` for all.")
+        self._check_size()
         settings, store = self.turn_args, self.sample_store
-        predictions, features = self._predictions or self._predict_again()
+        check_selection(settings.turn_threshold, settings.turn_balance)
+        predictions, features = self._evidence()
         store.mean_losses.fill_(torch.nan)  # one look at the losses, however often this is called
         logs = self.fit_clean_probability(get_estimator(settings.turn_estimator), predictions, features)
         store.fitted_epoch = 0
@@ -185,7 +206,7 @@ class TurnMixin(NoisyLabelsMixin):
 
     def finetune(
         self,
-        resume_from_checkpoint: str | None = None,
+        resume_from_checkpoint: str | bool | None = None,
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
@@ -195,11 +216,18 @@ class TurnMixin(NoisyLabelsMixin):
         Raises:
             RuntimeError: where [`cleanse`] has not run.
         """
-        if resume_from_checkpoint is not None and self.fine_tuning_samples is None:
-            self._restore(Path(resume_from_checkpoint))
+        checkpoint = self._folder_to_resume(resume_from_checkpoint)
+        if checkpoint is not None and self.fine_tuning_samples is None:
+            self._restore(checkpoint)
         if self.fine_tuning_samples is None:
             raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
-        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._check_size()
+        checkpoint = str(checkpoint) if checkpoint is not None and _is_checkpoint(checkpoint) else None
+        model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
+        try:
+            output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self.model_init = model_init
         own = {
             f"finetune/{name.removeprefix('train_')}": value
             for name, value in output.metrics.items()
@@ -219,21 +247,31 @@ class TurnMixin(NoisyLabelsMixin):
 
         Returns:
             [`~transformers.trainer_utils.PredictionOutput`]: class scores `[num_samples, num_labels]` in the order of
-            the data set, its labels, and metrics: the mean cross entropy and those of `compute_metrics`.
+            the data set (or what `preprocess_logits_for_metrics` makes of them), its labels, and metrics: the mean
+            cross entropy and those of `compute_metrics`.
 
         Raises:
             RuntimeError: where there is no probe.
         """
         if self.probe is None:
             raise RuntimeError("There is no probe: call `linear_probe()` first.")
-        with frozen_features(self, dataset, self.turn_args, self.probe.uses_mean, base_model_context(self)) as features:
+        with frozen_features(
+            self, dataset, self.turn_args, self.probe.uses_mean, base_model_context(self), needs_labels=False
+        ) as features:
             logits, labels = self.probe.predict(features), features.labels
-        metrics = {"loss": cross_entropy(logits, labels).mean().item()}
-        if self.compute_metrics is not None:
-            metrics |= self.compute_metrics(EvalPrediction(logits.numpy(), labels.numpy()))
+        is_labelled, metrics = bool((labels != IGNORED_LABEL).all()), {}
+        if is_labelled:
+            metrics["loss"] = cross_entropy(logits, labels).mean().item()
+        if self.preprocess_logits_for_metrics is not None:
+            logits = self.preprocess_logits_for_metrics(logits, labels)
+        if is_labelled and self.compute_metrics is not None:
+            if self.args.batch_eval_metrics or self.args.include_for_metrics:
+                logger.warning("`compute_metrics` is not asked about the probe: it wants batches, inputs or losses.")
+            else:
+                metrics |= self.compute_metrics(EvalPrediction(logits.numpy(), labels.numpy()))
         return PredictionOutput(
             logits.numpy(),
-            labels.numpy(),
+            labels.numpy() if is_labelled else None,
             {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
         )
 
@@ -244,7 +282,7 @@ class TurnMixin(NoisyLabelsMixin):
             dataset (`torch.utils.data.Dataset`, *optional*): the training set by default.
         """
         dataset = self.train_dataset if dataset is None else dataset
-        return predict_features(self, sample_dataloader(self, dataset, by_length=True)).mean.numpy()
+        return predict_features(self, sample_dataloader(self, dataset, by_length=True, needs_labels=False)).mean.numpy()
 
     # ---- Fine-tuning ----
 
@@ -313,12 +351,33 @@ class TurnMixin(NoisyLabelsMixin):
         for parameter in parameters:  # on GPUs, the processes may have come to differ by rounding
             parameter.data = broadcast(parameter.data)
 
-    def _predict_again(self) -> tuple[SamplePredictions, torch.Tensor | None]:
-        """What the probe makes of the training set, where only its losses were restored."""
+    def _evaluate_probe(self) -> dict[str, float]:
+        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        metrics = {}
+        for name, dataset in sets.items():
+            if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
+                logger.warning("The probe is not evaluated on an IterableDataset: its samples have no index.")
+            elif dataset is not None:
+                metrics |= self.predict_probe(dataset, f"probe/eval_{name}".removesuffix("_")).metrics
+        return metrics
+
+    def _evidence(self) -> tuple[SamplePredictions, torch.Tensor | None]:
+        """What the probe makes of the training set and, where the estimator uses them, the mean features: as phase 1
+        left them, or computed again."""
         estimator = get_estimator(self.turn_args.turn_estimator)
+        if self._predictions is not None and not (estimator.uses_features and self._predictions[1] is None):
+            return self._predictions
+        if self.state.global_step > 0 and self._peft_model() is None:
+            raise RuntimeError(
+                "Fine-tuning has changed the features that the probe was trained on, so it can't be asked again. "
+                "Cleanse before fine-tuning, or with another TurnTrainer for the pretrained model: "
+                "`train(resume_from_checkpoint=...)`."
+            )
         with_mean = self.probe.uses_mean or estimator.uses_features
         with frozen_features(self, self.train_dataset, self.turn_args, with_mean, base_model_context(self)) as features:
-            return probe_predictions(self.probe, features), features.mean.clone() if estimator.uses_features else None
+            mean_features = features.mean.clone() if estimator.uses_features else None
+            self._predictions = probe_predictions(self.probe, features), mean_features
+        return self._predictions
 
     def _is_noisy(self, predictions: SamplePredictions) -> tuple[np.ndarray, np.ndarray]:
         """Which given labels are wrong, and for which that is known; both `[num_samples]`."""
@@ -354,32 +413,58 @@ class TurnMixin(NoisyLabelsMixin):
             self._move_model_to_device(self.model, self.args.device)
         self._head()
 
+    def _peft_model(self) -> PeftModel | None:
+        model = self.accelerator.unwrap_model(self.model)
+        return model if isinstance(model, PeftModel) else None
+
     def _check_training_set(self) -> None:
         check_training_set(self)
-        item = self.train_dataset[0]
+        with random_state_preserved():  # a transform may be random
+            item = self.train_dataset[0]
         labels = [item[name] for name in label_names(self) if isinstance(item, Mapping) and name in item]
         if any(np.ndim(label) > 0 for label in labels):
-            raise ValueError("TURN needs one class label a sample, and here every token has a label of its own.")
+            raise ValueError(
+                "TURN needs one class label a sample, and the label of sample 0 is a list: one for every token?"
+            )
+
+    def _check_size(self) -> None:
+        if len(self.train_dataset) != len(self.sample_store.labels):
+            raise ValueError(
+                f"The training set has {len(self.train_dataset)} samples, and the probe has seen "
+                f"{len(self.sample_store.labels)}: it was replaced in between. Begin again with `linear_probe()`."
+            )
 
     def _folder_to_resume(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if not resume_from_checkpoint:
             return None
         if resume_from_checkpoint is not True:
-            return Path(resume_from_checkpoint)
+            folder = Path(resume_from_checkpoint)
+            if not folder.is_dir():
+                what = "is a file: name the folder that it is in" if folder.exists() else "does not exist"
+                raise FileNotFoundError(f"There is nothing to resume from: {folder} {what}.")
+            return folder
         folder = Path(self.args.output_dir)
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if last is None and not (folder / STATE_NAME).is_file():
             raise ValueError(f"No checkpoint and no {STATE_NAME} in the output directory ({folder}) to resume from.")
         return folder if last is None else Path(last)
 
-    def _is_checkpoint(self, folder: Path) -> bool:
-        """Whether fine-tuning saved it; `output_dir` may hold the state of a trainer too (`save_state`)."""
-        return (folder / TRAINER_STATE_NAME).is_file() and folder.resolve() != Path(self.args.output_dir).resolve()
-
     def _settings(self) -> dict[str, Any]:
         names = [setting.name for setting in dataclasses.fields(TurnArguments) if setting.name not in _NO_SETTINGS]
         settings = {name: getattr(self.turn_args, name) for name in names}
-        return {**settings, "seed": self.args.seed, "num_samples": len(self.train_dataset)}
+        model = self.accelerator.unwrap_model(self.model)
+        labels = None
+        if isinstance(self.train_dataset, datasets.Dataset):
+            columns = [name for name in label_names(self) if name in self.train_dataset.column_names]
+            labels = crc32(repr(self.train_dataset.with_format(None)[columns[0]][:]).encode()) if columns else None
+        return {
+            **settings,
+            "seed": self.args.seed,
+            "num_samples": len(self.train_dataset),
+            "checksum_of_labels": labels,
+            "model": type(model).__name__,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        }
 
     def _save_state(self, folder: str | None = None) -> None:
         if not self.args.should_save:
@@ -404,14 +489,17 @@ class TurnMixin(NoisyLabelsMixin):
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, no state of TURN, or of a run with other settings.
         """
-        state = TurnState.load(folder / STATE_NAME)
+        path = folder / STATE_NAME
+        if not path.is_file() and _is_checkpoint(folder):  # with `save_only_model`
+            path = folder.parent / STATE_NAME if (folder.parent / STATE_NAME).is_file() else path
+        state = TurnState.load(path)
         changed = [name for name, value in self._settings().items() if state.settings.get(name) != value]
-        can_change = () if self._is_checkpoint(folder) else ("turn_threshold", "turn_balance", "turn_estimator")
+        can_change = () if _is_checkpoint(folder) else ("turn_threshold", "turn_balance", "turn_estimator")
         wrong = [name for name in changed if name not in can_change]
         if wrong:
             earlier = ", ".join(f"{name}={state.settings.get(name)!r}" for name in wrong)
             raise ValueError(
-                f"{folder / STATE_NAME} is of a run with other settings ({earlier}). Resume with these, or start again "
+                f"{path} is of a run with other settings ({earlier}). Resume with these, or start again "
                 "without `resume_from_checkpoint`."
             )
         self._reset()
@@ -425,6 +513,12 @@ class TurnMixin(NoisyLabelsMixin):
             set_head(self, self.turn_args.probe_head, self.probe)
         if not changed:
             self.fine_tuning_samples = state.fine_tuning_samples
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether fine-tuning saved it. `output_dir` may hold the state of a trainer (`save_state`), but no optimizer."""
+    is_named_so = folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    return (folder / TRAINER_STATE_NAME).is_file() and (is_named_so or any(folder.glob("optimizer*")))
 
 
 class TurnTrainer(TurnMixin, Trainer):

@@ -6,9 +6,9 @@ import torch
 from architectures import ARCHITECTURES, batch_of, config_of, model_of
 from conftest import collate, tiny_bert, toy_dataset
 from datasets import Dataset
-from peft import get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, Trainer
+from transformers import AutoModelForCausalLM, GPT2Config, ResNetConfig, ResNetForImageClassification, Trainer
 
 from hf_clear import TurnTrainingArguments
 from hf_clear.losses import generalized_cross_entropy
@@ -181,8 +181,43 @@ def test_models_without_a_head_to_probe():
         find_head(causal)
     config = config_of("lora", "bart")
     config.modules_to_save, config.task_type = None, None
-    with pytest.raises(ValueError, match=r"frozen by the PEFT config.*modules_to_save=\['classification_head'\]"):
+    with pytest.raises(ValueError, match=r"is frozen.*modules_to_save=\['classification_head'\]"):
         find_head(get_peft_model(model_of("bart"), config))
+    # Adapted, the head would not be saved as it was probed.
+    on_head = LoraConfig(target_modules=["query", "classifier"])
+    with pytest.raises(ValueError, match="'classifier' of Bert.* is frozen.*don't adapt it"):
+        find_head(get_peft_model(tiny_bert(), on_head))
+    with pytest.raises(ValueError, match="PREFIX_TUNING can't be left out.*ClearPromptConfig"):
+        find_head(get_peft_model(tiny_bert(), PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)))
+    frozen = tiny_bert()
+    frozen.classifier.requires_grad_(False)
+    with pytest.raises(ValueError, match="is frozen.*requires_grad_"):
+        find_head(frozen)
+
+
+def test_mean_features_of_a_convolutional_network(trainer_of):
+    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4, 12], depths=[1, 1], num_labels=3)
+    torch.manual_seed(0)
+    model, images = ResNetForImageClassification(config), torch.randn(6, 1, 32, 32)
+    dataset = Dataset.from_dict({"pixel_values": images.numpy(), "labels": [0, 1, 2] * 2})
+    trainer = trainer_of(model, dataset)
+    trainer.data_collator = collate_any
+    with frozen_features(trainer, dataset, trainer.args, True) as features, torch.no_grad():
+        outputs = model.eval()(images, output_hidden_states=True)
+        torch.testing.assert_close(features.mean, outputs.hidden_states[-1].mean(dim=(2, 3)))
+        scores = Probe(find_head(model), features.head_shape)(features, slice(None))[0]
+        torch.testing.assert_close(scores, outputs.logits)
+
+
+def test_a_probe_that_learns_nothing_says_so(trainer_of, caplog):
+    dataset = Dataset.from_dict({**toy_dataset(40).to_dict(), "labels": [0, 1, 2, 3] * 10}).map(
+        lambda row: {"input_ids": [1, 5, 5], "attention_mask": [1, 1, 1]}
+    )
+    trainer = trainer_of(tiny_bert(), dataset, probe_epochs=2, probe_learning_rate=1.0)
+    trainer.data_collator = collate
+    with frozen_features(trainer, dataset, trainer.args, False) as features:
+        train_probe(Probe(find_head(trainer.model), features.head_shape), features, trainer.args, 0)
+    assert "is not below that of guessing" in caplog.text
 
 
 def test_features_that_are_not_finite():

@@ -308,6 +308,12 @@ def test_model_init_gives_every_run_its_own_probe(turn):
         return tiny_bert(initializer_range=0.2)
 
     trainer = turn(model_init=model_init)
+    trainer.linear_probe()
+    trainer.cleanse()
+    trainer.args.learning_rate, trainer.args.weight_decay = 0.0, 0.0
+    trainer.finetune()
+    assert_same({"head": trainer.probe.head.weight.detach()}, {"head": trainer.model.classifier.weight.detach()})
+    trainer = turn(model_init=model_init)
     trainer.train()
     first, probe = state_of(trainer), trainer.probe
     trainer.train()
@@ -445,6 +451,10 @@ def test_a_run_warmed_up_by_a_probe_resumes(training_arguments, tmp_path):
         ({"probe_epochs": 0}, "`probe_epochs` has to be a whole number, 1 or above"),
         ({"probe_features": "cls"}, "`probe_features` has to be 'head' or 'mean'"),
         ({"probe_learning_rate": 0}, "`probe_learning_rate` has to be above 0"),
+        ({"probe_batch_size": 2.5}, "`probe_batch_size` has to be a whole number"),
+        ({"turn_threshold": "0.6"}, "`turn_threshold` has to be a number; got '0.6'"),
+        ({"probe_gce_q": None}, "`probe_gce_q` has to be a number; got None"),
+        ({"turn_balance": True}, "`turn_balance` has to be"),
     ],
 )
 def test_arguments_out_of_range(training_arguments, arguments, message):
@@ -452,7 +462,9 @@ def test_arguments_out_of_range(training_arguments, arguments, message):
         training_arguments(TurnTrainingArguments, **arguments)
 
 
-def test_balance_from_a_command_line(training_arguments):
+def test_numbers_of_another_type(training_arguments):
+    arguments = training_arguments(TurnTrainingArguments, probe_epochs=2.0)
+    assert arguments.probe_epochs == 2 and isinstance(arguments.probe_epochs, int)
     assert training_arguments(TurnTrainingArguments, turn_balance="30").turn_balance == 30
 
 
@@ -481,14 +493,112 @@ def test_states_that_do_not_fit(turn, tmp_path):
         turn(probe_epochs=7, seed=8).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(ValueError, match=r"other settings \(turn_threshold=0.6\)"):  # has been fine-tuned on
         turn(turn_threshold=0.7).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(num_samples=160\)"):
+    with pytest.raises(ValueError, match=r"other settings \(num_samples=160, checksum_of_labels"):
         turn(noisy_dataset(120)).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(FileNotFoundError, match="nowhere.*is missing.*TurnTrainer"):
+    with pytest.raises(ValueError, match=r"other settings \(checksum_of_labels"):  # as many samples
+        turn(noisy_dataset(rate=0.2)).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(num_parameters"):
+        turn(model=tiny_bert(num_hidden_layers=2)).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         turn().train(resume_from_checkpoint=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="is a file: name the folder"):
+        turn().train(resume_from_checkpoint=str(path))
+    with pytest.raises(FileNotFoundError, match="is missing.*TurnTrainer"):
+        turn().train(resume_from_checkpoint=str(tmp_path))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="turn_state.safetensors is damaged.*start again"):
         turn().train(resume_from_checkpoint=str(tmp_path / "out"))
+
+
+def test_resuming_from_checkpoints_without_optimizer(turn):
+    """They hold no state of TURN either; the one in `output_dir` stands in."""
+    arguments = {"save_strategy": "epoch", "save_only_model": True}
+    turn(**arguments).train()
+    again = turn(**arguments)
+    again.train(resume_from_checkpoint=True)
+    assert again.fine_tuning_samples is not None and again.clean_probabilities()
+
+
+def test_cleansing_again(turn):
+    """With other arguments, after a fine-tuning that was resumed, and where features would be needed that are gone."""
+    trainer = turn(save_strategy="epoch")
+    trainer.linear_probe()
+    trainer.args.turn_estimator = "knn"  # needs features that the probe didn't
+    trainer.cleanse()
+    trainer.args.turn_estimator = "per_class_gaussian_mixture"
+    trainer.train()
+    probability = trainer.sample_store.clean_probability.clone()
+    trainer.cleanse()
+    assert torch.equal(probability, trainer.sample_store.clean_probability)
+    resumed = turn(save_strategy="epoch")
+    resumed.finetune(True)
+    assert torch.equal(probability, resumed.sample_store.clean_probability)
+    with pytest.raises(RuntimeError, match="Fine-tuning has changed the features"):
+        resumed.cleanse()
+    for name, value, message in (
+        ("turn_threshold", 1.5, "strictly between 0 and 1; got 1.5"),
+        ("turn_balance", "bogus", "'min', 'none' or a number"),
+    ):
+        other = turn()
+        other.linear_probe()
+        setattr(other.args, name, value)
+        with pytest.raises(ValueError, match=message):
+            other.cleanse()
+
+
+def test_a_training_set_that_is_replaced_between_the_phases(turn):
+    trainer = turn()
+    trainer.linear_probe()
+    trainer.cleanse()
+    trainer.train_dataset = noisy_dataset(120)
+    for phase in (trainer.cleanse, trainer.finetune):
+        with pytest.raises(ValueError, match="has 120 samples, and the probe has seen 160"):
+            phase()
+
+
+def test_labels_under_another_name_or_of_another_shape(turn, training_arguments):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert = tiny_bert(initializer_range=0.2)
+            self.classifier, self.bert.classifier = self.bert.classifier, torch.nn.Identity()
+
+        def forward(self, input_ids, attention_mask, target=None):
+            logits = self.classifier(self.bert(input_ids, attention_mask).logits)
+            loss = None if target is None else torch.nn.functional.cross_entropy(logits, target)
+            return {"logits": logits} if loss is None else {"loss": loss, "logits": logits}
+
+    def renamed(items):
+        batch = collate(items)
+        return {**batch, "target": batch.pop("labels")} if "labels" in batch else batch
+
+    arguments = {"probe_epochs": 6, "probe_learning_rate": 1e-2, "num_train_epochs": 1}
+    trainer = TurnTrainer(
+        Model(),
+        training_arguments(TurnTrainingArguments, label_names=["target"], remove_unused_columns=False, **arguments),
+        train_dataset=noisy_dataset(),
+        data_collator=renamed,
+    )
+    metrics = trainer.linear_probe()
+    stock = turn()
+    stock.linear_probe()
+    assert metrics["probe/loss"] == pytest.approx(stock.phase_metrics["probe/loss"], rel=1e-3)
+    column = turn()
+    column.data_collator = lambda items: {**(batch := collate(items)), "labels": batch["labels"][:, None]}
+    with pytest.raises(ValueError, match=r"no labels of shape \[batch\].*data collator"):
+        column.linear_probe()
+
+
+def test_evaluation_of_the_probe_takes_what_it_can(turn, caplog):
+    trainer = turn(eval_dataset=toy_dataset(20), compute_metrics=accuracy)
+    trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(dim=-1)
+    trainer.compute_metrics = lambda p: {"accuracy": float((p.predictions == p.label_ids).mean())}
+    assert trainer.linear_probe()["probe/eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
+    trainer.eval_dataset = toy_dataset(20).to_iterable_dataset()
+    assert "probe/eval_loss" not in trainer.linear_probe() and "not evaluated on an IterableDataset" in caplog.text
+    unlabelled = trainer.predict_probe(toy_dataset(5).remove_columns("labels"))
+    assert unlabelled.label_ids is None and unlabelled.metrics == {}
 
 
 def test_an_interrupted_write_leaves_the_state_as_it_was(turn, tmp_path, monkeypatch):
