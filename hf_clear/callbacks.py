@@ -98,12 +98,12 @@ class CleanProbabilityCallback(TrainerCallback):
     def _fit(self, epoch: int) -> dict[str, float]:
         """Clean probabilities from the model's losses, or in the warm-up those of the linear probe, fitted once."""
         trainer, estimator = self.trainer, self._estimator()
+        if trainer.clear_args.clear_warmup == "linear_probe" and not trainer.sample_store.is_fitted:
+            return trainer.probe_training_samples(estimator)
         if epoch >= trainer.clear_args.clear_warmup_epochs:
             features = trainer.frozen_features() if estimator.uses_features else None
             return trainer.fit_clean_probability(estimator, trainer.predict_training_samples(), features)
-        if trainer.sample_store.is_fitted:
-            return {}
-        return trainer.probe_training_samples(estimator)
+        return {}
 
     def _estimator(self) -> NamedEstimator:
         return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator

@@ -218,7 +218,7 @@ def frozen_features(
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
     needs_labels: bool = True,
 ) -> Iterator[FrozenFeatures]:
-    """The features that a probe is trained on or asked about; where they are larger than `probe_feature_memory`, in a file in
+    """The features that a probe is trained on or asked about. Above `probe_feature_memory`, they are in a file in
     `output_dir` that is deleted at the end of the context.
 
     Raises:

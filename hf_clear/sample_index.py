@@ -45,9 +45,9 @@ class IndexCollator:
 
     Args:
         collator (`Callable`): from a list of items to a dict of tensors.
-        label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels. They are
-            checked in both: a collator may fail on a bad label without a word of which, or make the labels itself. Empty
-            where no label is needed.
+        label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels; empty
+            where no label is needed. They are checked in both: a collator may fail on a bad label without a word of
+            which, or make the labels itself.
         num_labels (`int`, *optional*): the number of classes; None where it is unknown.
     """
 

@@ -256,7 +256,7 @@ def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):
 
 def test_clear_warmed_up_by_a_probe(script, tmp_path):
     arguments = ["--train_file", write(rows(300), tmp_path / "train.csv"), "--noise_type", "symmetric"]
-    arguments += ["--noise_rate", 0.3, "--clear_warmup", "linear_probe", "--clear_warmup_epochs", 1]
+    arguments += ["--noise_rate", 0.3, "--clear_warmup", "linear_probe", "--clear_warmup_epochs", 0]
     _, out = script(*arguments, "--num_train_epochs", 2, "--probe_features", "mean")
     logs = json.loads((out / "trainer_state.json").read_text())["log_history"]
     fits = [entry for entry in logs if "clean_fraction" in entry]
