@@ -12,6 +12,7 @@ def paper(peft_method: str) -> dict[str, Any]:
     """CleaR as its paper writes it (arXiv 2411.00873). The paper leaves γ open in [0, 1]; 0.9 is ours."""
     return {
         "clear_gamma": 0.9,
+        "clear_warmup": "epochs",
         "clear_warmup_epochs": 3,
         "clear_routing": "clean",
         "clear_estimator": "gaussian_mixture",
@@ -30,6 +31,7 @@ def official(peft_method: str) -> dict[str, Any]:
     settings = {
         # One value for all methods in the paper.
         "clear_gamma": _OFFICIAL_GAMMA[peft_method],
+        "clear_warmup": "epochs",
         "clear_warmup_epochs": 3,
         "clear_routing": "clean",
         "clear_estimator": "gaussian_mixture",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -130,7 +130,7 @@ def train_probe(
     on_epoch_end: Callable[[int, float], None] = lambda epoch, loss: None,
     show_progress: bool = False,
 ) -> None:
-    """Minimizes the generalized cross entropy of the probe, in place.
+    """Minimizes the generalized cross entropy of the probe, in place; all processes end with the main one's.
 
     The order of the samples is a function of seed and epoch: with probe and optimizer as they were after `first_epoch`
     epochs, the result is that of a run that was never stopped.
@@ -170,6 +170,8 @@ def train_probe(
             step += 1
         mean_loss = total / num_samples
         on_epoch_end(epoch + 1, mean_loss)
+    for parameter in probe.parameters():  # on GPUs, the processes may have come to differ by rounding
+        parameter.data = broadcast(parameter.data)
     if epochs and mean_loss >= _loss_of_guessing(scores[-1].shape[1], args.probe_gce_q):
         logger.warning(
             f"After {args.probe_epochs} epochs of probing, the loss ({mean_loss:.3f}) is not below that of guessing: "

@@ -13,7 +13,6 @@ from zlib import crc32
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import broadcast
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
@@ -117,8 +116,7 @@ class TurnMixin(NoisyLabelsMixin):
             self.linear_probe()
         if self.fine_tuning_samples is None:
             self.cleanse()
-        is_fine_tuning = checkpoint is not None and _is_checkpoint(checkpoint)
-        return self.finetune(str(checkpoint) if is_fine_tuning else None, trial, ignore_keys_for_eval)
+        return self.finetune(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
     def linear_probe(self) -> dict[str, float]:
         """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
@@ -133,7 +131,8 @@ class TurnMixin(NoisyLabelsMixin):
             ValueError: where labels or data don't fit, or a feature is not finite.
         """
         self._check_training_set()
-        if not self._is_probing:  # else it goes on
+        goes_on, self._is_restored = self._is_restored and self.sample_store is None, False
+        if not goes_on:  # an interrupted probe may stand in the middle of an epoch
             self._reset()
         settings, estimator = self.turn_args, get_estimator(self.turn_args.turn_estimator)
         with_mean = settings.probe_features == "mean" or estimator.uses_features
@@ -313,14 +312,10 @@ class TurnMixin(NoisyLabelsMixin):
         self.fine_tuning_samples: np.ndarray | None = None
         self.phase_metrics: dict[str, float] = {}
         self._logs: list[dict[str, float]] = []
+        self._is_restored = False  # as a file has it, and nothing was done since
         self._probe_epochs = 0
         self._probe_optimizer: dict[str, torch.Tensor] = {}
         self._predictions: tuple[SamplePredictions, torch.Tensor | None] | None = None
-
-    @property
-    def _is_probing(self) -> bool:
-        """Whether a probe was restored that is not trained to its end."""
-        return self.probe is not None and self.sample_store is None
 
     def _train_probe(self, features: FrozenFeatures) -> None:
         settings = self.turn_args
@@ -348,8 +343,6 @@ class TurnMixin(NoisyLabelsMixin):
             self.probe, features, settings, self.args.seed, optimizer, self._probe_epochs, on_epoch_end, not quiet
         )
         self._probe_optimizer = {}
-        for parameter in parameters:  # on GPUs, the processes may have come to differ by rounding
-            parameter.data = broadcast(parameter.data)
 
     def _evaluate_probe(self) -> dict[str, float]:
         sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
@@ -503,6 +496,7 @@ class TurnMixin(NoisyLabelsMixin):
                 "without `resume_from_checkpoint`."
             )
         self._reset()
+        self._is_restored = True
         self._probe_epochs, self._probe_optimizer = state.probe_epochs, state.optimizer
         self.phase_metrics, self._logs = state.metrics, state.logs
         mean_size = state.probe["mean.weight"].shape[1] if "mean.weight" in state.probe else None

@@ -33,6 +33,7 @@ from hf_clear import (
 )
 from hf_clear.cleansing import select_clean
 from hf_clear.estimators import ESTIMATORS, NamedEstimator
+from hf_clear.losses import generalized_cross_entropy
 from hf_clear.noise import inject_label_noise
 from hf_clear.turn_state import STATE_NAME
 
@@ -239,6 +240,24 @@ def test_all_samples_called_noisy_and_the_probe_is_kept(turn, monkeypatch):
     straight = turn(dataset)
     straight.train()
     assert_same(state_of(straight), state_of(resumed))
+
+
+def test_a_probe_that_was_interrupted_in_mid_epoch_begins_again(turn, monkeypatch):
+    straight, trainer = turn(), turn()
+    straight.linear_probe()
+    with monkeypatch.context() as patch:
+        steps = iter(range(8))  # five an epoch
+
+        def loss(*args):
+            next(steps)
+            return generalized_cross_entropy(*args)
+
+        patch.setattr("hf_clear.probing.generalized_cross_entropy", loss)
+        with pytest.raises((StopIteration, RuntimeError)):
+            trainer.linear_probe()
+    trainer.model.load_state_dict(turn().model.state_dict())
+    trainer.linear_probe()
+    assert_same(straight.probe.state_dict(), trainer.probe.state_dict())
 
 
 def test_the_phases_alone_are_the_training(turn):
