@@ -99,8 +99,9 @@ class NoisyLabelsMixin:
             features (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): of the frozen model.
 
         Returns:
-            `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5), the mixture's
-            means, weight and separation, and where true labels are known, how well it finds the wrong ones.
+            `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5),
+            `estimated_noise_rate` (1 - the mean clean probability), the mixture's means, standard deviations, weight
+            and separation, and where true labels are known, how well it finds the wrong ones.
         """
         store, estimate = self.sample_store, None
         store.add_losses(predictions.losses, predictions.labels)
@@ -119,8 +120,11 @@ class NoisyLabelsMixin:
         store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
         logs = {
             "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
+            "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
             "mixture_mean_clean": float(estimate.means[0]),
             "mixture_mean_noisy": float(estimate.means[1]),
+            "mixture_std_clean": float(estimate.stds[0]),
+            "mixture_std_noisy": float(estimate.stds[1]),
             "mixture_weight_noisy": float(estimate.weights[1]),
             "mixture_separation": estimate.separation,
         }
