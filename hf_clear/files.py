@@ -25,6 +25,17 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
+def flush_folder(folder: str | os.PathLike) -> None:
+    """Flushes the files below `folder` to disk: a rename of it is then not ahead of what it holds."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            handle = os.open(os.path.join(parent, name), os.O_RDWR)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)

@@ -14,6 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
+from .checkpoints import CompleteCheckpointsMixin
 from .clean_probability import CleanProbabilityEstimate
 from .estimators import NamedEstimator, SampleEvidence
 from .losses import IGNORED_LABEL
@@ -26,7 +27,7 @@ from .tuners.base import ClearConfig, note_loading
 logger = logging.getLogger(__name__)
 
 
-class NoisyLabelsMixin:
+class NoisyLabelsMixin(CompleteCheckpointsMixin):
     """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`."""
 
     method: str  # what messages call it

@@ -1,0 +1,111 @@
+"""Trains in forked processes, kills them, resumes them: `python killed_runs.py METHOD KILLS FOLDER`. Prints a JSON object.
+
+In a process of its own that has done nothing but import, so that a fork of it is as good as a fresh process.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from conftest import collate, tiny_bert, toy_dataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
+from hf_clear.checkpoints import INCOMPLETE
+
+ARGUMENTS = {
+    **{"use_cpu": True, "disable_tqdm": True, "report_to": [], "seed": 7, "learning_rate": 1e-2, "logging_steps": 1},
+    **{"num_train_epochs": 4, "per_device_train_batch_size": 6, "save_steps": 2, "save_strategy": "steps"},
+    **{"eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 2, "load_best_model_at_end": True},
+}
+
+
+def train(method: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Starts, or goes on where the folder has a checkpoint (TURN: or a probe), as a user would."""
+    data = {"train_dataset": toy_dataset(24), "eval_dataset": toy_dataset(12, seed=1), "data_collator": collate}
+    if method == "clear":
+        arguments = ClearTrainingArguments(str(folder), clear_warmup_epochs=1, **ARGUMENTS)
+        trainer = ClearTrainer(tiny_bert(), arguments, peft_config=ClearLoraConfig(task_type="SEQ_CLS"), **data)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    else:
+        arguments = TurnTrainingArguments(str(folder), probe_epochs=6, turn_threshold=0.1, **ARGUMENTS)
+        trainer = TurnTrainer(tiny_bert(initializer_range=0.2), arguments, **data)
+        trainer.train(resume_from_checkpoint=folder.is_dir() and any(folder.iterdir()))
+    result = {name: value for name, value in trainer.model.state_dict().items()}
+    return result | {name: getattr(trainer.sample_store, name) for name in ("clean_probability", "losses")}
+
+
+def kill_at_file_event(number: int, folder: Path) -> None:
+    """Kills this process right before it does something to a file below `folder` for the `number`-th time."""
+    seen = 0
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(folder) in str(arguments[0]):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def fork(method: str, folder: Path, result: Path, file_event: int | None = None) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        if file_event is not None:
+            kill_at_file_event(file_event, folder)
+        torch.save(train(method, folder), result)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    method, kills, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    begin = time.monotonic()
+    assert wait(fork(method, folder / "whole", folder / "whole.pt")) == 0
+    duration = time.monotonic() - begin
+    whole = torch.load(folder / "whole.pt")
+
+    moments = random.Random(0)
+    in_a_write, after_a_checkpoint, equal, wrong = 0, 0, 0, []
+    for kill in range(kills):
+        run, result = folder / f"run-{kill}", folder / f"run-{kill}.pt"
+        if kill % 2:  # between two things that are done to a file
+            event = moments.randrange(1, 250)
+            child = fork(method, run, result, event)
+            moment = f"file event {event}"
+        else:  # by the clock
+            share = moments.uniform(0.1, 0.95)
+            child = fork(method, run, result)
+            time.sleep(share * duration)
+            os.kill(child, signal.SIGKILL)
+            moment = f"{share:.0%} of the time"
+        wait(child)
+        in_a_write += (run / INCOMPLETE).exists()
+        after_a_checkpoint += run.is_dir() and get_last_checkpoint(run) is not None
+        ends = [wait(fork(method, run, result))]
+        resumed = torch.load(result) if ends == [0] else {}
+        same = resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+        equal += same
+        if not same:
+            wrong.append(moment)
+    print(json.dumps({"equal": equal, "wrong": wrong, "in_a_write": in_a_write, "resumed": after_a_checkpoint}))
+
+
+main()
