@@ -25,8 +25,8 @@ class CompleteCheckpointsMixin:
     """For a [`~transformers.Trainer`] whose runs can be killed at any moment.
 
     `Trainer` writes the files of `checkpoint-N` one by one, and takes a folder that holds a part of them for the last
-    checkpoint. Here they are written under `_incomplete/`, flushed to disk and renamed together, and only then are older
-    checkpoints deleted and a push to the Hub begins. A failure (a full disk) leaves the earlier checkpoints as they were.
+    checkpoint. Here they are written under `_incomplete/`, flushed to disk and renamed together, and only then are
+    older ones deleted and a push to the Hub begins. A failure (a full disk) leaves the earlier checkpoints alone.
     """
 
     state: TrainerState

@@ -9,10 +9,10 @@ from pathlib import Path
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes to a temporary name in the same folder, flushes to disk and renames: a reader or a crash sees the old file
-    or the new one, never a part."""
+    or the new one, never a part. (`Trainer` uploads no file whose name begins with "_", should a crash leave it.)"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"_{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

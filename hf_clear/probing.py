@@ -274,7 +274,7 @@ def _shared_file(trainer: Trainer) -> Iterator[Path]:
     name = None
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".features.")
+        handle, name = tempfile.mkstemp(dir=folder, prefix="_features.")
         os.close(handle)
     if trainer.accelerator.num_processes > 1:
         name = broadcast_object_list([name])[0]

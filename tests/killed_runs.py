@@ -1,4 +1,4 @@
-"""Trains in forked processes, kills them, resumes them: `python killed_runs.py METHOD KILLS FOLDER`. Prints a JSON object.
+"""Trains in forked processes, kills them, resumes them: `python killed_runs.py METHOD KILLS FOLDER`. Prints JSON.
 
 In a process of its own that has done nothing but import, so that a fork of it is as good as a fresh process.
 """

@@ -1,75 +1,135 @@
+"""Two processes on CPU do what one does; the launchers are those of the README."""
+
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import distributed_runs as runs
 import pytest
 import torch
 
+from hf_clear.routing import sample_gates
+
 TESTS = Path(__file__).parent
-SCRIPT = """
-import sys
-
-import torch
-from conftest import collate, tiny_bert, toy_dataset
-from transformers import TrainingArguments
-
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
-from hf_clear.noise import inject_label_noise
-
-method, folder, world_size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-train = inject_label_noise(toy_dataset(83), "symmetric", 0.3, 0, label_column="labels")[0]
-arguments = {
-    **{"output_dir": folder, "use_cpu": True, "num_train_epochs": 2, "save_strategy": "no", "disable_tqdm": True},
-    **{"per_device_train_batch_size": 8 // world_size, "per_device_eval_batch_size": 4, "learning_rate": 1e-3},
-    **{"probe_epochs": 4, "probe_features": "mean", "report_to": []},
-}
-trainer_args = {"model": tiny_bert(initializer_range=0.2), "train_dataset": train, "data_collator": collate}
-trainer_args["eval_dataset"] = toy_dataset(13, seed=1)
-if method == "clear":
-    arguments |= {"clear_warmup": "linear_probe", "clear_warmup_epochs": 1}
-    config = ClearLoraConfig(task_type="SEQ_CLS")
-    trainer = ClearTrainer(args=ClearTrainingArguments(**arguments), peft_config=config, **trainer_args)
-    trainer.evaluate()  # after which accelerate alone would train without DDP
-    trainer.train()
-else:
-    arguments["probe_feature_memory"] = 0.0 if method == "turn on disk" else 4.0
-    trainer = TurnTrainer(args=TurnTrainingArguments(**arguments), **trainer_args)
-    trainer.linear_probe()
-    trainer.evaluate()
-    trainer.cleanse()
-    trainer.finetune()
-assert trainer.args.world_size == world_size
-result = {
-    "clean_probability": trainer.sample_store.clean_probability,
-    "model": torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]),
-}
-if method != "clear":
-    result["kept"] = torch.from_numpy(trainer.fine_tuning_samples)
-    result["probe"] = torch.cat([parameter.detach().flatten() for parameter in trainer.probe.parameters()])
-torch.save(result, f"{folder}/{trainer.args.process_index}.pt")
-"""
+TORCHRUN = "torchrun --standalone --nproc_per_node 2"
+ACCELERATE = (
+    "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
+    "--main_process_port 0"
+)
 
 
-@pytest.mark.parametrize("method", ["turn", "turn on disk", "clear"])
-def test_two_processes_do_what_one_does(tmp_path, method):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    results = {}
-    for world_size in (2,) if method == "clear" else (1, 2):
-        folder = tmp_path / str(world_size)
-        folder.mkdir()
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world_size)]
-        run = subprocess.run(
-            [sys.executable, *launcher, str(tmp_path / "script.py"), method, str(folder), str(world_size)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
-        )
-        assert run.returncode == 0, run.stderr
-        results[world_size] = [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
-    first, second = results[2]
+def launch(launcher: str, *command: str | Path) -> None:
+    program, *arguments = shlex.split(launcher)
+    run = subprocess.run(
+        [str(Path(sys.executable).parent / program), *arguments, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """With a checkpoint that one process wrote."""
+    folder = tmp_path_factory.mktemp("distributed")
+    runs.build(folder / "one", runs.RESUMED, runs.LORA, runs.Stop(14)).train()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder) -> list[dict]:
+    """What both processes found, in all settings."""
+    launch(ACCELERATE, TESTS / "distributed_runs.py", folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys() and first
     for name in first:
-        assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
-    if method != "clear":  # of the phases before training, whose batches differ
-        for name in ("clean_probability", "kept", "probe"):
-            torch.testing.assert_close(first[name], results[1][0][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("name", runs.SETTINGS)
+def test_two_processes(ranks, tmp_path, name):
+    settings, config = runs.SETTINGS[name]
+    first, second = (results[name] for results in ranks)
+    assert first["world_size"] == 2 and first["steps"] == second["steps"]
+    for what in ("first", "state", "weights"):
+        assert_same(first[what], second[what])
+    for state in (first["first"], first["state"]):  # every sample, once
+        assert (
+            state["losses"].isfinite().all()
+            and state["labels"].tolist() == runs.toy_dataset(runs.NUM_SAMPLES)["labels"]
+        )
+
+    fit = runs.Before()
+    alone = fit.trainer = runs.build(tmp_path, {**settings, "num_train_epochs": 1}, config, fit)
+    alone.train()
+    assert alone.args.world_size == 1
+    difference = (first["first"]["clean_probability"] - fit.state["clean_probability"]).abs().max()
+    assert difference <= 1e-4, difference
+
+    # Gates of the two are those of their samples, whoever draws them.
+    seen = []
+    for (key, index, probability, gates), (other_key, other_index, *_) in zip(first["gates"], second["gates"]):
+        assert key == other_key and torch.equal(gates, sample_gates(probability, len(gates), index, key))
+        seen.append((set(index.tolist()), set(other_index.tolist())))
+    assert seen and sum(bool(mine & others) for mine, others in seen) <= 4, "only the last batches are filled up"
+    assert len({str(gates.tolist()) for *_, gates in first["gates"][:4]}) > 1
+    covered = set().union(*(mine | others for mine, others in seen))
+    assert len(covered) == runs.NUM_SAMPLES or "drop" in name
+
+
+def test_two_processes_and_one_train_alike(ranks, tmp_path):
+    alone = runs.trajectory(tmp_path, 8)
+    for results in ranks:
+        for name, value in results["trajectory"].items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_evaluation_before_training_leaves_ddp_on(ranks):
+    assert_same(*(results["evaluated"] for results in ranks))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_turn(ranks, tmp_path, on_disk):
+    first, second = (results[f"turn, {on_disk=}"] for results in ranks)
+    assert_same(first["before"], second["before"])
+    assert_same(first["weights"], second["weights"])
+    alone = runs.turn(tmp_path, on_disk, 1)["before"]  # of the phases before training, whose batches differ
+    for name, value in first["before"].items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_seq2seq_trainer(ranks):
+    first, second = (results["seq2seq"] for results in ranks)
+    assert_same(first["state"], second["state"])
+    assert_same(first["weights"], second["weights"])
+    assert first["state"]["losses"].isfinite().all() and first["generated"].ndim == 2
+
+
+def test_resume(ranks, folder, tmp_path):
+    """On as many processes to the bit; on more or fewer from the very state."""
+    for results in ranks:
+        for whole, again in zip(results["resume"]["whole"], results["resume"]["again"]):
+            assert_same(whole, again)
+        written = runs.SampleStore.load(folder / "one" / "checkpoint-14" / "clear_state.safetensors", runs.NUM_SAMPLES)
+        assert_same(results["resume"]["restored"], runs.tensors(written))
+        assert results["resume"]["step"] == 14 and results["resume"]["end"] == 18
+    fewer, restored = runs.resumed(tmp_path, folder / "stopped" / "checkpoint-8")
+    written = runs.SampleStore.load(folder / "stopped" / "checkpoint-8" / "clear_state.safetensors", runs.NUM_SAMPLES)
+    assert_same(restored.restored, runs.tensors(written))
+    assert restored.step == 8 and fewer.state.global_step > 8 and fewer.sample_store.fitted_epoch == 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
+def test_fsdp2_by_hand(ranks, method, checkpointing):
+    for results in ranks:
+        whole, sharded = results["fsdp2"][f"{method}, checkpointing={checkpointing}"]
+        assert whole.keys() == sharded.keys() and len(whole) > 4
+        for name in whole:
+            torch.testing.assert_close(sharded[name], whole[name], rtol=1e-5, atol=1e-6, msg=name)

@@ -38,8 +38,9 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path, method, kills):
 
 @pytest.mark.parametrize("limit", [0, 3_000, 30_000], ids=["nothing fits", "small files fit", "the adapter fits"])
 def test_a_full_disk_leaves_the_checkpoint_before(training_arguments, caplog, capsys, limit):
-    """The kernel refuses to let files grow (RLIMIT_FSIZE), from the second checkpoint on; `capsys` keeps what is printed
-    out of files."""
+    """The kernel refuses to let files grow (RLIMIT_FSIZE), from the second checkpoint on.
+
+    `capsys` keeps what is printed out of files."""
 
     class FullDisk(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -143,14 +143,14 @@ def test_features_above_the_memory_cap_are_on_disk_and_the_same(trainer_of, tmp_
         trainer = trainer_of(tiny_bert(), dataset, probe_feature_memory=cap)
         trainer.data_collator = collate
         with frozen_features(trainer, dataset, trainer.args, True) as features:
-            files = list((tmp_path / "out").glob(".features*"))
+            files = list((tmp_path / "out").glob("_features*"))
             assert len(files) == (cap == 0.0)
             assert all(file.stat().st_size == 20 * (1 + 1 + 32 + 32) * 4 for file in files)
             probe = Probe(find_head(trainer.model), features.head_shape, 32)
             train_probe(probe, features, trainer.args, 0)
             kept.append((features.head.clone(), features.mean.clone(), probe.state_dict()))
     torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=0)
-    assert not list((tmp_path / "out").glob(".features*"))
+    assert not list((tmp_path / "out").glob("_features*"))
 
 
 def test_a_head_of_another_name_and_shape(trainer_of):

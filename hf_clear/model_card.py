@@ -1,0 +1,224 @@
+"""The model card of a model trained on noisy labels: that of `Trainer`, and what was done about the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import transformers
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from peft import PeftModel
+
+from . import __version__
+from .estimators import NamedEstimator
+from .files import write_atomically
+from .training_args import ClearArguments, ProbeArguments, TurnArguments
+from .tuners.base import ClearConfig
+
+if TYPE_CHECKING:
+    from .noisy_labels import NoisyLabelsMixin
+
+_DESCRIPTIONS = {
+    "CleaR": (
+        "Trained on noisy labels with [CleaR](https://arxiv.org/abs/2411.00873): after a warm-up, a mixture of two "
+        "Gaussians over the losses gives each training sample a clean probability, and the PEFT modules are bypassed "
+        "the more often, the less likely its label is correct. In inference all modules act."
+    ),
+    "TURN": (
+        "Trained on noisy labels with [TURN](https://arxiv.org/abs/2310.17668): a linear probe on the features of the "
+        "pretrained model came first, and fine-tuning left out the samples whose label looked wrong by its losses."
+    ),
+}
+_CITATIONS = {
+    "CleaR": """@inproceedings{kim2024clear,
+  title = {{CleaR}: Towards Robust and Generalized Parameter-Efficient Fine-Tuning for Noisy Label Learning},
+  author = {Kim, Yeachan and Kim, Junho and Lee, SangKeun},
+  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
+  year = {2024},
+  url = {https://arxiv.org/abs/2411.00873}
+}""",
+    "TURN": """@inproceedings{ahn2024turn,
+  title = {Fine-tuning Pre-trained Models for Robustness under Noisy Labels},
+  author = {Ahn, Sumyeong and Kim, Sihyeon and Ko, Jongwoo and Yun, Se-Young},
+  booktitle = {Proceedings of the Thirty-Third International Joint Conference on Artificial Intelligence},
+  year = {2024},
+  url = {https://arxiv.org/abs/2310.17668}
+}""",
+}
+_SYMBOLS = {
+    **{"clear_gamma": "γ", "clear_warmup_epochs": "k", "clear_ensemble_size": "N", "clear_consistency_weight": "λ"},
+    **{"clear_ensemble_temperature": "T", "probe_gce_q": "q", "turn_threshold": "τ"},
+}
+_NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
+_FIT = {
+    "epoch": "After epoch",
+    "mixture_mean_clean": "Mean, clean",
+    "mixture_std_clean": "Std, clean",
+    "mixture_mean_noisy": "Mean, noisy",
+    "mixture_std_noisy": "Std, noisy",
+    "mixture_weight_noisy": "Weight, noisy",
+    "mixture_separation": "Separation",
+    "clean_fraction": "p > 0.5",
+    "estimated_noise_rate": "Estimated noise rate",
+    "detection_auroc": "Wrong labels: AUROC",
+    "detection_precision": "Precision",
+    "detection_recall": "Recall",
+}
+
+
+def dataset_names(dataset: Any) -> list[str]:
+    """What a `datasets.Dataset` is called, if it has a name: on the Hub as far as its cache tells, `"org/name"`."""
+    name = dataset.info.dataset_name if isinstance(dataset, datasets.Dataset) else None
+    if name is None or name == dataset.info.builder_name:  # "csv" for a csv file
+        return []
+    folders = (Path(file["filename"]).parts for file in dataset.cache_files)
+    with_owner = (part.replace("___", "/") for parts in folders for part in parts if part.endswith(f"___{name}"))
+    return [next(with_owner, name)]
+
+
+def complete_model_card(trainer: NoisyLabelsMixin, tags: str | list[str] | None = None) -> None:
+    """Adds to the README.md that `Trainer.create_model_card` wrote to `output_dir`: the method with its citation and
+    settings, how to load the model, what each fit found, the estimated noise rate, and tags, `tags` among them."""
+    path = Path(trainer.args.output_dir) / "README.md"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    card = ModelCard.load(path)
+    tags = [tags] if isinstance(tags, str) else tags or []
+    tags = [*(card.data.tags or []), *tags, "hf-clear", "noisy-labels"]
+    if isinstance(model, PeftModel):
+        card.data.library_name = "peft"
+        tags.append("peft")
+    if card.data.base_model is not None and not _is_on_hub(card.data.base_model):  # which refuses such a card
+        tags = [tag for tag in tags if not tag.startswith("base_model:")]
+        card.data.base_model = None
+    card.data.tags = list(dict.fromkeys(tags))
+
+    fits = _fits(trainer)
+    text = _with_section(card.text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
+    text = _with_section(text, "Training and evaluation data", _data(trainer, fits))
+    text = _with_section(text, trainer.method, _procedure(trainer, fits))
+    card.text = _with_section(text, "Citation", f"```bibtex\n{_CITATIONS[trainer.method]}\n```")
+    write_atomically(path, str(card).encode())
+
+
+def _is_on_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name != "" and not os.path.isdir(name)
+
+
+def _with_section(text: str, title: str, body: str) -> str:
+    """In the place that `Trainer` leaves for it, or at the end."""
+    body = f"## {title}\n\n{body.strip()}\n"
+    blank = f"## {title}\n\nMore information needed\n"
+    return text.replace(blank, body) if blank in text else f"{text.rstrip()}\n\n{body}"
+
+
+def _loading(trainer: NoisyLabelsMixin) -> str:
+    """Code that loads what is saved, from the Hub if it was pushed; nothing where transformers can't."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    saved = json.dumps(trainer.hub_model_id or trainer.args.output_dir)
+    base, base_name, labels = model, saved, ""
+    imports, loads = [], []
+    if isinstance(model, PeftModel):
+        base, name = model.get_base_model(), model.active_adapter
+        base_name = getattr(base, "name_or_path", "") and json.dumps(base.name_or_path)
+        if "Classification" in type(base).__name__:
+            labels = f", num_labels={base.config.num_labels}"
+        if isinstance(model.peft_config[name], ClearConfig):
+            imports.append("import hf_clear  # pip install hf-clear")
+        imports.append("from peft import PeftModel")
+        folder = "" if name == "default" else f", subfolder={json.dumps(name)}"
+        loads.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")
+    names = [type(base).__name__]
+    if base_name and hasattr(transformers, names[0]):
+        loads.insert(0, f"model = {names[0]}.from_pretrained({base_name}{labels})")
+    elif loads:
+        names, loads[:0] = [], [f"# model: the {names[0]} that the adapter was trained on"]
+    else:
+        return ""
+    if trainer.processing_class is not None:
+        is_tokenizer = isinstance(trainer.processing_class, transformers.PreTrainedTokenizerBase)
+        names.insert(0, "AutoTokenizer" if is_tokenizer else "AutoProcessor")
+        loads.append(f"{'tokenizer' if is_tokenizer else 'processor'} = {names[0]}.from_pretrained({saved})")
+    if names:
+        imports.append(f"from transformers import {', '.join(sorted(names))}")
+    return "\n".join(["To load it:", "", "```python", *imports, "", *loads, "```"])
+
+
+def _data(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
+    samples = "The training samples"
+    if trainer.sample_store is not None:
+        samples = f"{len(trainer.sample_store.losses):,} training samples"
+    samples = " of ".join([samples, *dataset_names(trainer.train_dataset)])
+    if not fits:
+        return f"{samples}, with labels that may be wrong; no clean probabilities were fitted."
+    rate = fits[-1]["estimated_noise_rate"]
+    return f"{samples}, with an estimated {rate:.1%} of wrong labels (1 - mean clean probability at the last fit)."
+
+
+def _procedure(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
+    rows = [
+        [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else f"`{name}`", str(value)]
+        for name, value in _settings(trainer).items()
+    ]
+    parts = [f"Settings of hf_clear {__version__}:", _table(["Setting", "Value"], rows)]
+    if fits:
+        columns = [name for name in _FIT if any(name in fit for fit in fits)]
+        rows = [[_rounded(fit.get(name)) for name in columns] for fit in fits]
+        parts += [
+            "Fits of the mixture to the losses (in nats); `p` is the clean probability:",
+            _table([_FIT[name] for name in columns], rows),
+        ]
+    phases = [
+        f"- {name}: {_rounded(value)}"
+        for name, value in getattr(trainer, "phase_metrics", {}).items()
+        if name.removeprefix("cleanse/") not in _FIT
+    ]
+    if phases:
+        parts += ["What the phases before fine-tuning found:", "\n".join(phases)]
+    return "\n\n".join(parts)
+
+
+def _settings(trainer: NoisyLabelsMixin) -> dict[str, Any]:
+    """The arguments of the method as they were in force, by name."""
+    is_clear = trainer.method == "CleaR"
+    arguments = trainer.clear_args if is_clear else trainer.turn_args
+    names = [field.name for field in dataclasses.fields(ClearArguments if is_clear else TurnArguments)]
+    if is_clear and arguments.clear_warmup != "linear_probe":
+        probe = [field.name for field in dataclasses.fields(ProbeArguments)]
+        names = [name for name in names if name not in probe]
+    settings = {name: getattr(arguments, name) for name in names if name not in _NO_SETTINGS}
+    if is_clear:
+        settings["clear_ensemble_source"] = trainer.ensemble_source
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(getattr(callback, "estimator", None), NamedEstimator):  # in place of the argument
+                settings["clear_estimator"] = callback.estimator.name
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        settings["peft_type"] = model.peft_config[model.active_adapter].peft_type.value
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _fits(trainer: NoisyLabelsMixin) -> list[dict[str, float]]:
+    """What each fit of the clean probabilities logged; in TURN, the last."""
+    logs = [{name.removeprefix("cleanse/"): value for name, value in log.items()} for log in trainer.state.log_history]
+    fits = [log for log in logs if "estimated_noise_rate" in log]
+    return fits if trainer.method == "CleaR" else fits[-1:]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None or value != value else re.sub(r"\.0$", "", f"{value:.4g}")
