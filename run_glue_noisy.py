@@ -20,6 +20,7 @@ noise, with no network.
 """
 
 import copy
+import csv
 import dataclasses
 import glob
 import io
@@ -29,6 +30,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +41,7 @@ import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from peft import PeftConfig, get_peft_model
+from pyarrow import ArrowInvalid
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import train_test_split
@@ -70,6 +73,7 @@ from hf_clear import (
     per_sample_losses,
     preset,
 )
+from hf_clear.checkpoints import INCOMPLETE
 from hf_clear.embedded import load_embedded_dataset
 from hf_clear.files import write_atomically
 from hf_clear.metrics import Accuracy, EpochAccuracy, Glue, detection_metrics
@@ -98,7 +102,7 @@ EMBEDDED_DEFAULT = [
 ]
 # What a run leaves in its output_dir, and --overwrite_output_dir deletes.
 OUTPUTS = [
-    *("checkpoint-*", "*_results.json", "*_results.txt", "clean_probabilities.parquet", "label_names.json"),
+    *("checkpoint-*", INCOMPLETE, "*_results.json", "*_results.txt", "clean_probabilities.parquet", "label_names.json"),
     *("adapter_config.json", "adapter_model*", "model*.safetensors*", "config.json", "clear_config.json"),
     *("README.md", "run_arguments.json", "trainer_state.json", "training_args.bin", TURN_STATE),
 ]
@@ -112,6 +116,7 @@ RUN_ARGUMENTS = [
 TITLES = {"none": "plain", "clear": "CleaR", "turn": "TURN"}
 TEXTS = ("text", "text_pair")
 UNKNOWN = -100  # as a true label
+NUL = "there is a NUL character, which is in no text: the data are damaged, or not in UTF-8. Take it out."
 # Chosen on clean data (20 intents of BANKING77, 4 epochs).
 LEARNING_RATES = {"lora": 2e-3, "adapter": 3e-3, "bitfit": 3e-3, "prompt": 1e-2, "none": 2e-4}
 PEFT_METHODS = {
@@ -548,6 +553,9 @@ def run(
             )
         trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
 
+    path_of_probabilities = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
+    if training_args.push_to_hub and trainer.is_world_process_zero() and os.path.isfile(path_of_probabilities):
+        os.remove(path_of_probabilities)  # of an earlier run: a push takes all that lies in the folder
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
     metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
@@ -563,7 +571,7 @@ def run(
     trainer.save_state()
 
     # Clean probabilities, and how well they find the wrong labels
-    metrics = save_clean_probabilities(trainer, raw_datasets["train"], training_args.output_dir)
+    clean_probabilities, metrics = clean_probability_table(trainer, raw_datasets["train"])
     if metrics:
         trainer.log_metrics("detection", metrics)
         trainer.save_metrics("detection", metrics)
@@ -592,12 +600,20 @@ def run(
         names = json.dumps(label_names, indent=2, ensure_ascii=False) + "\n"
         write_atomically(os.path.join(training_args.output_dir, "label_names.json"), names.encode())
     kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
-    if training_args.push_to_hub:
-        trainer.push_to_hub(**kwargs)
-    else:
-        trainer.create_model_card(**kwargs)
-        if isinstance(peft_config, ClearConfig) and trainer.is_world_process_zero():
-            note_loading(training_args.output_dir)
+    if data_args.dataset_name is not None or data_args.task_name is not None:
+        kwargs["dataset_tags"] = data_args.dataset_name or "glue"
+    try:
+        if training_args.push_to_hub:
+            trainer.push_to_hub(**kwargs)
+        else:
+            trainer.create_model_card(**kwargs)
+            if isinstance(peft_config, ClearConfig) and trainer.is_world_process_zero():
+                note_loading(training_args.output_dir)
+    finally:
+        if trainer.is_world_process_zero():  # after the push: nobody asked for these on the Hub
+            buffer = io.BytesIO()
+            clean_probabilities.to_parquet(buffer)
+            write_atomically(path_of_probabilities, buffer.getvalue())
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 
@@ -704,13 +720,21 @@ def read_data(model_args: ModelArguments, data_args: DataTrainingArguments) -> D
     for path in files.values():
         if os.path.getsize(path) == 0:
             raise ValueError(f"{path} is empty: there are no rows to read.")
+        if file_type != "parquet":
+            check_encoding(path)
+        if file_type == "csv":
+            check_header(path)
     paths = ", ".join(files.values())
     # The words "null", "NA" or "None" are texts here; an empty cell is a missing one.
     csv_args = {"keep_default_na": False, "na_values": [""]} if file_type == "csv" else {}
     try:
         return load_dataset(file_type, data_files=files, cache_dir=model_args.cache_dir, **csv_args)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{paths}: can't be read as {file_type} ({error.__cause__ or error}).") from error
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        reason = str(error.__cause__ or error).strip()
+        raise ValueError(
+            f"{paths}: can't be read as {file_type} ({reason}). Every row has to have the same "
+            "columns, and every column one type."
+        ) from error
     except ValueError as error:
         if "no data" in str(error):  # how `datasets` puts it for a file with a header alone
             raise ValueError(f"{paths}: there are no rows to read.") from error
@@ -720,6 +744,29 @@ def read_data(model_args: ModelArguments, data_args: DataTrainingArguments) -> D
 def file_format(path: str) -> str:
     extension = os.path.splitext(path)[1].lstrip(".").lower()
     return "json" if extension == "jsonl" else extension
+
+
+def check_encoding(path: str) -> None:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: byte {error.start + 1} of the line, {line[error.start]:#04x}, is no "
+                    "UTF-8. Save the file in that encoding."
+                ) from error
+            if b"\0" in line:
+                raise ValueError(f"{path}, line {number}: {NUL}")
+
+
+def check_header(path: str) -> None:
+    """pandas would give columns of one name other names."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        header = next((names for names in csv.reader(file) if names), [])
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path} has {header.count(twice)} columns {twice!r}. Rename or drop all but one.")
 
 
 def check_columns(dataset: Dataset, split_name: str, data_args: DataTrainingArguments) -> None:
@@ -743,6 +790,8 @@ def check_texts(dataset: Dataset, split_name: str, columns: tuple[str, ...]) -> 
                     f"Row {row} of the {split_name} data (counted from 0): column {column!r} is {state}. Give it a "
                     "text or drop the row."
                 )
+            if "\0" in text:
+                raise ValueError(f"Row {row} of the {split_name} data (counted from 0), column {column!r}: {NUL}")
 
 
 def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> tuple[dict[str, Dataset], list[str]]:
@@ -756,14 +805,8 @@ def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> 
         names = feature.names
         check_labels(values, len(classes))
     else:
-        present = [value for value in values if value is not None]
-        is_text = bool(present) and isinstance(present[0], str)
-        missing = [
-            row for row, value in enumerate(values) if value is None or value != value or (is_text and not value)
-        ]
-        if missing:
-            raise ValueError(f"Row {missing[0]} of the train data (counted from 0): the label is missing.")
-        if not is_text and not all(isinstance(value, bool) for value in present):
+        check_kinds(values)
+        if type(values[0]) not in (str, bool):
             check_labels(values, None)
         classes = sorted(set(values))
         names = [str(value) for value in classes]
@@ -776,7 +819,7 @@ def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> 
         for row, label in enumerate(labels):
             if label is None:
                 raise ValueError(f"Row {row} of the {name} data (counted from 0): the label is missing.")
-            if label not in ids:
+            if type(label) is not type(classes[0]) or label not in ids:
                 raise ValueError(
                     f"Row {row} of the {name} data (counted from 0) has the label {label!r}, which no training sample "
                     f"has. The labels of the train data are {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
@@ -793,6 +836,25 @@ def encode_labels(raw: dict[str, Dataset], data_args: DataTrainingArguments) -> 
     return encoded, names
 
 
+def check_kinds(labels: list) -> None:
+    """The labels of the training data: all there, and of one kind."""
+    words = {label.strip().lower() for label in labels if isinstance(label, str)}
+    # Among numbers, "nan" and the like stand for no label; among names, for themselves.
+    nothing = {"", "nan", "null", "none", "na", "n/a"}
+    nothing = nothing if all(word.lstrip("-").isdigit() for word in words - nothing) and words - nothing else {""}
+    for row, label in enumerate(labels):
+        where = f"Row {row} of the train data (counted from 0)"
+        if label is None or label != label or (isinstance(label, str) and label.strip().lower() in nothing):
+            raise ValueError(f"{where}: the label is missing{f' ({label!r})' if label is not None else ''}.")
+        if isinstance(label, (list, dict)):
+            raise ValueError(f"{where}: the label is {label!r}. It has to be one class: an integer or a string.")
+        if type(label) is not type(labels[0]):
+            raise ValueError(
+                f"{where} has the label {label!r}, a {type(label).__name__}, and row 0 has {labels[0]!r}, a "
+                f"{type(labels[0]).__name__}. Labels have to be all integers or all strings."
+            )
+
+
 def true_labels(values: list, ids: dict, names: list[str]) -> list[int]:
     """The class numbers of true labels, given as the labels are or by name; -100 where there is none."""
     numbers, by_name = [], {name: i for i, name in enumerate(names)}
@@ -800,7 +862,9 @@ def true_labels(values: list, ids: dict, names: list[str]) -> list[int]:
         is_missing = value is None or value != value or value == ""
         if isinstance(value, float) and not is_missing and value.is_integer():
             value = int(value)  # whole numbers in a column with gaps are read as 1.0
-        number = UNKNOWN if is_missing else ids.get(value, by_name.get(str(value)))
+        number = by_name.get(str(value))
+        if isinstance(value, Hashable):
+            number = UNKNOWN if is_missing else ids.get(value, number)
         if number is None:
             raise ValueError(
                 f"Row {row} of the train data (counted from 0) has the true label {value!r}, which is no label of the "
@@ -893,8 +957,8 @@ def detect_last_checkpoint(
 # ---- Results ----
 
 
-def save_clean_probabilities(trainer: Trainer, train: Dataset, output_dir: str) -> dict[str, float]:
-    """Writes clean_probabilities.parquet; returns the detection metrics where the truth is known."""
+def clean_probability_table(trainer: Trainer, train: Dataset) -> tuple[Dataset, dict[str, float]]:
+    """What is to be in clean_probabilities.parquet, and the detection metrics where the truth is known."""
     store = getattr(trainer, "sample_store", None)
     if store is not None and store.is_fitted:
         table = trainer.clean_probabilities()
@@ -915,11 +979,7 @@ def save_clean_probabilities(trainer: Trainer, train: Dataset, output_dir: str) 
         known = true >= 0
         columns["true_label"] = [labels.int2str(int(label)) if label >= 0 else None for label in true]
         metrics = detection_metrics(probability[known], (np.array(train["label"]) != true)[known])
-    if trainer.is_world_process_zero():
-        buffer = io.BytesIO()
-        Dataset.from_dict(columns).to_parquet(buffer)
-        write_atomically(os.path.join(output_dir, "clean_probabilities.parquet"), buffer.getvalue())
-    return metrics
+    return Dataset.from_dict(columns), metrics
 
 
 def accuracy_over_epochs(trainer: Trainer) -> dict[str, float]:

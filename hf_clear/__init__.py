@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from .adapter_files import load_adapter
 from .callbacks import CleanProbabilityCallback, MemorizationCallback
 from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
 from .estimators import SampleEvidence, register_estimator
@@ -34,6 +35,7 @@ __all__ = [
     "consistency_loss",
     "export_to_peft",
     "gaussian_mixture",
+    "load_adapter",
     "num_routed_layers",
     "per_class_gaussian_mixture",
     "per_sample_losses",

@@ -14,15 +14,16 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
+from .adapter_files import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .clean_probability import CleanProbabilityEstimate
 from .estimators import NamedEstimator, SampleEvidence
 from .losses import IGNORED_LABEL
 from .metrics import Memorization, detection_metrics
+from .model_card import complete_model_card, dataset_names
 from .noise import TRUE_LABEL
 from .prediction import SamplePredictions, per_sample_losses
 from .sample_store import SampleStore
-from .tuners.base import ClearConfig, note_loading
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,9 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
 
         Returns:
             `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5),
-            `estimated_noise_rate` (1 - the mean clean probability), the mixture's means, standard deviations, weight
-            and separation, and where true labels are known, how well it finds the wrong ones.
+            `estimated_noise_rate` (1 - the mean clean probability), `non_finite_losses` (the number of samples that the
+            fit left out), the mixture's means, standard deviations, weight and separation, and where true labels are
+            known, how well it finds the wrong ones.
         """
         store, estimate = self.sample_store, None
         store.add_losses(predictions.losses, predictions.labels)
@@ -122,6 +124,7 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         logs = {
             "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
             "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
+            "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
             "mixture_mean_clean": float(estimate.means[0]),
             "mixture_mean_noisy": float(estimate.means[1]),
             "mixture_std_clean": float(estimate.stds[0]),
@@ -144,16 +147,35 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
             self.model.__dict__.pop("_is_accelerate_prepared", None)
         return super()._prepare_for_training(*args, **kwargs)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._check_checkpoint(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self._check_checkpoint(self.state.best_model_checkpoint)
+        super()._load_best_model()
+
+    def _check_checkpoint(self, folder: str) -> None:
+        if not getattr(self, "is_routed", True):  # a strict pass-through
+            return
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        check_checkpoint(folder, self.accelerator.unwrap_model(self.model), compare=not is_sharded)
+
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)
         return model if self._peft_config is None else self._with_peft(model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As in `Trainer`, which writes the README anew: where the adapter needs hf_clear, it says so again."""
+        """As in `Trainer`, and on the method and what it found ([`~hf_clear.model_card.complete_model_card`]), which
+        also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
+        if not getattr(self, "is_routed", True):
+            return super().create_model_card(*args, **kwargs)
+        tags = copy.copy(kwargs.get("tags"))  # which peft forgets
+        if not args and kwargs.keys().isdisjoint({"dataset", "dataset_tags"}):
+            kwargs["dataset_tags"] = dataset_names(self.train_dataset)
         super().create_model_card(*args, **kwargs)
-        configs = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
-        if self.is_world_process_zero() and any(isinstance(config, ClearConfig) for config in configs.values()):
-            note_loading(self.args.output_dir)
+        if self.is_world_process_zero():
+            complete_model_card(self, tags)
 
     def _first_fit(self) -> str:
         """When there will be clean probabilities, for a message."""

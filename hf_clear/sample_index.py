@@ -139,22 +139,28 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
     labels = list(labels)
     if all(type(label) is int and 0 <= label and (num_labels is None or label < num_labels) for label in labels):
         return  # the loop below is ten times slower
-    for index, label in zip(range(len(labels)) if indices is None else indices, labels):
-        if isinstance(label, (list, tuple)) or getattr(label, "ndim", 0) == 1:
-            _check_token_labels(label, num_labels, index)
-            continue
-        if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and getattr(label, "ndim", 0) == 0:
-            label = label.item()
-        if label is None or label != label:
+    labels = [
+        label.item()
+        if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and getattr(label, "ndim", 0) == 0
+        else label
+        for label in labels
+    ]
+    indices = list(range(len(labels)) if indices is None else indices)
+    for index, label in zip(indices, labels):  # first: NaN makes floats of all labels of a column
+        if label is None or (isinstance(label, float) and label != label):
             raise ValueError(
                 f"The label of sample {index} is missing. Give it one, or drop the sample (a wrong label does "
                 "no harm here: finding those is what hf_clear is for)."
             )
+    for index, label in zip(indices, labels):
+        if isinstance(label, (list, tuple)) or getattr(label, "ndim", 0) == 1:
+            _check_token_labels(label, num_labels, index)
+            continue
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(
                 f"The label of sample {index} is {label!r}, a {type(label).__name__}. hf_clear is for classification: "
                 "labels have to be class numbers, 0 to num_labels - 1 (encode strings with "
-                "`dataset.class_encode_column`)."
+                "`dataset.class_encode_column`, cast bools and whole floats with `dataset.cast_column`)."
             )
         if label < 0 or (num_labels is not None and label >= num_labels):
             allowed = f"0 to {num_labels - 1} (num_labels - 1)" if num_labels else "0 or above"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ _FORMAT = "hf_clear.sample_store.v2"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 _TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
+_ROUNDING = 1e-3  # of probabilities
 
 
 @dataclass
@@ -75,20 +77,39 @@ class SampleStore:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
+    def load(
+        cls,
+        path: str | os.PathLike,
+        num_samples: int,
+        device: torch.device | str = "cpu",
+        num_labels: int | None = None,
+    ) -> SampleStore:
         """Reads what [`~SampleStore.save`] wrote.
+
+        Args:
+            num_labels (`int`, *optional*): classes of the model, that the targets have to be for.
 
         Raises:
             FileNotFoundError: where there is no such file.
-            ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set.
+            ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
-        tensors, metadata = read_state(path, _FORMAT, "ClearTrainer with routing on", _TENSORS, device)
-        if any(tensor.shape[0] != num_samples for tensor in tensors.values()):
-            raise ValueError(
-                f"{path} holds the state of {tensors['losses'].shape[0]} samples while the training set has "
-                f"{num_samples}: resume with the training set that the run began with. {_WAY_OUT}"
-            )
-        return cls(**tensors, **json.loads(metadata["state"]))
+        tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", _TENSORS, device)
+        check_sample_tensors(path, tensors, num_samples)
+        targets = tensors.get("targets")
+        if targets is not None:
+            if targets.ndim != 2 or len(targets) != num_samples or not targets.is_floating_point():
+                raise damaged(path, f"targets is a {targets.dtype} of shape {list(targets.shape)}")
+            if num_labels is not None and targets.shape[1] != num_labels:
+                raise ValueError(
+                    f"{path} holds targets for {targets.shape[1]} classes while the model has {num_labels}: resume "
+                    f"with the model that the run began with. {_WAY_OUT}"
+                )
+            if not _are_probabilities(targets):
+                raise damaged(path, "targets holds what is no probability")
+        epoch = state.get("fitted_epoch")
+        if type(epoch) is not int or epoch < -1:
+            raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
+        return cls(**{name: tensors[name] for name in _TENSORS}, targets=targets, fitted_epoch=epoch)
 
 
 def read_state(
@@ -97,8 +118,8 @@ def read_state(
     writer: str,
     required: Iterable[str] = (),
     device: torch.device | str = "cpu",
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a state file that `writer` wrote.
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the plain state of a file that `writer` wrote.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -110,11 +131,45 @@ def read_state(
             f"written by {writer}, or with `save_only_model=True`. {_WAY_OUT}"
         )
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
+        raise damaged(path, str(error)) from error
     if metadata.get("format") != format or not set(required) <= tensors.keys():
         raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
-    return tensors, metadata
+    try:
+        state = json.loads(metadata.get("state", ""))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its metadata are no valid JSON: {error}") from error
+    if not isinstance(state, dict):
+        raise damaged(path, f"its metadata are a {type(state).__name__}")
+    return tensors, state
+
+
+def check_sample_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int) -> None:
+    """Makes sure that losses, clean probabilities, labels and mean losses are such, one a sample.
+
+    Raises:
+        ValueError: where they are not.
+    """
+    for name in _TENSORS:
+        tensor = tensors[name]
+        is_of_kind = tensor.dtype == torch.int64 if name == "labels" else tensor.is_floating_point()
+        if tensor.ndim != 1 or not is_of_kind:
+            raise damaged(path, f"{name} is a {tensor.dtype} of shape {list(tensor.shape)}")
+        if len(tensor) != num_samples:
+            raise ValueError(
+                f"{path} holds the state of {len(tensor)} samples while the training set has {num_samples}: "
+                f"resume with the training set that the run began with. {_WAY_OUT}"
+            )
+    if not _are_probabilities(tensors["clean_probability"]):
+        raise damaged(path, "clean_probability holds what is no probability")
+
+
+def _are_probabilities(tensor: torch.Tensor) -> bool:
+    return bool(((tensor >= -_ROUNDING) & (tensor <= 1 + _ROUNDING)).all())  # not where one is NaN
+
+
+def damaged(path: str | os.PathLike, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")

@@ -51,7 +51,7 @@ from .probing import (
 )
 from .report import cleansing_table
 from .sample_index import label_names
-from .sample_store import SampleStore
+from .sample_store import SampleStore, damaged
 from .training_args import TurnArguments
 from .turn_state import STATE_NAME, TurnState
 
@@ -95,7 +95,7 @@ class TurnMixin(NoisyLabelsMixin):
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer`. `True` goes on from the last
                 checkpoint in `output_dir` or, where fine-tuning has saved none yet, from what the phases before it
-                leave there (`turn_state.safetensors`).
+                leave there (`_turn_state.safetensors`).
 
         Returns:
             [`~transformers.trainer_utils.TrainOutput`]: metrics of fine-tuning, plus `probe/…`, `cleanse/…` and
@@ -500,8 +500,11 @@ class TurnMixin(NoisyLabelsMixin):
         self._probe_epochs, self._probe_optimizer = state.probe_epochs, state.optimizer
         self.phase_metrics, self._logs = state.metrics, state.logs
         mean_size = state.probe["mean.weight"].shape[1] if "mean.weight" in state.probe else None
-        self.probe = Probe(self._head(), state.head_shape, mean_size)
-        self.probe.load_state_dict(state.probe)
+        try:
+            self.probe = Probe(self._head(), state.head_shape, mean_size)
+            self.probe.load_state_dict(state.probe)
+        except RuntimeError as error:
+            raise damaged(path, f"its probe doesn't fit the model's head: {error}") from error
         self.sample_store = state.sample_store
         if self.sample_store is not None:
             set_head(self, self.turn_args.probe_head, self.probe)

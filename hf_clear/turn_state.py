@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save as serialize
 
 from .files import write_atomically
-from .sample_store import SampleStore, read_state
+from .sample_store import SampleStore, check_sample_tensors, damaged, read_state
 
-STATE_NAME = "turn_state.safetensors"
+STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
 _FORMAT = "hf_clear.turn.v1"
 _STORE = ("losses", "clean_probability", "labels", "mean_losses")
-_PLAIN = ("settings", "probe_epochs", "head_shape", "metrics", "logs")
+_PLAIN = {"settings": dict, "probe_epochs": int, "head_shape": list, "metrics": dict, "logs": list}
 
 
 @dataclass
@@ -68,15 +68,29 @@ class TurnState:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, or is not a state of TURN.
         """
-        tensors, metadata = read_state(path, _FORMAT, "TurnTrainer")
-        plain = json.loads(metadata["state"])
-        parts: dict[str, dict[str, torch.Tensor]] = {}
+        tensors, plain = read_state(path, _FORMAT, "TurnTrainer")
+        for name, kind in {**_PLAIN, "is_fitted": bool}.items():
+            if type(plain.get(name)) is not kind:
+                raise damaged(path, f"{name} in its metadata is {plain.get(name)!r}, not a {kind.__name__}")
+        parts: dict[str, dict[str, torch.Tensor]] = {"probe": {}}
         for name, tensor in tensors.items():
-            part, name = name.split(".", 1)
+            part, _, name = name.partition(".")
             parts.setdefault(part, {})[name] = tensor
-        is_fitted, store = plain.pop("is_fitted"), parts.get("store")
+        is_fitted, store, num_samples = plain.pop("is_fitted"), parts.get("store"), plain["settings"].get("num_samples")
+        if type(num_samples) is not int:
+            raise damaged(path, f"num_samples in its metadata is {num_samples!r}, not an int")
+        if store is not None:
+            if store.keys() != set(_STORE):
+                raise damaged(path, f"it holds {', '.join(sorted(store))} of the samples, not {', '.join(_STORE)}")
+            check_sample_tensors(path, store, num_samples)
+        if "fine_tuning" in parts:
+            samples = parts["fine_tuning"].get("samples")
+            if samples is None or samples.ndim != 1 or samples.dtype != torch.int64:
+                raise damaged(path, "the samples to fine-tune on are no list of rows")
+            if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < num_samples:
+                raise damaged(path, f"the samples to fine-tune on are not all among the {num_samples} there are")
         return cls(
-            **plain,
+            **{name: plain[name] for name in _PLAIN},
             probe=parts["probe"],
             optimizer=parts.get("optimizer", {}),
             sample_store=None if store is None else SampleStore(**store, fitted_epoch=0 if is_fitted else -1),

@@ -10,7 +10,7 @@ from hf_clear.sample_store import SampleStore
 
 def filled() -> SampleStore:
     store = SampleStore.empty(5)
-    store.losses, store.clean_probability = torch.rand(5), torch.rand(5)
+    store.losses, store.clean_probability = torch.rand(5), torch.rand(5).double()
     store.targets, store.fitted_epoch = torch.rand(5, 3), 4
     return store
 

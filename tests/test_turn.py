@@ -504,7 +504,7 @@ def test_data_and_models_that_do_not_fit(turn, training_arguments):
 
 def test_states_that_do_not_fit(turn, tmp_path):
     path = tmp_path / "out" / STATE_NAME
-    with pytest.raises(ValueError, match="No checkpoint and no turn_state.safetensors in the output directory"):
+    with pytest.raises(ValueError, match="No checkpoint and no _turn_state.safetensors in the output directory"):
         turn().train(resume_from_checkpoint=True)
     turn(save_strategy="epoch").train()
     checkpoint = str(next((tmp_path / "out").glob("checkpoint-*")))
@@ -526,7 +526,7 @@ def test_states_that_do_not_fit(turn, tmp_path):
         turn().train(resume_from_checkpoint=str(tmp_path))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="turn_state.safetensors is damaged.*start again"):
+    with pytest.raises(ValueError, match="_turn_state.safetensors is damaged.*start again"):
         turn().train(resume_from_checkpoint=str(tmp_path / "out"))
 
 

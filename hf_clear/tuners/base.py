@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
+from ..adapter_files import check_settings, first_not_finite, read_config, refuse_pickle
 from ..files import write_atomically
 from ..routing import apply_gate, register_routable
 
+_PREFIX = "base_model.model."  # of all names in a PeftModel
 _LOADING_NOTE = """
 ## Loading
 
@@ -55,6 +58,11 @@ class ClearConfig(PeftConfig):
         default=None, metadata={"help": "Modules to train as a whole and save, such as the head."}
     )
 
+    def __new__(cls, *args, **kwargs):
+        # Here, since peft drops unknown settings of a file with a warning where `__init__` stumbles over them.
+        check_settings(cls, kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.target_modules, list):
@@ -62,6 +70,16 @@ class ClearConfig(PeftConfig):
         # peft appends the names of the head to this very list, which would grow in the hands of its owner.
         if isinstance(self.modules_to_save, list):
             self.modules_to_save = list(self.modules_to_save)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs) -> ClearConfig:
+        """As in peft; refuses what [`~hf_clear.adapter_files.check_adapter`] does in the config, and pickled
+        weights."""
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if (folder / CONFIG_NAME).is_file():
+            read_config(folder)
+            refuse_pickle(folder, WEIGHTS_NAME, SAFETENSORS_WEIGHTS_NAME)
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """As in peft; a README beside the adapter says that it loads after `import hf_clear`."""
@@ -72,7 +90,7 @@ class ClearConfig(PeftConfig):
 def note_loading(folder: str | os.PathLike) -> None:
     """Adds to the README in `folder`, once, how an adapter of ours is loaded."""
     readme = Path(folder) / "README.md"
-    text = readme.read_text() if readme.is_file() else "---\nlibrary_name: peft\n---\n\n# Adapter\n"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else "---\nlibrary_name: peft\n---\n\n# Adapter\n"
     if "import hf_clear" not in text:
         write_atomically(readme, (text.rstrip() + "\n" + _LOADING_NOTE).encode())
 
@@ -157,6 +175,29 @@ class ClearModel(BaseTuner):
             )
         return super()._prepare_adapter_config(peft_config, model_config)
 
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
+        wrong = first_not_finite(state_dict.items())
+        if wrong is not None:
+            raise ValueError(
+                f"The adapter's tensor {wrong!r} holds NaN or infinite values, so the model would predict nothing but "
+                "NaN. Use an adapter from before its training diverged."
+            )
+        mapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        # peft copies whatever else the model has. Only embeddings may be there: it saves those that were resized.
+        embeddings = _names_of(model, "get_input_embeddings", "get_output_embeddings")
+        parts = (cls.prefix, "modules_to_save.", *(f"{name}." for name in embeddings))
+        own = {name.removeprefix(_PREFIX) for name in model.state_dict() if any(part in name for part in parts)}
+        given = {name.removeprefix(_PREFIX) for name in mapped}
+        missing = {name for name in own if cls.prefix in name and adapter_name in name.split(".")} - given
+        for what, names in (("has no tensors", missing), ("has tensors that are not its own:", given - own)):
+            if names:
+                raise ValueError(
+                    f"The adapter {what} {', '.join(sorted(names)[:5])}. Load it into the base model that it was "
+                    "trained on, and leave its config as it is."
+                )
+        return mapped
+
     def _replace_module(self, parent, child_name, new_module, child) -> None:
         if isinstance(new_module, RoutedLayer):
             super()._replace_module(parent, child_name, new_module, child)
@@ -174,6 +215,12 @@ class ClearModel(BaseTuner):
     def export_to_peft(self, adapter_name: str) -> PeftModel:
         """This model with the adapter in a form of stock peft; see [`export_to_peft`]. Changes nothing here."""
         raise ValueError(f"Stock peft has no form for a {type(self.peft_config[adapter_name]).__name__}.")
+
+
+def _names_of(model: nn.Module, *getters: str) -> list[str]:
+    """Where in the model the modules are that it has getters for."""
+    modules = [getattr(model, getter)() for getter in getters if hasattr(model, getter)]
+    return [name for name, module in model.named_modules() if any(module is wanted for wanted in modules)]
 
 
 def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name: str = "default") -> None:

@@ -1,0 +1,388 @@
+"""Adapters on disk: what is looked at before one is loaded."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import enum
+import json
+import math
+import os
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
+from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
+
+_LIBRARIES = ("hf_clear", "peft", "transformers")  # that an adapter may ask peft to import
+_FILE_KEYS = ("_file", "_path", "_dir")  # ends of the names of settings that hold one
+_OTHER_WEIGHTS = ("adapters", "shadow_model")  # settings that make peft load more than the folder
+_MAX_NAMES = 5  # in a message
+
+
+def load_adapter(
+    model: nn.Module,
+    path: str | os.PathLike,
+    adapter_name: str = "default",
+    is_trainable: bool = False,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **kwargs: Any,
+) -> PeftModel:
+    """[`~peft.PeftModel.from_pretrained`] for adapters that come from elsewhere: of any type that peft or hf_clear
+    knows, from safetensors alone, and after [`check_adapter`] has found nothing wrong. A refused adapter leaves the
+    model as it was.
+
+    Args:
+        model (`nn.Module`): the base model. As in peft, it is changed in place.
+        path (`str`): a local folder, or the id of a repository on the Hub, from which `adapter_config.json` and
+            `adapter_model.safetensors` are downloaded and nothing else.
+        adapter_name (`str`, *optional*, defaults to `"default"`), is_trainable (`bool`, *optional*, defaults to
+            `False`), subfolder, revision, token, cache_dir: as in peft.
+        kwargs: for [`~peft.PeftModel.from_pretrained`], such as `torch_device` and `low_cpu_mem_usage`.
+
+    Raises:
+        ValueError: what [`check_adapter`] raises, and where `model` carries adapters already.
+
+    Example:
+
+    ```python
+    >>> base = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=77)
+    >>> model = hf_clear.load_adapter(base, "path/or/repository")
+    ```
+    """
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "`load_adapter` takes the base model, and this one is a PeftModel already. For one more adapter, call "
+            "`hf_clear.adapter_files.check_adapter(folder)` and then `model.load_adapter(folder, adapter_name)`."
+        )
+    folder = Path(path)
+    if not folder.is_dir():
+        hub_args = {"subfolder": subfolder, "revision": revision, "token": token, "cache_dir": cache_dir}
+        for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+            try:
+                folder = Path(hf_hub_download(str(path), name, **hub_args)).parent
+            except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
+                raise ValueError(
+                    f"{path} is no folder, and there is no {name} in a repository of this name on the Hub, or in its "
+                    f"cache where that is offline ({error}). Pickled weights are not loaded."
+                ) from error
+    elif subfolder is not None:
+        folder = folder / subfolder
+    check_adapter(folder, model)
+    return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, **kwargs)
+
+
+def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, adapter_name: str = "default") -> None:
+    """Makes sure that an adapter can be loaded, and that loading it reads and runs nothing but its own two files,
+    `adapter_config.json` and `adapter_model.safetensors`. Runs nothing of the adapter and changes no model.
+
+    Args:
+        folder (`str`): as `save_pretrained` wrote it, or its copy in the cache of the Hub.
+        model (`nn.Module`, *optional*): what the adapter is for: the base model, or a `PeftModel`. Then the names
+            and shapes of all tensors are compared with the model's; but for quantized models, and for the few
+            architectures whose tensors transformers renames on loading (such as Mixtral), that is left to peft.
+        adapter_name (`str`, *optional*, defaults to `"default"`): the adapter of a `PeftModel` to compare with. One
+            that it doesn't have is not compared.
+
+    Raises:
+        ValueError: where a file is missing, damaged, a pickle, or leads out of the folder; at unknown settings,
+            settings of a wrong type, and those that name code to import or files to read; where a weight is NaN or
+            infinite; where tensors don't fit the model. The message names the file.
+    """
+    folder = Path(folder)
+    own = model.peft_config.get(adapter_name) if isinstance(model, PeftModel) else None
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = read_config(folder, {} if own is None else own.to_dict())
+    refuse_pickle(folder, WEIGHTS_NAME, SAFETENSORS_WEIGHTS_NAME)
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    shapes = _check_tensors(path)
+    model_type = getattr(getattr(base, "config", None), "model_type", None)
+    # Packed, or renamed on the way into the model: left to peft.
+    is_converted = getattr(base, "is_quantized", False) or get_checkpoint_conversion_mapping(model_type) is not None
+    if model is None or is_converted or (isinstance(model, PeftModel) and own is None):
+        return
+    if own is None:
+        adapter_name = "default"
+        try:
+            model = get_peft_model(_without_weights(base), config, low_cpu_mem_usage=True)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder / CONFIG_NAME} doesn't fit {type(base).__name__}: {error}") from error
+    _compare(path, shapes, model, adapter_name)
+
+
+def check_checkpoint(folder: str | os.PathLike, model: nn.Module, compare: bool = True) -> None:
+    """[`check_adapter`] for all adapters that `Trainer` would load from a checkpoint into `model`, and no pickled
+    weights of a whole model. Optimizer, scheduler and random states are files of torch, which transformers reads with
+    `weights_only`: they hold tensors and numbers, and can't run code.
+
+    Args:
+        folder (`str`): the checkpoint.
+        model (`nn.Module`): unwrapped.
+        compare (`bool`, *optional*, defaults to `True`): also compare the tensors with the model's. Not where these
+            are sharded.
+
+    Raises:
+        ValueError: see [`check_adapter`].
+    """
+    folder = Path(folder)
+    refuse_pickle(folder, MODEL_WEIGHTS_NAME, SAFE_WEIGHTS_NAME)
+    refuse_pickle(folder, WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if not isinstance(model, PeftModel) or not folder.is_dir():
+        return
+
+    def holds_adapter(folder: Path) -> bool:
+        return any((folder / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
+
+    named = [inner for inner in folder.iterdir() if inner.is_dir() and holds_adapter(inner)]
+    for inner in named:
+        check_adapter(inner, model if compare else None, inner.name)
+    if holds_adapter(folder):
+        check_adapter(folder, model if compare else None, "default" if named else model.active_adapters[0])
+
+
+# ---- The config ----
+
+
+def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftConfig:
+    """What `adapter_config.json` says.
+
+    Args:
+        trusted (`Mapping`, *optional*): settings, by name, that may name files and code: those of the model at hand.
+
+    Raises:
+        ValueError: see [`check_adapter`].
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise ValueError(f"There is no {CONFIG_NAME} in {folder}: give the folder that `save_pretrained` wrote to.")
+    _check_inside(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON ({error}). Get the file again from where it came from.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} has to hold a JSON object, and holds a {type(values).__name__}.")
+    values.pop("runtime_config", None)  # as peft
+    peft_type = values.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        theirs = isinstance(peft_type, str) and peft_type.startswith("CLEAR_")
+        raise ValueError(
+            f"{path} is of the PEFT type {peft_type!r}, which is not known here. "
+            + (
+                "It comes with another version of hf_clear: `pip install -U hf-clear`."
+                if theirs
+                else f"There are {', '.join(sorted(PEFT_TYPE_TO_CONFIG_MAPPING))}; newer ones come with newer versions "
+                "of peft."
+            )
+        )
+    cls = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
+    try:
+        check_settings(cls, values)
+        _check_reach(cls, values, trusted or {})
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_settings(cls: type[PeftConfig], values: Mapping[str, Any]) -> None:
+    """Makes sure that the settings are those of a config class, and of its types.
+
+    Raises:
+        ValueError: where one is unknown or of a wrong type.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - fields)
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}. peft would ignore it, and the adapter "
+            "might do something else than it was trained for. If it was written by a newer version of peft or "
+            f"hf_clear (peft_version: {values.get('peft_version')!r}), upgrade; else take the setting out."
+        )
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        hint = hints[name]
+        if "alpha" in name and hint is int:  # scales, which may be fractions
+            hint = float
+        if not _fits(value, hint):
+            raise ValueError(f"The setting {name!r} can't be {value!r}: it has to be {_readable(hint)}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value, as Python or JSON has it (no tuples or sets, objects for dataclasses), is of a type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, kind) for kind in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (list, set, tuple):
+        return isinstance(value, (list, set, tuple)) and all(any(_fits(v, kind) for kind in inner) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, (dict, hint))
+    if not isinstance(hint, type):
+        return True  # nothing that tells
+    if issubclass(hint, enum.Enum):
+        return value in list(hint)
+    if hint in (int, float):
+        number = isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _check_reach(cls: type[PeftConfig], values: Mapping[str, Any], trusted: Mapping[str, Any]) -> None:
+    """Refuses settings through which peft would import code or read files."""
+    library = (values.get("auto_mapping") or {}).get("parent_library")  # `AutoPeftModel` imports it
+    if library is not None:
+        root = library.split(".")[0] if isinstance(library, str) else None
+        if root not in _LIBRARIES and library not in sys.modules:  # those of a model of one's own are imported
+            raise ValueError(
+                f"`auto_mapping` names the module {library!r} for peft to import. Only modules of "
+                f"{', '.join(_LIBRARIES)} are: set it to null, and load the adapter into a base model of your own."
+            )
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    for name in ("megatron_core", *_OTHER_WEIGHTS):
+        if name in values and values[name] not in (None, defaults[name], trusted.get(name)):
+            raise ValueError(
+                f"The setting {name!r} is {values[name]!r}: code or weights from outside of the adapter, which are not "
+                "loaded with it. Set it to null."
+            )
+    for name, value in _leaves({name: value for name, value in values.items() if value != trusted.get(name)}):
+        if name == "trust_remote_code" and value:
+            raise ValueError("The setting 'trust_remote_code' would run code from elsewhere. Take it out.")
+        if name.endswith(_FILE_KEYS) and not name.endswith("name_or_path") and value is not None:
+            raise ValueError(
+                f"The setting {name!r} names the file {value!r}. An adapter is complete in its folder and reads no "
+                "other file: set it to null."
+            )
+
+
+def _leaves(values: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    """All values inside of objects and lists, with their names."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _leaves(value, key)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _leaves(value, name)
+    else:
+        yield name, values
+
+
+# ---- The weights ----
+
+
+def refuse_pickle(folder: Path, pickled: str, instead: str) -> None:
+    """
+    Raises:
+        ValueError: where `folder` has the file `pickled` and not what stands for it in safetensors.
+    """
+    if (folder / pickled).is_file() and not (folder / instead).is_file():
+        raise ValueError(
+            f"{folder / pickled} is a pickle, a kind of file that can run code, and there is no {instead} beside it. "
+            "If you trust it, load it where you trust it with `torch.load(path, weights_only=True)` and write its "
+            f"tensors with `safetensors.torch.save_file(tensors, {instead!r})`; or ask its author to."
+        )
+
+
+def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor with a NaN or infinite value."""
+    for name, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # float8 can't be asked
+        if not tensor.isfinite().all():
+            return name
+    return None
+
+
+def _check_tensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors, by name."""
+    if not path.is_file():
+        raise ValueError(f"There is no {path.name} in {path.parent}: give the folder that `save_pretrained` wrote to.")
+    _check_inside(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            wrong = first_not_finite((name, file.get_tensor(name)) for name in names)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}). Get it again from where it came from."
+        ) from error
+    if wrong is not None:
+        raise ValueError(
+            f"{path}: the tensor {wrong!r} holds NaN or infinite values, so the model would predict nothing but NaN. "
+            "Use an adapter from before its training diverged."
+        )
+    return shapes
+
+
+def _compare(path: Path, shapes: dict[str, tuple[int, ...]], model: PeftModel, adapter_name: str) -> None:
+    """Names and shapes in the file with those of the model's adapter."""
+
+    def of_model(with_embeddings: bool) -> dict[str, tuple[int, ...]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=with_embeddings)
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    expected = of_model(False)
+    missing = expected.keys() - shapes.keys()
+    allowed = expected if shapes.keys() <= expected.keys() else expected | of_model(True)
+    unexpected = shapes.keys() - allowed.keys()
+    wrong = [
+        f"{name} is {list(shapes[name])}, the model's {list(allowed[name])}"
+        for name in sorted(shapes.keys() & allowed.keys())
+        if shapes[name] != allowed[name]
+    ]
+    for what, names in (
+        ("tensors are missing", sorted(missing)),
+        ("there are tensors that the model has no place for", sorted(unexpected)),
+        ("tensors have other shapes than the model's", wrong),
+    ):
+        if names:
+            names = ", ".join(names[:_MAX_NAMES]) + f", and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)
+            raise ValueError(
+                f"{path}: {what}: {names}. Load it into the base model that it was trained on (with as many labels), "
+                "and leave its config as it is."
+            )
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy whose tensors have shapes and no memory."""
+    tensors = [*model.parameters(), *model.buffers()]
+    empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    for tensor in model.parameters():
+        empty[id(tensor)] = nn.Parameter(empty[id(tensor)], requires_grad=False)
+    return copy.deepcopy(model, empty)
+
+
+def _check_inside(path: Path) -> None:
+    """The files of a repository in the Hub's cache are links from `snapshots/REVISION` to `blobs`, beside it."""
+    folder, target = path.parent.resolve(), path.resolve()
+    roots = [folder, *(parent.parent / "blobs" for parent in (folder, *folder.parents) if parent.name == "snapshots")]
+    if not any(target.is_relative_to(root) for root in roots):
+        raise ValueError(f"{path} is a link that leads out of its folder, to {target}. Put the file itself there.")
