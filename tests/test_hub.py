@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 # Trains and pushes everything, in a process of its own: whether the Hub may be asked is decided once, at import.
 PUSH = """
-import json, re, sys
+import sys
 
 import torch
 from datasets import load_dataset
@@ -31,7 +32,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_clear import *
 
-base, readme, root = sys.argv[1:]
+base, root = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained("org/tiny-bert")
 train = load_dataset("mteb/banking77", split="train").map(lambda rows: tokenizer(rows["text"]), batched=True)
 results = {}
@@ -76,10 +77,6 @@ trainer.train()
 trainer.push_to_hub()
 keep("turn", trainer)
 
-exec(re.search(r"```python\\n(.*?)```", open(readme).read(), re.S).group(1), quickstart := {})
-assert {"sample_index", "clean_probability"} <= set(quickstart["trainer"].label_issues().column_names)
-quickstart["trainer"].create_model_card()
-
 sys.path.insert(0, root)
 import run_glue_noisy
 
@@ -89,28 +86,53 @@ run_glue_noisy.main()
 run_glue_noisy.main()  # evaluates again, with clean_probabilities.parquet in the folder
 torch.save(results, "results.pt")
 """
-# Runs the cards' own code, first where there is no hf_clear.
-LOAD = """
-import sys
+# Python without what is installed in editable mode (-S): an environment without hf_clear.
+WITHOUT = """
+import importlib.util, sys
 
+packages, hf_clear = sys.argv[1:]
+sys.path.append(packages)
+assert importlib.util.find_spec("hf_clear") is None
+"""
+# Runs the cards' own code; that of our own PEFT type as the last, after `pip install hf-clear`.
+LOAD = f"""{WITHOUT}
 import torch
 
-codes = torch.load("codes.pt")
-logits = {}
-for name, code in codes.items():
-    sys.modules.pop("hf_clear", None)
-    if name != "adapter":
-        sys.modules["hf_clear"] = None  # whoever imports it fails
-    exec(code, scope := {})
+logits = {{}}
+for name, code in torch.load("codes.pt").items():
+    if name == "adapter":
+        assert "hf_clear" not in sys.modules
+        sys.path.append(hf_clear)
+    exec(code, scope := {{}})
     inputs = scope["tokenizer"](["red1 blue2", "green3 red4"], return_tensors="pt")
     with torch.no_grad():
         logits[name] = scope["model"](**inputs).logits
 torch.save(logits, "logits.pt")
 """
+# Runs the README's quickstart on what the wheel holds.
+QUICKSTART = f"""{WITHOUT}
+sys.path.insert(0, hf_clear)
+exec(open("quickstart.py").read(), scope := {{}})
+assert sys.modules["hf_clear"].__file__.startswith(hf_clear)
+assert {{"sample_index", "clean_probability"}} <= set(scope["trainer"].label_issues().column_names)
+scope["trainer"].create_model_card()
+"""
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory, tiny_model):
+def wheel(tmp_path_factory) -> Path:
+    """What the built wheel holds, as a folder."""
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source") / "hf_clear"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "outputs"))
+    subprocess.run([sys.executable, *"-m pip wheel -q --no-deps -w".split(), folder, source], check=True)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory, tiny_model, wheel):
     """The Hub after `PUSH`, with `results` of it, the `cards`, and the `logits` of the models that `LOAD` found."""
     folder, base = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("base") / "tiny"
     shutil.copytree(tiny_model, base)
@@ -120,6 +142,7 @@ def pushed(tmp_path_factory, tiny_model):
     texts = [f"{kind}{i},{i % 3 + 3 * (kind == 'red')},x" for i in range(12) for kind in ("red", "green", "blue")]
     csv = "\n".join(["text,label,label_text", *texts, *texts]).encode()
     data.commit({"train.csv": csv, "test.csv": csv}, "upload")
+    packages = str(Path(torch.__file__).parents[1])
     with Hub() as hub:
         hub.repositories |= {("models", "org/tiny-bert"): model, ("models", "bert-base-uncased"): model}
         hub.repositories["datasets", "mteb/banking77"] = data
@@ -127,18 +150,20 @@ def pushed(tmp_path_factory, tiny_model):
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": "hf_token"}
         environment |= {"HF_HUB_DISABLE_XET": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-        def run(code: str, *arguments: str) -> None:
-            command = [sys.executable, "-c", code, *arguments]
+        def run(code: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
+            command = [sys.executable, *options, "-c", code, *arguments]
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{done.stderr[-8000:]}\nunknown to the Hub of the test: {hub.unknown}"
 
-        run(PUSH, str(base), str(ROOT / "README.md"), str(ROOT))
+        run(PUSH, str(base), str(ROOT))
         names = ("plain", "checkpoints", "adapter", "turn", "script")
         cards = {name: hub.repositories["models", f"org/{name}"].files()["README.md"].decode() for name in names}
         torch.save(
             {name: CODE.search(cards[name]).group(1) for name in ("plain", "turn", "adapter")}, folder / "codes.pt"
         )
-        run(LOAD)
+        run(LOAD, packages, str(ROOT), options=("-S",))
+        (folder / "quickstart.py").write_text(CODE.search((ROOT / "README.md").read_text()).group(1))
+        run(QUICKSTART, packages, str(wheel), options=("-S",))
         results = torch.load(folder / "results.pt")
         logits = torch.load(folder / "logits.pt")
         yield SimpleNamespace(hub=hub, folder=folder, results=results, cards=cards, logits=logits)
@@ -146,6 +171,13 @@ def pushed(tmp_path_factory, tiny_model):
 
 def metadata_of(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_wheel_holds_nothing_but_the_package(wheel):
+    files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
+    own = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_clear").rglob("*.py")}
+    assert own == {file for file in files if ".dist-info/" not in file}
+    assert {file.split("/")[-1] for file in files - own} == {"METADATA", "WHEEL", "top_level.txt", "RECORD", "LICENSE"}
 
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
