@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
 from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
@@ -28,16 +29,11 @@ def check_setup(trainer: ClearMixin) -> None:
     Raises:
         ValueError: where CleaR can't train so; the message says why and what to do.
     """
-    if trainer.compute_loss_func is not None:
-        raise ValueError(
-            "`compute_loss_func` returns one number a batch, while CleaR needs the loss of every sample. Leave it "
-            "out, or train with transformers.Trainer."
-        )
     check_task(trainer)
     check_routable(trainer.model)
     _warn_of_frozen_head(trainer)
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
-    if not trainer.clear_args.clear_dropout_after_warmup and (checkpoints or trainer.args.activation_checkpointing):
+    if not trainer.clear_args.clear_dropout_after_warmup and (checkpoints or trainer.args.gradient_checkpointing):
         logger.warning(
             "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
             "no activation checkpointing: expect more memory to be used from then on."
@@ -115,7 +111,13 @@ def check_training_set(trainer: Trainer) -> None:
             )
         return  # a collator makes it
     if as_is:
-        check_labels(dataset.with_format(None)[name][:], num_labels(trainer))
-        return
-    with random_state_preserved():
-        check_labels((dataset[index].get(name) for index in range(len(dataset))), num_labels(trainer))
+        labels = dataset.with_format(None)[name][:]
+    else:
+        with random_state_preserved():
+            labels = [dataset[index].get(name) for index in range(len(dataset))]
+    check_labels(labels, num_labels(trainer))
+    if len(labels) > 1 and np.ndim(labels[0]) == 0 and all(label == labels[0] for label in labels):
+        logger.warning(
+            f"All {len(labels)} training samples have the label {labels[0]}: nothing tells a wrong label from a right "
+            "one, and clean probabilities will mean nothing."
+        )

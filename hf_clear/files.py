@@ -36,6 +36,19 @@ def flush_folder(folder: str | os.PathLike) -> None:
                 os.close(handle)
 
 
+def check_inside(path: Path) -> None:
+    """Makes sure that a file is where it seems to be. The files of a repository in the Hub's cache are links from
+    `snapshots/REVISION` to `blobs`, beside it.
+
+    Raises:
+        ValueError: where it is a link to somewhere else.
+    """
+    folder, target = path.parent.resolve(), path.resolve()
+    roots = [folder, *(parent.parent / "blobs" for parent in (folder, *folder.parents) if parent.name == "snapshots")]
+    if not any(target.is_relative_to(root) for root in roots):
+        raise ValueError(f"{path} is a link that leads out of its folder, to {target}. Put the file itself there.")
+
+
 def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)

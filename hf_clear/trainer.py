@@ -35,7 +35,7 @@ from .prediction import (
 )
 from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
 from .routing import gate_probability, num_routed_layers, route, sample_gates
-from .sample_index import SAMPLE_INDEX, indexed_dataloader
+from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
 
@@ -124,6 +124,10 @@ class ClearMixin(NoisyLabelsMixin):
         changes nothing, a smaller last batch included; where every token has a label, tokens take the samples' place.
         (Stock `Trainer` with a classification head takes the mean of each accumulated batch without dividing by their
         number: its gradients are `gradient_accumulation_steps` times, and under DDP `world_size` times, larger.)
+
+        A `compute_loss_func` takes the place of `CE(f, y)`. It is called and scaled as in stock `Trainer`: what it
+        returns is taken as divided by its argument `num_items_in_batch` already, the labels of the whole optimizer
+        step.
         """
         if self._step_context is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
             if self.is_routed:
@@ -151,15 +155,24 @@ class ClearMixin(NoisyLabelsMixin):
             )
 
         outputs = model(**inputs)
-        logits, labels = scores_and_labels(outputs, labels, self._shifts_labels)
-        loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum") / self._labels_in_step
-        self._record("cross_entropy", loss)
+        logits, shifted_labels = scores_and_labels(outputs, labels, self._shifts_labels)
+        if self.compute_loss_func is None:
+            loss = cross_entropy(logits, shifted_labels, self.args.label_smoothing_factor, reduction="sum")
+            loss = loss / self._labels_in_step
+            self._record("cross_entropy", loss)
+        else:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                # Items were counted on all processes, and DDP takes the mean of the processes' gradients.
+                loss = loss * self.accelerator.num_processes
+            self._record("compute_loss_func", loss)
         if target is not None:
-            consistency = consistency_loss(logits, target) * (labels != IGNORED_LABEL)
+            consistency = consistency_loss(logits, target) * (shifted_labels != IGNORED_LABEL)
             consistency = consistency.sum() / self._labels_in_step
             self._record("consistency", consistency)
             loss = loss + settings.clear_consistency_weight * consistency
         self.loss_is_scaled_for_ga = True
+        self.current_gradient_accumulation_steps = 1  # the same for transformers before 5.20, which divides by it
         return (loss, outputs) if return_outputs else loss
 
     def _gate_probability(self) -> torch.Tensor:
@@ -304,7 +317,8 @@ class ClearMixin(NoisyLabelsMixin):
         return (labels != IGNORED_LABEL).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the parts of the loss on this process, `cross_entropy` and `consistency`, where the loss is logged."""
+        """Adds the parts of the loss on this process, `cross_entropy` (or `compute_loss_func`) and `consistency`, where
+        the loss is logged."""
         if self.is_routed and "loss" in logs:
             for name, (total, first_step) in self._loss_parts.items():
                 logs[name] = total.item() / max(self.state.global_step - first_step, 1)
@@ -332,7 +346,10 @@ class ClearMixin(NoisyLabelsMixin):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.is_routed and checkpoint is not None:
             self.sample_store = SampleStore.load(
-                os.path.join(checkpoint, STATE_NAME), len(self.train_dataset), self.args.device
+                os.path.join(checkpoint, STATE_NAME),
+                len(self.train_dataset),
+                self.args.device,
+                num_labels=num_labels(self),
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -390,8 +407,9 @@ class ClearTrainer(ClearMixin, Trainer):
             works: CleaR's own settings then have their defaults, see [`ClearTrainingArguments`]. The training set has
             to be map-style, with one class a sample, or one a token (token classification, language models): then the
             mean loss of a sample's labelled tokens is its loss. A column `true_label` of the training set is used for
-            metrics and the routing strategy `"oracle"` alone. A model without routable PEFT modules is trained exactly
-            as `Trainer` would, with one warning.
+            metrics and the routing strategy `"oracle"` alone. A `compute_loss_func` takes the place of `CE(f, y)` in
+            the loss; clean probabilities are fitted to the cross entropy of each sample as ever. A model without
+            routable PEFT modules is trained exactly as `Trainer` would, with one warning.
         peft_config (`PeftConfig`, *optional*): wraps the model with [`~peft.get_peft_model`], as in TRL.
 
     Raises:

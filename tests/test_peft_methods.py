@@ -107,7 +107,7 @@ def test_gradients_under_activation_checkpointing_equal_those_without(method, na
     else:
         model.enable_input_require_grads()
     plain = gradients()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     checkpointed = gradients()
     adapter = [key for key in plain if "lora_" in key or "clear_" in key]
     assert adapter and any(plain[key].any() for key in adapter)

@@ -100,7 +100,7 @@ def test_gradients_under_activation_checkpointing_equal_those_without(model, ree
 
     plain = gradients()
     model.enable_input_require_grads()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     checkpointed = gradients()
     assert plain.keys() == checkpointed.keys() and any("lora_A" in name for name in plain)
     for name, gradient in plain.items():

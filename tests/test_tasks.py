@@ -439,7 +439,7 @@ def test_checkpointing_stops_with_dropout(training_arguments, caplog):
         caplog.clear()
         ClearTrainer(
             get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS", r=4)),
-            training_arguments(clear_dropout_after_warmup=False, activation_checkpointing=checkpointing),
+            training_arguments(clear_dropout_after_warmup=False, gradient_checkpointing=checkpointing),
         )
         assert ("no activation checkpointing" in caplog.text) == checkpointing
 

@@ -16,7 +16,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
-from ..adapter_files import check_settings, first_not_finite, read_config, refuse_pickle
+from ..adapter_config import check_settings, read_config
+from ..adapter_files import first_not_finite, refuse_pickle
 from ..files import write_atomically
 from ..routing import apply_gate, register_routable
 
