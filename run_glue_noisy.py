@@ -73,7 +73,7 @@ from hf_clear import (
     per_sample_losses,
     preset,
 )
-from hf_clear.checkpoints import INCOMPLETE
+from hf_clear.checkpoints import INCOMPLETE, recover_checkpoints
 from hf_clear.embedded import load_embedded_dataset
 from hf_clear.files import write_atomically
 from hf_clear.metrics import Accuracy, EpochAccuracy, Glue, detection_metrics
@@ -763,7 +763,10 @@ def check_encoding(path: str) -> None:
 def check_header(path: str) -> None:
     """pandas would give columns of one name other names."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        header = next((names for names in csv.reader(file) if names), [])
+        try:
+            header = next((names for names in csv.reader(file) if names), [])
+        except csv.Error as error:
+            raise ValueError(f"{path}: the first line can't be read as a csv header ({error}).") from error
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{path} has {header.count(twice)} columns {twice!r}. Rename or drop all but one.")
@@ -778,6 +781,7 @@ def check_columns(dataset: Dataset, split_name: str, data_args: DataTrainingArgu
             raise ValueError(
                 f"The {split_name} data have no column {name!r} ({option}). There are: "
                 f"{', '.join(dataset.column_names)}."
+                + (" In csv files, commas separate columns." if len(dataset.column_names) == 1 else "")
             )
 
 
@@ -927,6 +931,9 @@ def detect_last_checkpoint(
     if training_args.overwrite_output_dir and training_args.should_save:
         for path_of_output in (path for name in OUTPUTS for path in glob.glob(os.path.join(glob.escape(folder), name))):
             (shutil.rmtree if os.path.isdir(path_of_output) else os.remove)(path_of_output)
+    with training_args.main_process_first(local=False):
+        if training_args.should_save:
+            recover_checkpoints(folder)
     last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
     may_change = ("token", "cache_dir", "overwrite_cache")
     if last_checkpoint is None and model_args.method == "turn" and os.path.isfile(os.path.join(folder, TURN_STATE)):

@@ -60,7 +60,8 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
     try:
         check_settings(cls, values)
         _check_reach(cls, values, trusted or {})
-        return cls(**values)
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -72,7 +73,8 @@ def check_settings(cls: type[PeftConfig], values: Mapping[str, Any]) -> None:
         ValueError: where one is unknown or of a wrong type.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - fields)
+    # What is off in other versions of peft changes nothing here.
+    unknown = sorted(name for name, value in values.items() if name not in fields and value)
     if unknown:
         raise ValueError(
             f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}. peft would ignore it, and the adapter "
@@ -81,6 +83,8 @@ def check_settings(cls: type[PeftConfig], values: Mapping[str, Any]) -> None:
         )
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
+        if name not in fields or value is None:
+            continue
         hint = hints[name]
         if "alpha" in name and hint is int:  # scales, which may be fractions
             hint = float
@@ -93,8 +97,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, kind) for kind in inner)
-    if origin is typing.Literal:
-        return value in inner
+    if origin is typing.Literal:  # some stand for families of names: "pissa_niter_[number of iters]"
+        return value in inner or (isinstance(value, str) and any(isinstance(kind, str) for kind in inner))
     if origin in (list, set, tuple):
         return isinstance(value, (list, set, tuple)) and all(any(_fits(v, kind) for kind in inner) for v in value)
     if origin is dict:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .estimators import Estimator, NamedEstimator, get_estimator
@@ -70,7 +69,8 @@ class CleanProbabilityCallback(TrainerCallback):
                 "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
             )
         warmup = self.trainer.clear_args.clear_warmup_epochs
-        if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs":
+        is_fitted = self.trainer.sample_store.is_fitted  # in a resumed run
+        if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs" and not is_fitted:
             logger.warning(
                 f"The warm-up of {warmup} epochs is not shorter than the training of {state.num_train_epochs}: the "
                 "mixture is never fitted, and this is plain PEFT training. Lower `clear_warmup_epochs` or train longer."
@@ -88,10 +88,7 @@ class CleanProbabilityCallback(TrainerCallback):
         logs = self._fit(epoch)
         store.fitted_epoch = epoch
         if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
-            target = trainer.predict_ensemble()
-            # No target for a sample whose prediction is not finite.
-            finite = target.isfinite().all(dim=1, keepdim=True)
-            store.targets = target.where(finite, torch.zeros(())).to(store.losses.device)
+            store.targets = trainer.predict_ensemble().to(store.losses.device)
         if logs:
             trainer.log(logs)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from .files import flush_folder
 
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Where a checkpoint is written to before it gets its name. `Trainer` uploads nothing that begins with "_".
 INCOMPLETE = "_incomplete"
+_EARLIER = "earlier"  # in that folder, what a checkpoint takes the place of
 _TRAINER_STATE_NAME = "trainer_state.json"
 
 
@@ -32,8 +33,17 @@ class CompleteCheckpointsMixin:
     state: TrainerState
     _is_saving = False
 
+    def train(self, *args: Any, **kwargs: Any):
+        self._recover_checkpoints()
+        return super().train(*args, **kwargs)
+
+    def _recover_checkpoints(self) -> None:
+        with self.args.main_process_first(local=False):
+            if self.args.should_save and not self._is_stock:
+                recover_checkpoints(self.args.output_dir)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if not getattr(self, "is_routed", True):  # a strict pass-through
+        if self._is_stock:
             return super()._save_checkpoint(model, trial)
         run_dir, name = self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging, complete = os.path.join(run_dir, INCOMPLETE), os.path.join(run_dir, name)
@@ -64,7 +74,31 @@ class CompleteCheckpointsMixin:
         if self.args.push_to_hub:
             self._push_from_checkpoint(complete)
         if self.args.should_save:
-            rotate_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+            self._rotate(run_dir)
+
+    def _rotate(self, run_dir: str) -> None:
+        """Deletes as many of the oldest checkpoints as `Trainer` would."""
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+        if limit is None or limit <= 0:
+            return
+        checkpoints = sort_checkpoints(run_dir, use_mtime=True)
+        kept = {*checkpoints[-1:], *(() if best is None else (os.path.normpath(best),))}
+        surplus = max(len(checkpoints) - max(limit, len(kept)), 0)
+        for checkpoint in [path for path in checkpoints if os.path.normpath(path) not in kept][:surplus]:
+            _delete(checkpoint)
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any):
+        best, is_one = self.state.best_model_checkpoint, self.args.save_total_limit == 1
+        if not self._is_stock and self.args.should_save and best is not None and is_one:
+            for checkpoint in sort_checkpoints(self._get_output_dir(trial)):
+                if not os.path.samefile(checkpoint, best):  # which `Trainer` would delete file by file
+                    _delete(checkpoint)
+        return super()._finalize_training(trial, *args, **kwargs)
+
+    @property
+    def _is_stock(self) -> bool:
+        """A trainer that routes nothing is a strict pass-through to its base."""
+        return not getattr(self, "is_routed", True)
 
     def _get_output_dir(self, trial: Any) -> str:
         run_dir = super()._get_output_dir(trial)
@@ -75,13 +109,30 @@ class CompleteCheckpointsMixin:
             super()._push_from_checkpoint(checkpoint_folder)
 
 
+def recover_checkpoints(run_dir: str) -> None:
+    """Gives a checkpoint its name back that a run was about to replace when it was killed."""
+    earlier = os.path.join(run_dir, INCOMPLETE, _EARLIER)
+    for name in os.listdir(earlier) if os.path.isdir(earlier) else ():
+        if not os.path.exists(os.path.join(run_dir, name)):
+            os.rename(os.path.join(earlier, name), os.path.join(run_dir, name))
+
+
 def _complete(staging: str, name: str, complete: str) -> None:
     """Renames `staging/name` to `complete`, and removes what was there."""
-    written, earlier = os.path.join(staging, name), os.path.join(staging, "earlier")
+    written = os.path.join(staging, name)
     if os.path.isdir(written):
         flush_folder(written)
-        if os.path.isdir(complete):  # of a run that went on from before this step
-            os.rename(complete, earlier)
+        if os.path.isdir(complete):  # saved twice in a step, or by an earlier run
+            os.makedirs(os.path.join(staging, _EARLIER), exist_ok=True)
+            os.rename(complete, os.path.join(staging, _EARLIER, name))
         with contextlib.suppress(FileNotFoundError):  # a network file system may show what another node has renamed
             os.rename(written, complete)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _delete(checkpoint: str) -> None:
+    """Not in place: a part of it would be taken for a checkpoint."""
+    staging = os.path.join(os.path.dirname(checkpoint), INCOMPLETE)
+    os.makedirs(staging, exist_ok=True)
+    os.rename(checkpoint, os.path.join(staging, os.path.basename(checkpoint)))
     shutil.rmtree(staging, ignore_errors=True)

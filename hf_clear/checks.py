@@ -47,9 +47,10 @@ def check_task(trainer: NoisyLabelsMixin) -> None:
         ValueError: where there is more than one kind of label, no class, or no index.
     """
     if len(trainer.label_names) != 1:
+        in_kwargs = " If its `forward` takes them as `**kwargs`, say so: `label_names=['labels']`."
         raise ValueError(
             f"{trainer.method} is for models with one kind of label, one a sample or one a token; this model's labels "
-            f"are {trainer.label_names}."
+            f"are {trainer.label_names}." + in_kwargs * (not trainer.label_names)
         )
     config = getattr(trainer.model, "config", None)
     problem_type = getattr(config, "problem_type", None)

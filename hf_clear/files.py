@@ -28,8 +28,10 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 def flush_folder(folder: str | os.PathLike) -> None:
     """Flushes the files below `folder` to disk: a rename of it is then not ahead of what it holds."""
     for parent, _, names in os.walk(folder):
-        for name in names:
-            handle = os.open(os.path.join(parent, name), os.O_RDWR)
+        for path in (os.path.join(parent, name) for name in names):
+            if not os.path.isfile(path):  # a link to nowhere
+                continue
+            handle = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:

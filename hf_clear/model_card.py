@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
+from torch import nn
 
 from . import __version__
 from .estimators import NamedEstimator
@@ -100,11 +101,17 @@ def complete_model_card(trainer: NoisyLabelsMixin, tags: str | list[str] | None 
     card.data.tags = list(dict.fromkeys(tags))
 
     fits = _fits(trainer)
-    text = _with_section(card.text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
+    nameless = "a fine-tuned version of [](https://huggingface.co/)"  # what `Trainer` says of a base without a name
+    text = card.text.replace(nameless, f"a fine-tuned {type(_base(model)).__name__}")
+    text = _with_section(text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
     text = _with_section(text, "Training and evaluation data", _data(trainer, fits))
     text = _with_section(text, trainer.method, _procedure(trainer, fits))
     card.text = _with_section(text, "Citation", f"```bibtex\n{_CITATIONS[trainer.method]}\n```")
     write_atomically(path, str(card).encode())
+
+
+def _base(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _is_on_hub(name: str) -> bool:
@@ -129,8 +136,9 @@ def _loading(trainer: NoisyLabelsMixin) -> str:
     base, base_name, labels = model, saved, ""
     imports, loads = [], []
     if isinstance(model, PeftModel):
-        base, name = model.get_base_model(), model.active_adapter
-        base_name = getattr(base, "name_or_path", "") and json.dumps(base.name_or_path)
+        base, name = _base(model), model.active_adapter
+        base_name = getattr(base, "name_or_path", "")  # others don't have a folder of the author's
+        base_name = json.dumps(base_name) if _is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
             labels = f", num_labels={base.config.num_labels}"
         if isinstance(model.peft_config[name], ClearConfig):
@@ -167,15 +175,16 @@ def _data(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
 
 def _procedure(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
     rows = [
-        [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else f"`{name}`", str(value)]
+        [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else f"`{name}`", f"`{value}`"]
         for name, value in _settings(trainer).items()
     ]
     parts = [f"Settings of hf_clear {__version__}:", _table(["Setting", "Value"], rows)]
     if fits:
-        columns = [name for name in _FIT if any(name in fit for fit in fits)]
+        columns = [name for name in _FIT if any(_rounded(fit.get(name)) for fit in fits)]
         rows = [[_rounded(fit.get(name)) for name in columns] for fit in fits]
         parts += [
-            "Fits of the mixture to the losses (in nats); `p` is the clean probability:",
+            "What each fit of the clean probabilities `p` found; means and standard deviations are in the unit of what "
+            "the mixture was fitted to (losses: nats):",
             _table([_FIT[name] for name in columns], rows),
         ]
     phases = [

@@ -24,6 +24,7 @@ from .model_card import complete_model_card, dataset_names
 from .noise import TRUE_LABEL
 from .prediction import SamplePredictions, per_sample_losses
 from .sample_store import SampleStore
+from .uploads import samples_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,15 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)
         return model if self._peft_config is None else self._with_peft(model)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any):
+        """As in `Trainer`, without what tells of single training samples."""
+        with samples_left_out():
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with samples_left_out():
+            super()._push_from_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`, and on the method and what it found ([`~hf_clear.model_card.complete_model_card`]), which

@@ -238,7 +238,9 @@ def _head_features(
 
 def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Equal up to the rounding of half precision."""
-    return first.shape == second.shape and bool(torch.allclose(first.float(), second.float(), rtol=0.02, atol=0.02))
+    return first.shape == second.shape and bool(
+        torch.allclose(first.float(), second.float(), rtol=0.02, atol=0.02, equal_nan=True)
+    )
 
 
 def _first_output(outputs: Any) -> torch.Tensor:

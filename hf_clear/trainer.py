@@ -19,7 +19,7 @@ from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
 from .estimators import NamedEstimator
 from .files import write_atomically
-from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, sharpen
+from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, finite_rows, sharpen
 from .noise import TRUE_LABEL
 from .noisy_labels import NoisyLabelsMixin
 from .prediction import (
@@ -206,14 +206,15 @@ class ClearMixin(NoisyLabelsMixin):
                 with route(model, gates):
                     logits, _ = scores_and_labels(model(**inputs), labels)
                 target = target + logits.softmax(dim=-1) / size
-        return sharpen(target, self.clear_args.clear_ensemble_temperature)
+        return finite_rows(sharpen(target, self.clear_args.clear_ensemble_temperature))
 
     def predict_training_samples(self) -> SamplePredictions:
         """One pass over the training set in evaluation mode with every module active: what the next fit looks at."""
         return self._predict()
 
     def predict_ensemble(self) -> torch.Tensor:
-        """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`."""
+        """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`; a row of
+        zeros where they are not finite."""
         open_gates, size = self._gate_probability(), self.clear_args.clear_ensemble_size
         target = 0.0
         for member in range(size):
@@ -223,7 +224,7 @@ class ClearMixin(NoisyLabelsMixin):
                 return route(self.model, sample_gates(open_gates[index], self._num_layers, index, key))
 
             target = target + self._predict(routed).probabilities / size
-        return sharpen(target, self.clear_args.clear_ensemble_temperature)
+        return finite_rows(sharpen(target, self.clear_args.clear_ensemble_temperature))
 
     def probe_training_samples(self, estimator: NamedEstimator) -> dict[str, float]:
         """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross

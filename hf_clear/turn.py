@@ -430,6 +430,7 @@ class TurnMixin(NoisyLabelsMixin):
     def _folder_to_resume(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if not resume_from_checkpoint:
             return None
+        self._recover_checkpoints()
         if resume_from_checkpoint is not True:
             folder = Path(resume_from_checkpoint)
             if not folder.is_dir():

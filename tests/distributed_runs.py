@@ -55,7 +55,7 @@ SETTINGS = {
     "step": ({"clear_ensemble_source": "step"}, LORA),
     "accumulation": ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, LORA),
     "no unused parameters": ({"ddp_find_unused_parameters": False}, LORA),
-    "checkpointing": ({"activation_checkpointing": True}, LORA),
+    "checkpointing": ({"gradient_checkpointing": True}, LORA),
     "workers": ({"dataloader_num_workers": 2}, LORA),
     "length grouping": ({"train_sampling_strategy": "group_by_length"}, LORA),
     "split batches": ({"accelerator_config": {"split_batches": True}, "per_device_train_batch_size": 8}, LORA),

@@ -22,7 +22,7 @@ from hf_clear.checkpoints import INCOMPLETE
 ARGUMENTS = {
     **{"use_cpu": True, "disable_tqdm": True, "report_to": [], "seed": 7, "learning_rate": 1e-2, "logging_steps": 1},
     **{"num_train_epochs": 4, "per_device_train_batch_size": 6, "save_steps": 2, "save_strategy": "steps"},
-    **{"eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 2, "load_best_model_at_end": True},
+    **{"eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 1, "load_best_model_at_end": True},
 }
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,53 @@ def test_a_checkpoint_of_an_earlier_run_is_replaced_as_a_whole(training_argument
         assert Path(state["best_model_checkpoint"]).parent == folder
         assert state["best_model_checkpoint"] == trainer.state.best_model_checkpoint
         assert os.path.isdir(trainer.state.best_model_checkpoint)
+
+
+def test_no_part_of_a_checkpoint_is_ever_left(training_arguments, monkeypatch):
+    """Whatever is deleted has lost its name before: a kill in between leaves nothing that looks like a checkpoint."""
+    deleted, rmtree = [], shutil.rmtree
+
+    def look(path, *args, **kwargs):
+        assert not Path(path).name.startswith("checkpoint-"), path
+        deleted.extend(os.listdir(path) if os.path.isdir(path) else ())
+        rmtree(path, *args, **kwargs)
+
+    class SaveTwice(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            control.should_save = True
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    arguments = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+    arguments |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    trainer = ClearTrainer(
+        tiny_bert(initializer_range=0.2),
+        training_arguments(save_total_limit=1, **arguments),
+        train_dataset=toy_dataset(24),
+        eval_dataset=toy_dataset(16, seed=1),
+        data_collator=collate,
+        peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
+        callbacks=[SaveTwice()],
+    )
+    trainer.train()
+    assert os.listdir(trainer.args.output_dir) == [Path(trainer.state.best_model_checkpoint).name] != ["checkpoint-9"]
+    assert {"checkpoint-9", "earlier"} <= set(deleted)
+
+
+def test_a_checkpoint_that_was_about_to_be_replaced_is_found(training_arguments):
+    def trainer() -> ClearTrainer:
+        return ClearTrainer(
+            tiny_bert(),
+            training_arguments(save_strategy="epoch", num_train_epochs=2),
+            train_dataset=toy_dataset(24),
+            data_collator=collate,
+            peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
+        )
+
+    trainer().train()
+    folder = Path(trainer().args.output_dir)
+    shutil.rmtree(folder / "checkpoint-3")
+    (folder / "_incomplete" / "earlier").mkdir(parents=True)
+    (folder / "checkpoint-6").rename(folder / "_incomplete" / "earlier" / "checkpoint-6")
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6 and get_last_checkpoint(folder) == str(folder / "checkpoint-6")

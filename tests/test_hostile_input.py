@@ -193,6 +193,8 @@ BAD_ADAPTERS = {
     "clear_adapter: width": (in_config(bottleneck_size="64"), "'bottleneck_size' can't be '64'"),
     "clear_adapter: activation": (in_config(activation="nope"), "adapter_config.json: `activation` has to be one of"),
     "clear_adapter: unknown setting": (in_config(width=1), "ClearAdapterConfig has no setting 'width'"),
+    "a rank that no memory holds": (in_config(r=10**9), "tensors have other shapes than the model's"),
+    "settings that peft stumbles over": (in_config(arrow_config={"arrow_top_k": 3}), "doesn't fit BertForSequence"),
     "clear_adapter: NaN weights": (filled_with(float("nan")), "holds NaN or infinite values"),
     "clear_adapter: a pickle": (pickled, "adapter_model.bin is a pickle"),
 }
@@ -209,6 +211,41 @@ def test_a_bad_adapter_is_refused(adapter, monkeypatch, case):
         load_adapter(base, folder)
     assert str(folder) in str(error.value)
     assert not hasattr(base, "peft_config") and not any("lora" in name for name, _ in base.named_modules())
+
+
+# What other versions of peft write, and changes nothing.
+SOUND_SETTINGS = {
+    "from a newer version, off": {"setting_of_the_future": None, "another": False, "nested": {}},
+    "from an old version": {"enable_lora": None, "merge_weights": False},
+    "null for off": {"use_dora": None, "use_rslora": None, "lora_bias": None, "fan_in_fan_out": None},
+    "null for the default": {"loftq_config": None, "qalora_group_size": None, "inference_mode": None},
+    "a name of a family": {"init_lora_weights": "pissa_niter_4"},
+}
+
+
+@pytest.mark.parametrize("case", SOUND_SETTINGS)
+def test_settings_that_peft_takes_are_not_refused(adapter, case):
+    folder = adapter("lora")
+    in_config(**SOUND_SETTINGS[case])(folder)
+    found = []
+    for load in (load_adapter, PeftModel.from_pretrained):
+        base = tiny_bert()
+        torch.manual_seed(0)  # PiSSA draws
+        found.append(logits(load(base, folder)))
+    assert torch.equal(*found)
+
+
+def test_a_look_at_an_adapter_reads_no_other_file(adapter, tmp_path):
+    """For training, peft would initialize these prompts with a tokenizer."""
+    folder, base = adapter("prefix_tuning"), tiny_bert()
+    settings = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "a a"}
+    config = {**json.loads((folder / CONFIG).read_text()), **settings}
+    config = {name: value for name, value in config.items() if "prefix" not in name and name != "encoder_hidden_size"}
+    config |= {"tokenizer_name_or_path": str(tmp_path / "nowhere"), "inference_mode": False}
+    (folder / CONFIG).write_text(json.dumps(config))
+    tensors = {**load_file(folder / WEIGHTS), "prompt_embeddings": torch.zeros(2, 32)}
+    save_file(tensors, folder / WEIGHTS)
+    check_adapter(folder, base)
 
 
 def test_a_repository_in_the_cache_of_the_hub(saved, tmp_path):

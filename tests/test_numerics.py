@@ -43,13 +43,17 @@ def marked_dataset():
     return toy_dataset(24).map(mark, with_indices=True)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_losses_that_are_not_finite_are_left_out_counted_and_logged(training_arguments, monkeypatch, caplog, value):
+@pytest.mark.parametrize(
+    ("value", "source"), [(math.nan, "epoch"), (math.inf, "epoch"), (-math.inf, "epoch"), (math.nan, "step")]
+)
+def test_losses_that_are_not_finite_are_left_out_counted_and_logged(
+    training_arguments, monkeypatch, caplog, value, source
+):
     monkeypatch.setattr(Overflows, "value", value)
     monkeypatch.setattr(Overflows, "in_training", False)
     trainer = ClearTrainer(
         lora(),
-        training_arguments(clear_warmup_epochs=1, learning_rate=1e-3),
+        training_arguments(clear_warmup_epochs=1, learning_rate=1e-3, clear_ensemble_source=source),
         train_dataset=marked_dataset(),
         data_collator=collate,
     )
