@@ -24,6 +24,7 @@ from .model_card import complete_model_card, dataset_names
 from .noise import TRUE_LABEL
 from .prediction import SamplePredictions, per_sample_losses
 from .sample_store import SampleStore
+from .training_args import ProbeArguments
 from .uploads import samples_left_out
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         return logs
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any):
+        if isinstance(self.args, ProbeArguments):
+            self.args.check_settings()
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
             # DDP: every process by itself.

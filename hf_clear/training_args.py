@@ -76,6 +76,15 @@ class ProbeArguments:
         # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
         if hasattr(super(), "__post_init__"):
             super().__post_init__()
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """Looks at the settings of the method once more: whoever assigned them, a hyperparameter search for one, did so
+        without a look.
+
+        Raises:
+            ValueError: where one is out of its range.
+        """
         _check_numbers(self, "probe_learning_rate", "probe_gce_q", "probe_feature_memory")
         _check_whole_numbers(self, probe_epochs=1, probe_batch_size=1)
         if not self.probe_learning_rate > 0:
@@ -114,8 +123,8 @@ class TurnArguments(ProbeArguments):
         },
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_settings(self) -> None:
+        super().check_settings()
         _check_numbers(self, "turn_threshold")
         if str(self.turn_balance).isdecimal():
             self.turn_balance = int(self.turn_balance)  # from a command line
@@ -213,8 +222,8 @@ class ClearArguments(ProbeArguments):
         metadata={"help": "Whether dropout stays on after the warm-up."},
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_settings(self) -> None:
+        super().check_settings()
         if self.clear_warmup not in WARMUPS:
             raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
         _check_numbers(self, "clear_gamma", "clear_consistency_weight", "clear_ensemble_temperature")

@@ -287,3 +287,15 @@ def test_every_trial_of_a_hyperparameter_search_begins_anew(training_arguments, 
     assert runs == {
         f"run-{number}": sorted(f"checkpoint-{step}" for step in (steps // 2, steps)) for number in (0, 2)
     }, "the pruned trial came to no checkpoint"
+
+
+def test_a_trial_with_a_setting_out_of_its_range_is_refused(training_arguments):
+    trainer = ClearTrainer(
+        args=training_arguments(),
+        model_init=lambda trial: lora_model(),
+        train_dataset=toy_dataset(),
+        eval_dataset=toy_dataset(8),
+        data_collator=collate,
+    )
+    with pytest.raises(ValueError, match=r"`clear_gamma` is a probability, so it has to be in \[0, 1\]; got 1.5"):
+        trainer.hyperparameter_search(lambda trial: {"clear_gamma": 1.5}, n_trials=1, backend="optuna")
