@@ -570,7 +570,8 @@ DATA_FILES = {
     "no parquet": (data(b"PAR1 junk PAR1", "parquet"), "train.parquet: can't be read as parquet"),
     "mixed labels": (
         data(lines({"text": "x", "label": 1}, {"text": "x", "label": "a"}), "json"),
-        "Row 1 .* the label 'a', a str, and row 0 has 1, a int. Labels have to be all integers or all strings",
+        "Row 1 .* the label 'a', a str, and row 0 has 1, a int. Labels have to be all integers or all strings"
+        "|Column./label. changed from number to string in row 1.* every column one type",  # datasets 4.0
     ),
     "names, one of which is a number": (data(CSV.replace(",a\n", ",1\n")), WORKS),
     "nan among numbers": (data("text,label\n" + "x,1\ny,2\n" * 9 + "z,nan\n"), r"Row 18 .*label is missing \('nan'\)"),
