@@ -83,6 +83,7 @@ from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
 from hf_clear.tuners.base import ClearConfig, note_loading
 from hf_clear.turn_state import STATE_NAME as TURN_STATE
+from hf_clear.uploads import samples_left_out
 
 task_to_keys = {
     "cola": ("sentence",),
@@ -447,6 +448,7 @@ def defaults_of(preset_name: str | None, peft_method: str | None, method: str | 
     return settings
 
 
+@samples_left_out()  # of pushes to the Hub, which a plain Trainer would make of the whole folder
 def run(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> dict[str, float]:
@@ -553,9 +555,6 @@ def run(
             )
         trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
 
-    path_of_probabilities = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
-    if training_args.push_to_hub and trainer.is_world_process_zero() and os.path.isfile(path_of_probabilities):
-        os.remove(path_of_probabilities)  # of an earlier run: a push takes all that lies in the folder
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
     metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
@@ -571,7 +570,7 @@ def run(
     trainer.save_state()
 
     # Clean probabilities, and how well they find the wrong labels
-    clean_probabilities, metrics = clean_probability_table(trainer, raw_datasets["train"])
+    metrics = save_clean_probabilities(trainer, raw_datasets["train"], training_args.output_dir)
     if metrics:
         trainer.log_metrics("detection", metrics)
         trainer.save_metrics("detection", metrics)
@@ -602,18 +601,12 @@ def run(
     kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
     if data_args.dataset_name is not None or data_args.task_name is not None:
         kwargs["dataset_tags"] = data_args.dataset_name or "glue"
-    try:
-        if training_args.push_to_hub:
-            trainer.push_to_hub(**kwargs)
-        else:
-            trainer.create_model_card(**kwargs)
-            if isinstance(peft_config, ClearConfig) and trainer.is_world_process_zero():
-                note_loading(training_args.output_dir)
-    finally:
-        if trainer.is_world_process_zero():  # after the push: nobody asked for these on the Hub
-            buffer = io.BytesIO()
-            clean_probabilities.to_parquet(buffer)
-            write_atomically(path_of_probabilities, buffer.getvalue())
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**kwargs)
+    else:
+        trainer.create_model_card(**kwargs)
+        if isinstance(peft_config, ClearConfig) and trainer.is_world_process_zero():
+            note_loading(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 
@@ -964,8 +957,8 @@ def detect_last_checkpoint(
 # ---- Results ----
 
 
-def clean_probability_table(trainer: Trainer, train: Dataset) -> tuple[Dataset, dict[str, float]]:
-    """What is to be in clean_probabilities.parquet, and the detection metrics where the truth is known."""
+def save_clean_probabilities(trainer: Trainer, train: Dataset, output_dir: str) -> dict[str, float]:
+    """Writes clean_probabilities.parquet; returns the detection metrics where the truth is known."""
     store = getattr(trainer, "sample_store", None)
     if store is not None and store.is_fitted:
         table = trainer.clean_probabilities()
@@ -986,7 +979,11 @@ def clean_probability_table(trainer: Trainer, train: Dataset) -> tuple[Dataset, 
         known = true >= 0
         columns["true_label"] = [labels.int2str(int(label)) if label >= 0 else None for label in true]
         metrics = detection_metrics(probability[known], (np.array(train["label"]) != true)[known])
-    return Dataset.from_dict(columns), metrics
+    if trainer.is_world_process_zero():
+        buffer = io.BytesIO()
+        Dataset.from_dict(columns).to_parquet(buffer)
+        write_atomically(os.path.join(output_dir, "clean_probabilities.parquet"), buffer.getvalue())
+    return metrics
 
 
 def accuracy_over_epochs(trainer: Trainer) -> dict[str, float]:

@@ -67,10 +67,13 @@ class CompleteCheckpointsMixin:
         finally:
             self._is_saving = False
         self.accelerator.wait_for_everyone()
-        # Nodes without a common file system have a part each; with one, the first leaves nothing to do.
+        # Nodes without a common file system have a part each. With one, the checkpoint is there by now as the first
+        # node wrote it, whatever a slow network file system still shows under the old name: hands off.
         with self.args.main_process_first(local=False):
-            if self.is_local_process_zero():
+            is_there = os.path.isfile(os.path.join(complete, _TRAINER_STATE_NAME))
+            if self.args.should_save or (self.is_local_process_zero() and not is_there):
                 _complete(staging, name, complete)
+        self.accelerator.wait_for_everyone()  # or one would clear the folder that another deletes through
         if self.args.push_to_hub:
             self._push_from_checkpoint(complete)
         if self.args.should_save:

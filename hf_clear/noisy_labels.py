@@ -160,7 +160,7 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         super()._load_best_model()
 
     def _check_checkpoint(self, folder: str) -> None:
-        if not getattr(self, "is_routed", True):  # a strict pass-through
+        if self._is_stock:
             return
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         check_checkpoint(folder, self.accelerator.unwrap_model(self.model), compare=not is_sharded)
@@ -181,7 +181,7 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`, and on the method and what it found ([`~hf_clear.model_card.complete_model_card`]), which
         also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
-        if not getattr(self, "is_routed", True):
+        if self._is_stock:
             return super().create_model_card(*args, **kwargs)
         tags = copy.copy(kwargs.get("tags"))  # which peft forgets
         if not args and kwargs.keys().isdisjoint({"dataset", "dataset_tags"}):

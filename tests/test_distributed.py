@@ -108,7 +108,8 @@ def test_a_seq2seq_trainer(ranks):
     first, second = (results["seq2seq"] for results in ranks)
     assert_same(first["state"], second["state"])
     assert_same(first["weights"], second["weights"])
-    assert first["state"]["losses"].isfinite().all() and first["generated"].ndim == 2
+    assert first["state"]["losses"].isfinite().all()
+    assert torch.equal(first["generated"], second["generated"]) and len(first["generated"]) >= 5
 
 
 def test_resume(ranks, folder, tmp_path):
