@@ -47,7 +47,8 @@ def cleansing_table(
     [{'threshold': 0.5, 'kept': 2, 'purity': 0.5, 'recall': 0.5}]
     ```
     """
-    probability = CleanProbabilityEstimate(clean_probability).clean_probability  # checks it
+    CleanProbabilityEstimate(clean_probability)  # checks it
+    probability = np.asarray(clean_probability)  # compared with thresholds in its own precision, as in `select_clean`
     is_correct = ~_is_noisy(is_noisy, len(probability))
     if not is_correct.any():
         raise ValueError("No label is correct: recall is not defined. `is_noisy` is True where a given label is wrong.")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from .files import write_atomically
-from .losses import IGNORED_LABEL
+from .losses import IGNORED_LABEL, finite_rows
 
 STATE_NAME = "clear_state.safetensors"
-_FORMAT = "hf_clear.sample_store.v2"
+_FORMATS = ("hf_clear.sample_store.v3", "hf_clear.sample_store.v2")  # what is written, and what is also read
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
-_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
+SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
+_LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
 _ROUNDING = 1e-3  # of probabilities
 
 
@@ -30,14 +32,13 @@ class SampleStore:
 
     Attributes:
         losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
-        clean_probability (`torch.DoubleTensor` of shape `[num_samples]`): 1 before the first refit. In double
-            precision, so that the tiny ones among the suspect samples keep their order.
+        clean_probability (`torch.FloatTensor` of shape `[num_samples]`): 1 before the first refit.
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit, and where
             every token has its own.
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
             weight 0.9 on the past, in nats; NaN before the first.
-        targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the source
-            `"epoch"`; a row of zeros where there is none.
+        targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
+            `"epoch"` and `"online"`; a row of zeros where there is none.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
@@ -47,12 +48,13 @@ class SampleStore:
     mean_losses: torch.Tensor
     targets: torch.Tensor | None = None
     fitted_epoch: int = -1
+    _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
     def empty(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
         return cls(
             losses=torch.full((num_samples,), float("nan"), device=device),
-            clean_probability=torch.ones(num_samples, dtype=torch.float64, device=device),
+            clean_probability=torch.ones(num_samples, device=device),
             labels=torch.full((num_samples,), IGNORED_LABEL, device=device),
             mean_losses=torch.full((num_samples,), float("nan"), device=device),
         )
@@ -68,13 +70,55 @@ class SampleStore:
         mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses
         self.mean_losses.copy_(torch.where(self.mean_losses.isfinite(), mean, self.losses))
 
+    def add_predictions(
+        self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor, window: int
+    ) -> None:
+        """Takes a batch's predictions into the running mean `targets` (temporal ensembling, Laine and Aila, 2017): with
+        weight `1 / window`, or 1 where a sample is new.
+
+        Args:
+            index (`torch.LongTensor` of shape `[batch]`): which samples.
+            probabilities (`torch.Tensor` of shape `[batch, num_labels]`): where a row is not finite, the sample's mean
+                starts anew.
+            labels (`torch.LongTensor` of shape `[batch]`): the given labels.
+            window (`int`): of how many predictions the mean is, roughly.
+        """
+        if self.targets is None:
+            self.targets = probabilities.new_zeros(len(self.losses), probabilities.shape[1])
+        if self._is_new is None:
+            self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
+        past = self.targets[index]
+        is_first = past.sum(dim=1, keepdim=True) == 0
+        mean = torch.where(is_first, probabilities, past + (probabilities - past) / window)
+        self.targets[index], self.labels[index], self._is_new[index] = finite_rows(mean), labels, True
+
+    def merge(self, accelerator: Accelerator) -> None:
+        """Gives every process what the others added; a sample that several of them saw gets their mean."""
+        if self._is_new is None or accelerator.num_processes == 1:
+            return
+        is_new = self._is_new.unsqueeze(1)
+        own = torch.cat([is_new, self.labels.unsqueeze(1) * is_new, self.targets * is_new], dim=1)
+        total = accelerator.reduce(own, "sum")
+        count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
+        self.labels = torch.where(is_new, (total[:, 1:2] / count).squeeze(1).round().long(), self.labels)
+        self.targets = torch.where(is_new.unsqueeze(1), total[:, 2:] / count, self.targets)
+        self._is_new = None
+
+    def sample_tensors(self) -> dict[str, torch.Tensor]:
+        """What a file holds of the samples, targets aside. Labels are in the narrowest type that holds them all: that
+        makes 14 bytes a sample with up to 32,768 classes, 16 with more. [`read_sample_tensors`] is the way back."""
+        tensors = {name: getattr(self, name) for name in SAMPLE_TENSORS}
+        low, high = (int(end) for end in self.labels.aminmax()) if len(self.labels) else (0, 0)
+        narrowest = next(
+            kind for kind in _LABEL_TYPES if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max
+        )
+        return tensors | {"labels": self.labels.to(narrowest)}
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
-        tensors = {name: getattr(self, name) for name in (*_TENSORS, "targets")}
-        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
-        write_atomically(
-            path, serialize({name: t.contiguous() for name, t in tensors.items() if t is not None}, metadata)
-        )
+        tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
+        metadata = {"format": _FORMATS[0], "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
+        write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
     def load(
@@ -93,8 +137,8 @@ class SampleStore:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
-        tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", _TENSORS, device)
-        check_sample_tensors(path, tensors, num_samples)
+        tensors, state = read_state(path, _FORMATS, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
+        of_samples = read_sample_tensors(path, tensors, num_samples)
         targets = tensors.get("targets")
         if targets is not None:
             if targets.ndim != 2 or len(targets) != num_samples or not targets.is_floating_point():
@@ -109,12 +153,12 @@ class SampleStore:
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or epoch < -1:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
-        return cls(**{name: tensors[name] for name in _TENSORS}, targets=targets, fitted_epoch=epoch)
+        return cls(**of_samples, targets=targets, fitted_epoch=epoch)
 
 
 def read_state(
     path: str | os.PathLike,
-    format: str,
+    formats: Sequence[str],
     writer: str,
     required: Iterable[str] = (),
     device: torch.device | str = "cpu",
@@ -123,7 +167,7 @@ def read_state(
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where the file is damaged, or of another format.
+        ValueError: where the file is damaged, or of none of the formats.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -136,8 +180,8 @@ def read_state(
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
-    if metadata.get("format") != format or not set(required) <= tensors.keys():
-        raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
+    if metadata.get("format") not in formats or not set(required) <= tensors.keys():
+        raise ValueError(f"{path} is not a state of {writer} (format {formats[0]}). {_WAY_OUT}")
     try:
         state = json.loads(metadata.get("state", ""))
     except (ValueError, RecursionError) as error:
@@ -147,15 +191,18 @@ def read_state(
     return tensors, state
 
 
-def check_sample_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int) -> None:
-    """Makes sure that losses, clean probabilities, labels and mean losses are such, one a sample.
+def read_sample_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int
+) -> dict[str, torch.Tensor]:
+    """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`]. (Clean probabilities were float64
+    in former formats.)
 
     Raises:
-        ValueError: where they are not.
+        ValueError: where losses, clean probabilities, labels and mean losses are not such, one a sample.
     """
-    for name in _TENSORS:
+    for name in SAMPLE_TENSORS:
         tensor = tensors[name]
-        is_of_kind = tensor.dtype == torch.int64 if name == "labels" else tensor.is_floating_point()
+        is_of_kind = tensor.dtype in _LABEL_TYPES if name == "labels" else tensor.is_floating_point()
         if tensor.ndim != 1 or not is_of_kind:
             raise damaged(path, f"{name} is a {tensor.dtype} of shape {list(tensor.shape)}")
         if len(tensor) != num_samples:
@@ -165,6 +212,7 @@ def check_sample_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tenso
             )
     if not _are_probabilities(tensors["clean_probability"]):
         raise damaged(path, "clean_probability holds what is no probability")
+    return {name: tensors[name].long() if name == "labels" else tensors[name].float() for name in SAMPLE_TENSORS}
 
 
 def _are_probabilities(tensor: torch.Tensor) -> bool:

@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import save as serialize
 
 from .files import write_atomically
-from .sample_store import SampleStore, check_sample_tensors, damaged, read_state
+from .sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
-_FORMAT = "hf_clear.turn.v1"
-_STORE = ("losses", "clean_probability", "labels", "mean_losses")
+_FORMATS = ("hf_clear.turn.v2", "hf_clear.turn.v1")  # what is written, and what is also read
 _PLAIN = {"settings": dict, "probe_epochs": int, "head_shape": list, "metrics": dict, "logs": list}
 
 
@@ -48,7 +47,7 @@ class TurnState:
         """Writes the state as safetensors, atomically."""
         parts = {"probe": self.probe, "optimizer": self.optimizer}
         if self.sample_store is not None:
-            parts["store"] = {name: getattr(self.sample_store, name) for name in _STORE}
+            parts["store"] = self.sample_store.sample_tensors()
         if self.fine_tuning_samples is not None:
             parts["fine_tuning"] = {"samples": torch.from_numpy(self.fine_tuning_samples)}
         tensors = {
@@ -58,7 +57,7 @@ class TurnState:
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["is_fitted"] = self.sample_store is not None and self.sample_store.is_fitted
-        write_atomically(path, serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)}))
+        write_atomically(path, serialize(tensors, {"format": _FORMATS[0], "state": json.dumps(plain)}))
 
     @classmethod
     def load(cls, path: Path) -> TurnState:
@@ -68,7 +67,7 @@ class TurnState:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, or is not a state of TURN.
         """
-        tensors, plain = read_state(path, _FORMAT, "TurnTrainer")
+        tensors, plain = read_state(path, _FORMATS, "TurnTrainer")
         for name, kind in {**_PLAIN, "is_fitted": bool}.items():
             if type(plain.get(name)) is not kind:
                 raise damaged(path, f"{name} in its metadata is {plain.get(name)!r}, not a {kind.__name__}")
@@ -80,9 +79,11 @@ class TurnState:
         if type(num_samples) is not int:
             raise damaged(path, f"num_samples in its metadata is {num_samples!r}, not an int")
         if store is not None:
-            if store.keys() != set(_STORE):
-                raise damaged(path, f"it holds {', '.join(sorted(store))} of the samples, not {', '.join(_STORE)}")
-            check_sample_tensors(path, store, num_samples)
+            if store.keys() != set(SAMPLE_TENSORS):
+                raise damaged(
+                    path, f"it holds {', '.join(sorted(store))} of the samples, not {', '.join(SAMPLE_TENSORS)}"
+                )
+            store = read_sample_tensors(path, store, num_samples)
         if "fine_tuning" in parts:
             samples = parts["fine_tuning"].get("samples")
             if samples is None or samples.ndim != 1 or samples.dtype != torch.int64:

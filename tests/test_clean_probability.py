@@ -13,6 +13,23 @@ def two_groups(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.where(noisy, rng.normal(3.0, 0.5, 2000), rng.normal(0.6, 0.3, 2000)), noisy
 
 
+def by_scikit_learn(losses: np.ndarray) -> np.ndarray:
+    """What [`gaussian_mixture`] is for, of all losses, sorted."""
+    ordered, outer = np.sort(losses.astype(np.float64)), int(0.005 * len(losses))
+    low, high = ordered[outer], ordered[-1 - outer]
+    clipped = losses.astype(np.float64).clip(2 * low - high, 2 * high - low)
+    standardized = ((clipped - clipped.mean()) / clipped.std())[:, None]
+    mixture = GaussianMixture(2, random_state=0, max_iter=500).fit(standardized)
+    mixture.covariances_ = np.maximum(mixture.covariances_, 0.01)
+    mixture.precisions_cholesky_ = 1 / np.sqrt(mixture.covariances_)
+    clean = mixture.means_.argmin()
+    ordered = np.sort(standardized.ravel())
+    posterior = mixture.predict_proba(ordered[:, None])[:, clean]
+    last = np.searchsorted(ordered, mixture.means_[clean, 0]) + 1
+    posterior[:last] = np.maximum.accumulate(posterior[:last][::-1])[::-1]  # below the mean, from there outwards
+    return np.minimum.accumulate(posterior)
+
+
 def test_posterior_of_the_component_with_the_smaller_mean():
     losses, noisy = two_groups()
     estimate = gaussian_mixture(losses)
@@ -55,10 +72,33 @@ def test_samples_that_are_not_learned_yet_are_not_called_wrong_for_it():
 def test_a_smaller_loss_never_means_a_smaller_clean_probability_on_any_input():
     rng = np.random.default_rng(3)
     for _ in range(300):
-        groups = [rng.normal(rng.uniform(0, 5), rng.uniform(0.001, 2), rng.integers(2, 60)) for _ in range(3)]
-        losses = np.concatenate(groups)
-        probability = gaussian_mixture(losses).clean_probability
-        assert (np.diff(probability[losses.argsort()]) <= 0).all()
+        groups = [rng.normal(rng.uniform(0, 5), rng.uniform(0.001, 2), rng.integers(2, 120)) for _ in range(3)]
+        losses = np.concatenate([*groups, [50.0] * rng.integers(2)])
+        estimate = gaussian_mixture(losses)
+        probability = estimate.clean_probability[losses.argsort()]
+        assert (np.diff(probability) <= 0).all()
+        if np.isfinite(estimate.separation):  # else one component has no sample
+            assert np.abs(probability - by_scikit_learn(losses)).max() < 1e-12
+
+
+@pytest.mark.parametrize("wide", ["noisy", "clean"])
+def test_many_losses_are_fitted_by_their_quantiles(wide, monkeypatch):
+    rng, size = np.random.default_rng(5), 200_000
+    clean, noisy = (
+        (rng.gamma(1, 0.7, size), rng.gamma(6, 0.6, size))
+        if wide == "noisy"
+        else (rng.normal(2, 0.8, size), rng.normal(5, 0.4, size))
+    )
+    losses = np.where(rng.random(size) < 0.6, clean, noisy)
+    losses = (losses + np.where(rng.random(size) < 1e-3, rng.exponential(20, size), 0)).astype(np.float32)
+    expected = by_scikit_learn(losses)
+    fit, sizes = GaussianMixture.fit, []
+    monkeypatch.setattr(GaussianMixture, "fit", lambda self, X: sizes.append(len(X)) or fit(self, X))
+    estimate = gaussian_mixture(losses)
+    assert sizes == [2**15]
+    probability = estimate.clean_probability[losses.argsort()]
+    assert np.abs(probability - expected).max() < 0.01 and (np.diff(probability) <= 0).all()
+    assert estimate.clean_probability.dtype == np.float64 and 0.2 < probability.mean() < 0.8
 
 
 @pytest.mark.parametrize("outliers", [[100.0], [1e6, 1e6], [1e300], [-1e6]])

@@ -343,7 +343,7 @@ def test_checkpoints_are_checked(training_arguments, tmp_path, method):
 
 def clear_state(path: Path) -> None:
     store = SampleStore.empty(5)
-    store.losses, store.clean_probability = torch.rand(5), torch.rand(5).double()
+    store.losses, store.clean_probability = torch.rand(5), torch.rand(5)
     store.targets, store.fitted_epoch = torch.rand(5, 3), 4
     store.save(path)
 

@@ -19,6 +19,7 @@ def test_cleansing_table_by_hand():
         {"threshold": 0.6, "kept": 1, "purity": 1, "recall": 1 / 3},
     ]
     assert np.isnan(rows[3].pop("purity")) and rows[3] == {"threshold": 0.95, "kept": 0, "recall": 0}
+    assert cleansing_table(np.float32(probability), is_noisy, thresholds=(0.25, 0.5, 0.6)) == rows[:3]
     rows = cleansing_table(np.array(probability), np.array(is_noisy))
     assert [row["threshold"] for row in rows] == [0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
     assert {type(value) for value in rows[0].values()} == {int, float}
