@@ -55,11 +55,15 @@ class RoutedLora(LoraVariant):
     ) -> torch.Tensor:
         if self.variant is not None:
             routed = self.variant.forward(module, active_adapter=active_adapter, x=x, result=result, **kwargs)
-        else:  # the expression of peft's `Linear.forward`, for bit-identical results
-            lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
-            dropped = module.lora_dropout[active_adapter](x)
-            routed = result + lora_b(lora_a(dropped)) * module.scaling[active_adapter]
-        return apply_gate(self.gate, routed, result)
+            return apply_gate(self.gate, routed, result)
+        # The expression of peft's `Linear.forward`, for bit-identical results. The gate is applied where the rank makes
+        # rows short: B maps zeros to a delta of zeros, and at full width it would cost a third of the layer's time.
+        lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        hidden = lora_a(module.lora_dropout[active_adapter](x))
+        if lora_b.bias is not None:
+            return apply_gate(self.gate, result + lora_b(hidden) * module.scaling[active_adapter], result)
+        hidden = apply_gate(self.gate, hidden, torch.zeros_like(hidden))
+        return result + lora_b(hidden) * module.scaling[active_adapter]
 
 
 def _check_model(model: nn.Module) -> None:
