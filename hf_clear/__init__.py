@@ -1,19 +1,43 @@
 """hf_clear: fine-tune Hugging Face models on labels you don't fully trust."""
 
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from .adapter_files import load_adapter
-from .callbacks import CleanProbabilityCallback, MemorizationCallback
-from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
-from .estimators import SampleEvidence, register_estimator
-from .losses import consistency_loss
-from .prediction import per_sample_losses
-from .presets import preset
-from .routing import num_routed_layers, route
-from .trainer import ClearMixin, ClearTrainer
-from .training_args import ClearArguments, ClearTrainingArguments, TurnArguments, TurnTrainingArguments
+# At once: this registers their types with peft. All else comes when it is asked for, since `transformers.Trainer` and
+# scikit-learn take longer to import than peft's part of hf_clear.
 from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
-from .turn import TurnMixin, TurnTrainer
+
+if TYPE_CHECKING:
+    from .adapter_files import load_adapter
+    from .callbacks import CleanProbabilityCallback, MemorizationCallback
+    from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+    from .estimators import SampleEvidence, register_estimator
+    from .losses import consistency_loss
+    from .prediction import per_sample_losses
+    from .presets import preset
+    from .routing import num_routed_layers, route
+    from .trainer import ClearMixin, ClearTrainer
+    from .training_args import ClearArguments, ClearTrainingArguments, TurnArguments, TurnTrainingArguments
+    from .turn import TurnMixin, TurnTrainer
+
+_MODULES = {
+    "adapter_files": ("load_adapter",),
+    "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
+    "clean_probability": ("CleanProbabilityEstimate", "gaussian_mixture", "per_class_gaussian_mixture"),
+    "estimators": ("SampleEvidence", "register_estimator"),
+    "losses": ("consistency_loss",),
+    "prediction": ("per_sample_losses",),
+    "presets": ("preset",),
+    "routing": ("num_routed_layers", "route"),
+    "trainer": ("ClearMixin", "ClearTrainer"),
+    "training_args": ("ClearArguments", "ClearTrainingArguments", "TurnArguments", "TurnTrainingArguments"),
+    "turn": ("TurnMixin", "TurnTrainer"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "CleanProbabilityCallback",
@@ -43,3 +67,17 @@ __all__ = [
     "register_estimator",
     "route",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if importlib.util.find_spec(f"{__name__}.{name}"):  # `hf_clear.metrics`, as if all had been imported
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
