@@ -27,8 +27,9 @@ class CleanProbabilityCallback(TrainerCallback):
     [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use an
     estimator that has no name.
 
-    At each refit, one pass over the training set with every module active gives the losses, the estimator turns them
-    into clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
+    At each refit, one pass over the training set with every module active gives the losses (with the ensemble source
+    `"online"`, the running mean of the predictions that training made does), the estimator turns them into clean
+    probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
     above 0.5) and mean, weight and separation of the mixture; where true labels are known, also how well it finds the
     wrong ones ([`~hf_clear.metrics.detection_metrics`]) and the memorization of clean and noisy samples
     ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
@@ -87,6 +88,7 @@ class CleanProbabilityCallback(TrainerCallback):
             return
         logs = self._fit(epoch)
         store.fitted_epoch = epoch
+        trainer.leave_samples_out()
         if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
             store.targets = trainer.predict_ensemble().to(store.losses.device)
         if logs:

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute
 import torch
 from peft import PeftModel
 from torch import nn
@@ -66,14 +67,13 @@ def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.nd
     return predict_samples(trainer, sample_dataloader(trainer, dataset)).losses.numpy()
 
 
-def sample_dataloader(
-    trainer: Trainer, dataset: Dataset, by_length: bool = False, needs_labels: bool = True
-) -> DataLoader:
-    """A dataloader for [`predict_samples`]: evaluation order and batch size, every sample, batches with the indices.
+def sample_dataloader(trainer: Trainer, dataset: Dataset, needs_labels: bool = True) -> DataLoader:
+    """A dataloader for [`predict_samples`]: every sample, batches with the indices, from the longest sequence to the
+    shortest, which needs the least padding. Data without `input_ids` stay in the order of evaluation.
+
+    Batches are as large as those of evaluation or, if these are larger, of training, which takes more memory.
 
     Args:
-        by_length (`bool`, *optional*, defaults to `False`): from the longest sequence to the shortest, which needs the
-            least padding. Data without `input_ids` stay in their order.
         needs_labels (`bool`, *optional*, defaults to `True`): whether a sample without label is an error.
     """
     stock, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
@@ -82,8 +82,8 @@ def sample_dataloader(
             trainer,
             dataset,
             "clean probability",
-            trainer.args.eval_batch_size,
-            _longest_first if by_length else trainer._get_eval_sampler,
+            max(trainer.args.eval_batch_size, trainer._train_batch_size),
+            lambda dataset: _longest_first(dataset) or trainer._get_eval_sampler(dataset),
             needs_labels=needs_labels,
         )
     finally:
@@ -93,7 +93,9 @@ def sample_dataloader(
 def _longest_first(dataset: Dataset) -> list[int] | None:
     if not isinstance(dataset, datasets.Dataset) or "input_ids" not in dataset.column_names:
         return None
-    lengths = np.array([len(ids) for ids in dataset.with_format(None)["input_ids"][:]])
+    # As arrow: Python lists of a million sequences would take gigabytes.
+    column = dataset.with_format("arrow", columns=["input_ids"])[:]["input_ids"]
+    lengths = pyarrow.compute.list_value_length(column).to_numpy()
     return np.argsort(-lengths, kind="stable").tolist()
 
 

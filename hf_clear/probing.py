@@ -228,7 +228,7 @@ def frozen_features(
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     head = find_head(model, args.probe_head)
-    dataloader = sample_dataloader(trainer, dataset, by_length=True, needs_labels=needs_labels)
+    dataloader = sample_dataloader(trainer, dataset, needs_labels=needs_labels)
     width = _width(head) + (getattr(getattr(model, "config", None), "hidden_size", None) or 1024) * mean
     size = len(dataset) * width * 4 / 2**30
     with contextlib.ExitStack() as stack:

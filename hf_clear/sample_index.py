@@ -49,14 +49,27 @@ class IndexCollator:
             where no label is needed. They are checked in both: a collator may fail on a bad label without a word of
             which, or make the labels itself.
         num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+        takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): False for samples that are left out of
+            batches. Of a batch that would be empty, the first sample stays, with -100 for a label.
     """
 
-    def __init__(self, collator: Callable, label_names: Sequence[str], num_labels: int | None = None):
+    def __init__(
+        self,
+        collator: Callable,
+        label_names: Sequence[str],
+        num_labels: int | None = None,
+        takes_part: torch.Tensor | None = None,
+    ):
         self.collator = collator
         self.label_names = label_names
         self.num_labels = num_labels
+        self.takes_part = takes_part
 
     def __call__(self, indexed_items: list[tuple[int, Any]]) -> MutableMapping[str, Any]:
+        is_empty = False
+        if self.takes_part is not None:
+            kept = [(index, item) for index, item in indexed_items if self.takes_part[index]]
+            is_empty, indexed_items = not kept, kept or indexed_items[:1]
         indices, items = zip(*indexed_items)
         for name in self.label_names:
             if all(isinstance(item, Mapping) and name in item for item in items):
@@ -74,6 +87,8 @@ class IndexCollator:
             )
         if isinstance(batch.get(name), torch.Tensor):
             check_labels(batch[name].tolist(), self.num_labels, indices)
+        if is_empty:
+            batch[name] = torch.full_like(batch[name], IGNORED_LABEL)
         batch[SAMPLE_INDEX] = torch.tensor(indices, dtype=torch.long)
         return batch
 
@@ -86,12 +101,16 @@ def indexed_dataloader(
     sampler_fn: Callable[[Dataset], Sampler | None],
     is_training: bool = False,
     needs_labels: bool = True,
+    takes_part: torch.Tensor | None = None,
 ) -> DataLoader:
     """The dataloader that `trainer` would build for `dataset`, with the samples' indices (`LongTensor` of shape
     `[batch]`) added to its batches under the key `SAMPLE_INDEX`.
 
     The index travels beside the items and joins the batch after the collator: it survives `remove_unused_columns`,
     transforms, and collators that build batches of fixed keys.
+
+    Args:
+        takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): see [`IndexCollator`].
     """
     collator = trainer.data_collator
     columns_removed = dataset
@@ -99,7 +118,7 @@ def indexed_dataloader(
         columns_removed = trainer._remove_unused_columns(dataset, description=description)
     else:
         collator = trainer._get_collator_with_removed_columns(collator, description=description)
-    collator = IndexCollator(collator, label_names(trainer) if needs_labels else (), num_labels(trainer))
+    collator = IndexCollator(collator, label_names(trainer) if needs_labels else (), num_labels(trainer), takes_part)
     trainer.data_collator, stock = collator, trainer.data_collator
     try:
         return trainer._get_dataloader(

@@ -61,6 +61,7 @@ class ClearMixin(NoisyLabelsMixin):
         self._step_context: contextlib.ExitStack | None = None
         self._gate_probability_of: tuple[int, torch.Tensor | None] = (-1, None)  # with the epoch that it was fitted in
         self._frozen_features: torch.Tensor | None = None
+        self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -87,9 +88,9 @@ class ClearMixin(NoisyLabelsMixin):
 
     @property
     def ensemble_source(self) -> str:
-        """`clear_ensemble_source`, or what stands for None: targets for every token of the training set are too much
-        to keep from epoch to epoch."""
-        return self.clear_args.clear_ensemble_source or ("step" if self.labels_tokens else "epoch")
+        """`clear_ensemble_source`, or what stands for None: predictions for every token of the training set are too
+        much to keep from epoch to epoch."""
+        return self.clear_args.clear_ensemble_source or ("step" if self.labels_tokens else "online")
 
     # ---- Training ----
 
@@ -166,6 +167,9 @@ class ClearMixin(NoisyLabelsMixin):
                 # Items were counted on all processes, and DDP takes the mean of the processes' gradients.
                 loss = loss * self.accelerator.num_processes
             self._record("compute_loss_func", loss)
+        if self.ensemble_source == "online":
+            given = torch.where(labels == IGNORED_LABEL, store.labels[index], labels)
+            store.add_predictions(index, logits.detach().softmax(dim=-1), given, settings.clear_ensemble_size)
         if target is not None:
             consistency = consistency_loss(logits, target) * (shifted_labels != IGNORED_LABEL)
             consistency = consistency.sum() / self._labels_in_step
@@ -196,9 +200,10 @@ class ClearMixin(NoisyLabelsMixin):
 
         None until the next refit where consistency or its source `"epoch"` was switched on in mid-epoch.
         """
-        if self.ensemble_source == "epoch":
-            return None if self.sample_store.targets is None else self.sample_store.targets[index]
-        size = self.clear_args.clear_ensemble_size
+        size, temperature = self.clear_args.clear_ensemble_size, self.clear_args.clear_ensemble_temperature
+        if self.ensemble_source != "step":
+            targets = self.sample_store.targets
+            return None if targets is None else sharpen(targets[index], temperature)
         target = 0.0
         with torch.no_grad(), evaluation_mode(model):
             for member in range(size):
@@ -206,15 +211,39 @@ class ClearMixin(NoisyLabelsMixin):
                 with route(model, gates):
                     logits, _ = scores_and_labels(model(**inputs), labels)
                 target = target + logits.softmax(dim=-1) / size
-        return finite_rows(sharpen(target, self.clear_args.clear_ensemble_temperature))
+        return finite_rows(sharpen(target, temperature))
 
     def predict_training_samples(self) -> SamplePredictions:
-        """One pass over the training set in evaluation mode with every module active: what the next fit looks at."""
-        return self._predict()
+        """What the next fit looks at: one pass over the training set in evaluation mode with every module active. With
+        the ensemble source `"online"` no pass, but the running mean of the predictions that training made (routed, with
+        dropout); samples that it has not seen yet are predicted."""
+        if self.ensemble_source != "online":
+            return self._predict()
+        store = self.sample_store
+        store.merge(self.accelerator)
+        unseen = torch.full_like(store.labels, store.targets is None, dtype=torch.bool)
+        unseen |= store.labels == IGNORED_LABEL
+        if unseen.any():
+            self._remember(self._predict(), unseen.nonzero().squeeze(1))
+        labels, probabilities = store.labels.to("cpu", copy=True), store.targets.to("cpu", copy=True)
+        label_probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+        losses = -label_probability.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        losses[probabilities.sum(dim=1) == 0] = torch.inf  # no finite prediction
+        return SamplePredictions(losses, labels, probabilities)
+
+    def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
+        """Lets the running mean of some samples begin with predictions that every process has."""
+        store, rows = self.sample_store, index.cpu()
+        labels, probabilities = (
+            predictions.labels[rows].to(index.device),
+            predictions.probabilities[rows].to(index.device),
+        )
+        store.add_predictions(index, probabilities, labels, window=1)
+        store.merge(self.accelerator)
 
     def predict_ensemble(self) -> torch.Tensor:
-        """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`; a row of
-        zeros where they are not finite."""
+        """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
+        temperature; a row of zeros where they are not finite."""
         open_gates, size = self._gate_probability(), self.clear_args.clear_ensemble_size
         target = 0.0
         for member in range(size):
@@ -224,7 +253,7 @@ class ClearMixin(NoisyLabelsMixin):
                 return route(self.model, sample_gates(open_gates[index], self._num_layers, index, key))
 
             target = target + self._predict(routed).probabilities / size
-        return finite_rows(sharpen(target, self.clear_args.clear_ensemble_temperature))
+        return finite_rows(target)
 
     def probe_training_samples(self, estimator: NamedEstimator) -> dict[str, float]:
         """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
@@ -240,7 +269,10 @@ class ClearMixin(NoisyLabelsMixin):
             quiet = self.args.disable_tqdm or not self.is_local_process_zero()
             train_probe(probe, features, settings, self.args.seed, show_progress=not quiet)
             set_head(self, settings.probe_head, probe)
-            return self.fit_clean_probability(estimator, probe_predictions(probe, features), features.mean)
+            predictions = probe_predictions(probe, features)
+            if self.ensemble_source == "online":
+                self._remember(predictions, torch.arange(len(predictions.labels), device=self.args.device))
+            return self.fit_clean_probability(estimator, predictions, features.mean)
 
     def frozen_features(self) -> torch.Tensor:
         """The frozen base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
@@ -265,10 +297,10 @@ class ClearMixin(NoisyLabelsMixin):
             with torch.no_grad(), evaluation_mode(self.model), route(self.model, gates):
                 scores_and_labels(self.model(**batch), labels)
         self.labels_tokens = labels.ndim == 2
-        if self.labels_tokens and self.ensemble_source == "epoch":
+        if self.labels_tokens and self.ensemble_source != "step":
             raise ValueError(
-                "`clear_ensemble_source='epoch'` keeps a prediction for every sample, which is too much where every "
-                "token has a label. Use 'step', or leave it out."
+                f"`clear_ensemble_source={self.ensemble_source!r}` keeps a prediction for every sample, which is too "
+                "much where every token has a label. Use 'step', or leave it out."
             )
         if self.clear_args.clear_warmup == "linear_probe":
             if self.labels_tokens:
@@ -295,9 +327,23 @@ class ClearMixin(NoisyLabelsMixin):
     def get_train_dataloader(self) -> DataLoader:
         if not self.is_routed:
             return super().get_train_dataloader()
+        if self.clear_args.clear_min_clean_probability > 0:
+            self._takes_part = torch.ones(len(self.train_dataset), dtype=torch.bool).share_memory_()
         return indexed_dataloader(
-            self, self.train_dataset, "Training", self._train_batch_size, self._get_train_sampler, is_training=True
+            self,
+            self.train_dataset,
+            "Training",
+            self._train_batch_size,
+            self._get_train_sampler,
+            is_training=True,
+            takes_part=self._takes_part,
         )
+
+    def leave_samples_out(self) -> None:
+        """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on."""
+        if self._takes_part is not None and self.sample_store.is_fitted:
+            least = self.clear_args.clear_min_clean_probability
+            self._takes_part.copy_(self.sample_store.clean_probability >= least)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
@@ -340,6 +386,8 @@ class ClearMixin(NoisyLabelsMixin):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        if self.is_routed:
+            self.sample_store.merge(self.accelerator)
         if self.is_routed and self.args.should_save:
             self.sample_store.save(os.path.join(output_dir, STATE_NAME))
 
@@ -352,6 +400,7 @@ class ClearMixin(NoisyLabelsMixin):
                 self.args.device,
                 num_labels=num_labels(self),
             )
+            self.leave_samples_out()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

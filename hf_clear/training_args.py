@@ -10,7 +10,7 @@ from .cleansing import check_selection
 from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
 
-ENSEMBLE_SOURCES = ("epoch", "step")
+ENSEMBLE_SOURCES = ("epoch", "online", "step")
 PROBE_FEATURES = ("head", "mean")
 WARMUPS = ("epochs", "linear_probe")
 
@@ -197,6 +197,14 @@ class ClearArguments(ProbeArguments):
             "ema_gaussian_mixture, knn, or several with '+' between them, which are averaged."
         },
     )
+    clear_min_clean_probability: float = field(
+        default=0.0,
+        metadata={
+            "help": "After the warm-up, samples with a smaller clean probability are left out of the batches, which "
+            "become smaller and faster: no module and no head sees them. The next refit looks at them again; with the "
+            "ensemble source 'online', which predicts nothing that is not trained on, they stay out."
+        },
+    )
     clear_consistency_weight: float = field(
         default=1.0,
         metadata={"help": "Weight λ >= 0 of the consistency term. 0 leaves it out, with its forward passes."},
@@ -207,9 +215,11 @@ class ClearArguments(ProbeArguments):
     clear_ensemble_source: str | None = field(
         default=None,
         metadata={
-            "help": "Where the N routed predictions come from: 'epoch' makes N passes over the training set at each "
-            "refit, 'step' N forward passes in each training step (the paper's equation). Default: 'epoch', and 'step' "
-            "where every token has a label.",
+            "help": "Where the N routed predictions come from: 'online' keeps a running mean, over about N epochs, of "
+            "those that training makes anyway, and takes the losses for the refit from it, too; 'epoch' makes N passes "
+            "over the training set at each refit, 'step' N forward passes in each training step (the paper's "
+            "equation), both with one pass for the losses. Default: 'online', and 'step' where every token has a "
+            "label.",
             "choices": list(ENSEMBLE_SOURCES),
         },
     )
@@ -226,10 +236,16 @@ class ClearArguments(ProbeArguments):
         super().check_settings()
         if self.clear_warmup not in WARMUPS:
             raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
-        _check_numbers(self, "clear_gamma", "clear_consistency_weight", "clear_ensemble_temperature")
+        _check_numbers(self, "clear_gamma", "clear_min_clean_probability")
+        _check_numbers(self, "clear_consistency_weight", "clear_ensemble_temperature")
         _check_whole_numbers(self, clear_warmup_epochs=0)
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
+        if not 0 <= self.clear_min_clean_probability <= 1:
+            raise ValueError(
+                "`clear_min_clean_probability` has to be in [0, 1], a probability; got "
+                f"{self.clear_min_clean_probability}."
+            )
         if not self.clear_consistency_weight >= 0:
             raise ValueError(f"`clear_consistency_weight` has to be 0 or above; got {self.clear_consistency_weight}.")
         if self.clear_ensemble_size != int(self.clear_ensemble_size) or self.clear_ensemble_size < 1:

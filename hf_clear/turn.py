@@ -281,7 +281,7 @@ class TurnMixin(NoisyLabelsMixin):
             dataset (`torch.utils.data.Dataset`, *optional*): the training set by default.
         """
         dataset = self.train_dataset if dataset is None else dataset
-        return predict_features(self, sample_dataloader(self, dataset, by_length=True, needs_labels=False)).mean.numpy()
+        return predict_features(self, sample_dataloader(self, dataset, needs_labels=False)).mean.numpy()
 
     # ---- Fine-tuning ----
 

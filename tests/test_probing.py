@@ -90,7 +90,7 @@ def test_the_longest_sequences_come_first(trainer_of):
     dataset = toy_dataset(20)
     trainer = trainer_of(tiny_bert(), dataset)
     trainer.data_collator = collate
-    batches = sample_dataloader(trainer, dataset, by_length=True)
+    batches = sample_dataloader(trainer, dataset)
     rows = [row for batch in batches for row in batch[SAMPLE_INDEX].tolist()]
     lengths = [len(dataset[row]["input_ids"]) for row in rows]
     assert sorted(rows) == list(range(20)) and lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]

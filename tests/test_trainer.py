@@ -230,7 +230,99 @@ def test_loss_equals_a_computation_by_hand(training_arguments, source):
             assert torch.allclose(parameter.grad, gradients[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize("source", ["epoch", "step"])
+def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(training_arguments):
+    """Without dropout and with learning rate 0, the warm-up predicts `p0` (no gates), epoch 1 `p1` and epoch 2 `p2`."""
+    model = lora_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    dataset, size, evidence, forwards = toy_dataset(3), 3, [], []
+
+    def estimator(given: SampleEvidence) -> CleanProbabilityEstimate:
+        evidence.append(given)
+        return CleanProbabilityEstimate(np.array([0.9, 0.4, 0.6]))
+
+    trainer = ClearTrainer(
+        model,
+        training_arguments(clear_warmup_epochs=1, clear_ensemble_size=size, learning_rate=0.0),
+        train_dataset=dataset,
+        data_collator=collate,
+        callbacks=[CleanProbabilityCallback(estimator)],
+    )
+    assert trainer.ensemble_source == "online"
+    hook = model.register_forward_hook(lambda *args: forwards.append(1))
+    trainer.train()
+    hook.remove()
+    assert len(forwards) == 3 + 1, "a forward pass a step, and one before training that checks the routing"
+
+    batch = collate(list(dataset))
+    labels = batch.pop("labels")
+
+    def predicted(step: int) -> torch.Tensor:
+        gates = sample_gates(0.9 * torch.tensor([0.9, 0.4, 0.6]), NUM_LAYERS, torch.arange(3), (7, step, _LOSS))
+        with torch.no_grad(), route(model, gates if step else torch.ones_like(gates)):
+            return model(**batch).logits.softmax(-1)
+
+    p0, p1, p2 = map(predicted, range(3))
+    after = [p0, p0 + (p1 - p0) / size]
+    for given, mean in zip(evidence, after, strict=True):
+        torch.testing.assert_close(torch.from_numpy(given.probabilities.copy()), mean)
+        expected = -mean.gather(1, labels.unsqueeze(1)).squeeze(1).log()
+        torch.testing.assert_close(torch.from_numpy(given.losses.copy()), expected)
+    torch.testing.assert_close(trainer.sample_store.targets, after[1] + (p2 - after[1]) / size)
+    for target, prediction, logged in zip(after, (p1, p2), losses_of(trainer, "consistency"), strict=True):
+        assert logged == pytest.approx(-(target * prediction.log()).sum().item() / 3, rel=1e-4)
+
+
+def test_online_samples_that_training_has_not_seen_are_predicted(training_arguments):
+    """The last batch of 3 is dropped; without warm-up, nothing was seen before the first refit."""
+    for warmup in (0, 1):
+        trainer = ClearTrainer(
+            lora_model(),
+            training_arguments(clear_warmup_epochs=warmup, num_train_epochs=2, dataloader_drop_last=True),
+            train_dataset=toy_dataset(27),
+            data_collator=collate,
+        )
+        trainer.train()
+        store = trainer.sample_store
+        assert store.losses.isfinite().all() and (store.labels >= 0).all()
+        torch.testing.assert_close(store.targets.sum(dim=1), torch.ones(27))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_with_a_small_clean_probability_take_no_part(training_arguments, workers):
+    seen, probability = [], np.where(np.arange(24) % 3 == 0, 0.01, 0.9)
+
+    class Recorder(ClearTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            index, labels = inputs[SAMPLE_INDEX], inputs["labels"]
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            seen.append((int(self.state.epoch), index.tolist(), labels.tolist(), loss.item()))
+            return loss
+
+    def train(**kwargs) -> None:
+        seen.clear()
+        trainer = Recorder(
+            lora_model(),
+            training_arguments(
+                clear_warmup_epochs=1, clear_min_clean_probability=0.05, dataloader_num_workers=workers, **kwargs
+            ),
+            train_dataset=toy_dataset(24),
+            data_collator=collate,
+            callbacks=[estimate_of(probability)],
+        )
+        trainer.train()
+        assert (trainer.sample_store.labels >= 0).all() and trainer.sample_store.losses.isfinite().all()
+
+    train()
+    for epoch in range(3):
+        indices = sorted(index for of, batch, _, _ in seen if of == epoch for index in batch)
+        assert indices == [index for index in range(24) if epoch == 0 or probability[index] > 0.5]
+    train(per_device_train_batch_size=1)  # batches without any sample: the loss of the one that stays is 0
+    assert len(seen) == 3 * 24
+    for epoch, (index,), (label,), loss in seen:
+        left_out = epoch > 0 and index % 3 == 0
+        assert (label == -100, loss == 0) == (left_out, left_out)
+
+
+@pytest.mark.parametrize("source", ["epoch", "online", "step"])
 def test_batch_8_and_8_accumulated_batches_give_one_trajectory(training_arguments, source):
     """Routing and consistency on; 27 samples, so that the last step of an epoch is smaller."""
 
@@ -626,7 +718,7 @@ def test_consistency_switched_on_in_mid_epoch_starts_at_the_next_refit(training_
 
     trainer = ClearTrainer(
         lora_model(),
-        training_arguments(clear_warmup_epochs=1, clear_consistency_weight=0.0),
+        training_arguments(clear_warmup_epochs=1, clear_consistency_weight=0.0, clear_ensemble_source="epoch"),
         train_dataset=toy_dataset(),
         data_collator=collate,
         callbacks=[SwitchOn()],
@@ -696,6 +788,7 @@ def test_training_sets_that_do_not_work(training_arguments):
     ("arguments", "message"),
     [
         ({"clear_gamma": 1.1}, r"clear_gamma.*\[0, 1\]; got 1.1"),
+        ({"clear_min_clean_probability": 1.1}, r"clear_min_clean_probability.*\[0, 1\].*; got 1.1"),
         ({"clear_gamma": float("nan")}, r"\[0, 1\]; got nan"),
         ({"clear_ensemble_size": 0}, "1 or above; got 0.*clear_consistency_weight=0"),
         ({"clear_ensemble_size": 1.5}, "whole number"),
@@ -703,7 +796,7 @@ def test_training_sets_that_do_not_work(training_arguments):
         ({"clear_consistency_weight": float("nan")}, "0 or above"),
         ({"clear_warmup_epochs": -1}, "0 or above; got -1"),
         ({"clear_warmup_epochs": 0.5}, "whole number"),
-        ({"clear_ensemble_source": "batch"}, "'epoch', 'step'; got 'batch'"),
+        ({"clear_ensemble_source": "batch"}, "'epoch', 'online', 'step'; got 'batch'"),
     ],
 )
 def test_arguments_out_of_range(tmp_path, arguments, message):
