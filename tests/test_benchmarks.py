@@ -1,0 +1,103 @@
+import json
+
+import pytest
+
+from benchmarks import accuracy, cells
+
+CONTEXT = {"model": "m", "data": "d", "noise_type": "symmetric", "noise_rate": 0.4}
+
+
+def line(method: str, seed: int, value: float, peft_method: str | None = "lora") -> dict:
+    epochs = None if peft_method is None else 8
+    return {**CONTEXT, "peft_method": peft_method, "epochs": epochs, "method": method, "seed": seed, "accuracy": value}
+
+
+def test_the_table_compares_over_the_seeds_that_both_have():
+    lines = [
+        *(line("plain", 1, 0.5), line("plain", 2, 0.6), line("plain", 3, 0.9)),
+        *(line("oracle", 1, 0.9), line("oracle", 2, 0.8)),
+        *(line("clear", 1, 0.7), line("clear", 2, 0.55)),
+        *(line("probe", 2, 0.5, None), line("plain", 1, 0.4, "adapter"), line("oracle", 1, 0.4, "adapter")),
+    ]
+    rows = {(row["peft_method"], row["method"]): row for row in accuracy.summarize(reversed(lines))}
+    assert [method for peft_method, method in rows if peft_method == "lora"] == ["oracle", "plain", "clear", "probe"]
+    clear = rows["lora", "clear"]
+    assert clear["seeds"] == 2
+    assert clear["accuracy"] == pytest.approx(0.625)
+    assert clear["std"] == pytest.approx(0.15 / 2**0.5)  # sample standard deviation
+    assert clear["over_plain"] == pytest.approx((0.2 - 0.05) / 2)  # plain's third seed doesn't count
+    assert clear["ratio"] == pytest.approx(0.625 / 0.55)
+    assert (clear["over_probe"], clear["over_probe_seeds"]) == (pytest.approx(0.05), 1)
+    assert clear["over_cleanlab"] is None
+    assert clear["gap_closed"] == pytest.approx((0.625 - 0.55) / (0.85 - 0.55))
+    assert rows["lora", "plain"]["gap_closed"] == 0
+    assert rows["lora", "plain"]["over_plain"] is None
+    assert rows["lora", "probe"]["std"] is None
+    assert rows["adapter", "probe"]["over_plain"] is None  # no seed in common
+    assert rows["adapter", "oracle"]["gap_closed"] is None  # no gap
+    printed = accuracy.markdown(list(rows.values()))
+    assert "| clear | 2 | 0.625 ± 0.106 | +0.075 | - | - | +0.050 (1 of 2 seeds) | 25% |" in printed
+    assert "| probe | 1 | 0.500 (1 seed) | -0.100 | - | - | - | -50% |" in printed
+
+
+def test_a_run_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / "sst5").mkdir(exist_ok=True)
+        (tmp_path / "sst5" / name).touch()
+    ran, broken = [], {"oracle"}
+
+    def run_in_process(cell: cells.Cell, args) -> dict:
+        ran.append((cell.method, cell.peft_method, cell.seed))
+        if cell.method in broken:
+            raise RuntimeError("no luck")
+        return {**vars(cell), "accuracy": 0.5}
+
+    monkeypatch.setattr(accuracy, "run_in_process", run_in_process)
+    argv = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "rows.json")]
+    argv += ["--data_sets", "sst5", "--noise_rates", "0.4", "--peft_methods", "lora", "bitfit", "--seeds", "1"]
+    argv += ["--model_name_or_path", "m", "--methods", "plain", "probe", "oracle"]
+    assert accuracy.main(argv) == 1  # the oracle failed
+    with_peft = [(method, peft_method, 1) for peft_method in ("lora", "bitfit") for method in ("plain", "oracle")]
+    assert sorted(ran, key=str) == sorted([*with_peft, ("probe", None, 1)], key=str)  # the probe once
+    assert "oracle FAILED: no luck" in capsys.readouterr().err
+
+    results = tmp_path / "out" / "results.jsonl"
+    whole = results.read_text()
+    assert len(whole.splitlines()) == 3
+    results.write_text(whole[:-20])  # bitfit, plain
+    ran.clear()
+    broken.clear()
+    assert accuracy.main(argv) == 0
+    assert sorted(ran) == [("oracle", "bitfit", 1), ("oracle", "lora", 1), ("plain", "bitfit", 1)]
+    assert len(accuracy.read_results(results)) == 5
+    ran.clear()
+    assert accuracy.main(argv) == 0 and accuracy.main([*argv, "--table"]) == 0
+    assert not ran
+    assert {(row["ratio"], row["target"]) for row in json.loads((tmp_path / "rows.json").read_text())} == {(1.0, None)}
+
+
+@pytest.mark.parametrize(
+    "method, expected",
+    [
+        ("plain", ("plain", {})),
+        (
+            "clear:clear_gamma=1,clear_warmup=linear_probe",
+            ("clear", {"clear_gamma": 1.0, "clear_warmup": "linear_probe"}),
+        ),
+        ("clear:clear_dropout_after_warmup=false", ("clear", {"clear_dropout_after_warmup": False})),
+        ("plane", "no method 'plane'"),
+        ("plain:clear_gamma=1", "has no settings"),
+        ("clear:", "no setting with a value"),
+        ("clear:gamma=1", "'gamma' is no setting"),
+        ("clear:clear_gam=1", "'clear_gam' is no setting"),
+        ("clear:clear_gamma=2", r"has to be in \[0, 1\]"),
+        ("clear:clear_gamma=much", "invalid float"),
+        ("clear:clear_warmup=nap", "invalid choice"),
+    ],
+)
+def test_methods_are_parsed_or_refused(method, expected):
+    if isinstance(expected, tuple):
+        assert cells.parse_method(method) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            cells.parse_method(method)
