@@ -37,7 +37,7 @@ LORA = {"task_type": "SEQ_CLS", "r": 8, "target_modules": ["query", "value"]}
 # Settings of CleaR, the most that an epoch's time, and that peak memory, may be in those of stock Trainer.
 CONTESTANTS: dict[str, tuple[dict[str, Any] | None, float | None, float | None]] = {
     "stock": (None, None, None),
-    "online": ({"clear_ensemble_source": "online"}, 1.05, 1.05),
+    "online": ({"clear_loss_source": "online"}, 1.05, 1.05),
     "default": ({}, 1.25, None),
     "epoch": ({"clear_ensemble_source": "epoch"}, None, 1.05),
     "step": ({"clear_ensemble_source": "step"}, 1.9, None),

@@ -27,9 +27,9 @@ class CleanProbabilityCallback(TrainerCallback):
     [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use an
     estimator that has no name.
 
-    At each refit, one pass over the training set with every module active gives the losses (with the ensemble source
-    `"online"`, the running mean of the predictions that training made does), the estimator turns them into clean
-    probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
+    At each refit, one pass over the training set with every module active gives the losses (with
+    `clear_loss_source="online"`, the running mean of the predictions of training does), the estimator turns them into
+    clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
     above 0.5) and mean, weight and separation of the mixture; where true labels are known, also how well it finds the
     wrong ones ([`~hf_clear.metrics.detection_metrics`]) and the memorization of clean and noisy samples
     ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
@@ -93,6 +93,10 @@ class CleanProbabilityCallback(TrainerCallback):
             store.targets = trainer.predict_ensemble().to(store.losses.device)
         if logs:
             trainer.log(logs)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.trainer.is_routed:
+            self.trainer.sample_store.merge(self.trainer.accelerator)
 
     def _fit(self, epoch: int) -> dict[str, float]:
         """Clean probabilities from the model's losses, or in the warm-up those of the linear probe, fitted once."""

@@ -92,6 +92,13 @@ class ClearMixin(NoisyLabelsMixin):
         much to keep from epoch to epoch."""
         return self.clear_args.clear_ensemble_source or ("step" if self.labels_tokens else "online")
 
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether there is a running mean of each sample's predictions in training."""
+        settings = self.clear_args
+        needs_targets = settings.clear_consistency_weight > 0 and self.ensemble_source == "online"
+        return needs_targets or settings.clear_loss_source == "online"
+
     # ---- Training ----
 
     def train(self, *args: Any, **kwargs: Any):
@@ -167,7 +174,7 @@ class ClearMixin(NoisyLabelsMixin):
                 # Items were counted on all processes, and DDP takes the mean of the processes' gradients.
                 loss = loss * self.accelerator.num_processes
             self._record("compute_loss_func", loss)
-        if self.ensemble_source == "online":
+        if self.keeps_predictions:
             given = torch.where(labels == IGNORED_LABEL, store.labels[index], labels)
             store.add_predictions(index, logits.detach().softmax(dim=-1), given, settings.clear_ensemble_size)
         if target is not None:
@@ -198,7 +205,7 @@ class ClearMixin(NoisyLabelsMixin):
         """`f_ens`, the mean of N routed predictions without gradient and without dropout: `[*labels.shape,
         num_labels]`.
 
-        None until the next refit where consistency or its source `"epoch"` was switched on in mid-epoch.
+        None until there are any, where consistency or its source was switched on in mid-epoch.
         """
         size, temperature = self.clear_args.clear_ensemble_size, self.clear_args.clear_ensemble_temperature
         if self.ensemble_source != "step":
@@ -215,16 +222,18 @@ class ClearMixin(NoisyLabelsMixin):
 
     def predict_training_samples(self) -> SamplePredictions:
         """What the next fit looks at: one pass over the training set in evaluation mode with every module active. With
-        the ensemble source `"online"` no pass, but the running mean of the predictions that training made (routed, with
-        dropout); samples that it has not seen yet are predicted."""
-        if self.ensemble_source != "online":
-            return self._predict()
-        store = self.sample_store
-        store.merge(self.accelerator)
-        unseen = torch.full_like(store.labels, store.targets is None, dtype=torch.bool)
-        unseen |= store.labels == IGNORED_LABEL
-        if unseen.any():
-            self._remember(self._predict(), unseen.nonzero().squeeze(1))
+        `clear_loss_source="online"` no pass, but the running mean of the predictions of training (routed, with
+        dropout); samples that it has not seen are predicted."""
+        store, is_online = self.sample_store, self.clear_args.clear_loss_source == "online"
+        predictions = None if is_online else self._predict()
+        if self.keeps_predictions:
+            unseen = torch.arange(len(store.labels), device=store.labels.device)
+            if store.targets is not None:
+                unseen = (store.targets.sum(dim=1) == 0).nonzero().squeeze(1)
+            if len(unseen) > 0:
+                self._remember(predictions or self._predict(), unseen)
+        if predictions is not None:
+            return predictions
         labels, probabilities = store.labels.to("cpu", copy=True), store.targets.to("cpu", copy=True)
         label_probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
         losses = -label_probability.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
@@ -233,13 +242,10 @@ class ClearMixin(NoisyLabelsMixin):
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
         """Lets the running mean of some samples begin with predictions that every process has."""
-        store, rows = self.sample_store, index.cpu()
-        labels, probabilities = (
-            predictions.labels[rows].to(index.device),
-            predictions.probabilities[rows].to(index.device),
-        )
-        store.add_predictions(index, probabilities, labels, window=1)
-        store.merge(self.accelerator)
+        rows = index.cpu()
+        probabilities, labels = predictions.probabilities[rows], predictions.labels[rows]
+        self.sample_store.add_predictions(index, probabilities.to(index.device), labels.to(index.device), window=1)
+        self.sample_store.merge(self.accelerator)
 
     def predict_ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
@@ -270,7 +276,7 @@ class ClearMixin(NoisyLabelsMixin):
             train_probe(probe, features, settings, self.args.seed, show_progress=not quiet)
             set_head(self, settings.probe_head, probe)
             predictions = probe_predictions(probe, features)
-            if self.ensemble_source == "online":
+            if self.keeps_predictions:
                 self._remember(predictions, torch.arange(len(predictions.labels), device=self.args.device))
             return self.fit_clean_probability(estimator, predictions, features.mean)
 
@@ -301,6 +307,11 @@ class ClearMixin(NoisyLabelsMixin):
             raise ValueError(
                 f"`clear_ensemble_source={self.ensemble_source!r}` keeps a prediction for every sample, which is too "
                 "much where every token has a label. Use 'step', or leave it out."
+            )
+        if self.labels_tokens and self.clear_args.clear_loss_source == "online":
+            raise ValueError(
+                "`clear_loss_source='online'` keeps a prediction for every sample, which is too much where every token "
+                "has a label. Use 'epoch'."
             )
         if self.clear_args.clear_warmup == "linear_probe":
             if self.labels_tokens:

@@ -11,6 +11,7 @@ from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
+LOSS_SOURCES = ("epoch", "online")
 PROBE_FEATURES = ("head", "mean")
 WARMUPS = ("epochs", "linear_probe")
 
@@ -197,12 +198,21 @@ class ClearArguments(ProbeArguments):
             "ema_gaussian_mixture, knn, or several with '+' between them, which are averaged."
         },
     )
+    clear_loss_source: str = field(
+        default="epoch",
+        metadata={
+            "help": "Where the losses for the mixture come from: 'epoch' makes one pass over the training set at each "
+            "refit, with every module active; 'online' makes none and takes the running mean of the predictions of "
+            "training (see `clear_ensemble_source`).",
+            "choices": list(LOSS_SOURCES),
+        },
+    )
     clear_min_clean_probability: float = field(
         default=0.0,
         metadata={
             "help": "After the warm-up, samples with a smaller clean probability are left out of the batches, which "
-            "become smaller and faster: no module and no head sees them. The next refit looks at them again; with the "
-            "ensemble source 'online', which predicts nothing that is not trained on, they stay out."
+            "become smaller and faster: no module and no head sees them. The next refit looks at them again; with "
+            "`clear_loss_source='online'`, which predicts nothing that is not trained on, they stay out."
         },
     )
     clear_consistency_weight: float = field(
@@ -216,10 +226,9 @@ class ClearArguments(ProbeArguments):
         default=None,
         metadata={
             "help": "Where the N routed predictions come from: 'online' keeps a running mean, over about N epochs, of "
-            "those that training makes anyway, and takes the losses for the refit from it, too; 'epoch' makes N passes "
-            "over the training set at each refit, 'step' N forward passes in each training step (the paper's "
-            "equation), both with one pass for the losses. Default: 'online', and 'step' where every token has a "
-            "label.",
+            "those that training makes anyway; 'epoch' makes N passes over the training set at each refit, 'step' N "
+            "forward passes in each training step (the paper's equation). Default: 'online', and 'step' where every "
+            "token has a label.",
             "choices": list(ENSEMBLE_SOURCES),
         },
     )
@@ -258,6 +267,13 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 f"`clear_ensemble_source` has to be one of {', '.join(map(repr, ENSEMBLE_SOURCES))}; got "
                 f"{self.clear_ensemble_source!r}."
+            )
+        if self.clear_loss_source not in LOSS_SOURCES:
+            raise ValueError(f"`clear_loss_source` has to be 'epoch' or 'online'; got {self.clear_loss_source!r}.")
+        if self.clear_loss_source == "online" and self.clear_ensemble_source == "epoch":
+            raise ValueError(
+                "`clear_loss_source='online'` keeps a running mean of predictions where `clear_ensemble_source='epoch'` "
+                "keeps its own: leave one of them out."
             )
         if not self.clear_ensemble_temperature > 0:
             raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")

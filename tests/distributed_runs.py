@@ -53,6 +53,8 @@ SETTINGS = {
     "bitfit": ({}, ClearBitFitConfig(task_type="SEQ_CLS")),
     "prompt": ({}, ClearPromptConfig(task_type="SEQ_CLS")),
     "step": ({"clear_ensemble_source": "step"}, LORA),
+    "epoch": ({"clear_ensemble_source": "epoch"}, LORA),
+    "online": ({"clear_loss_source": "online"}, LORA),
     "accumulation": ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, LORA),
     "no unused parameters": ({"ddp_find_unused_parameters": False}, LORA),
     "checkpointing": ({"gradient_checkpointing": True}, LORA),
@@ -104,14 +106,15 @@ def tensors(store: SampleStore) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in values.items() if value is not None}
 
 
-class Stop(TrainerCallback):
-    """Saves a checkpoint and ends the training."""
+class Save(TrainerCallback):
+    """Saves a checkpoint, and may end the training."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, stop: bool):
+        self.step, self.stop = step, stop
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = control.should_training_stop = state.global_step == self.step
+        control.should_save = state.global_step == self.step
+        control.should_training_stop = control.should_save and self.stop
 
 
 class Before(TrainerCallback):
@@ -259,9 +262,9 @@ def trajectory(folder: Path, per_device_batch_size: int) -> dict[str, torch.Tens
 
 def resume(folder: Path) -> dict:
     """Stops in mid-epoch after a refit, goes on; and goes on from a checkpoint that one process wrote."""
-    whole = build(folder / "whole", RESUMED, LORA)
+    whole = build(folder / "whole", RESUMED, LORA, Save(8, stop=False))
     whole.train()
-    build(folder / "stopped", RESUMED, LORA, Stop(8)).train()
+    build(folder / "stopped", RESUMED, LORA, Save(8, stop=True)).train()
     again, _ = resumed(folder / "stopped", folder / "stopped" / "checkpoint-8")
     result = {
         "whole": (trained(whole.model), tensors(whole.sample_store)),

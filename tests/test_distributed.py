@@ -35,7 +35,7 @@ def launch(launcher: str, *command: str | Path) -> None:
 def folder(tmp_path_factory) -> Path:
     """With a checkpoint that one process wrote."""
     folder = tmp_path_factory.mktemp("distributed")
-    runs.build(folder / "one", runs.RESUMED, runs.LORA, runs.Stop(14)).train()
+    runs.build(folder / "one", runs.RESUMED, runs.LORA, runs.Save(14, stop=True)).train()
     return folder
 
 

@@ -241,7 +241,9 @@ def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(
 
     trainer = ClearTrainer(
         model,
-        training_arguments(clear_warmup_epochs=1, clear_ensemble_size=size, learning_rate=0.0),
+        training_arguments(
+            clear_warmup_epochs=1, clear_ensemble_size=size, clear_loss_source="online", learning_rate=0.0
+        ),
         train_dataset=dataset,
         data_collator=collate,
         callbacks=[CleanProbabilityCallback(estimator)],
@@ -271,12 +273,15 @@ def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(
         assert logged == pytest.approx(-(target * prediction.log()).sum().item() / 3, rel=1e-4)
 
 
-def test_online_samples_that_training_has_not_seen_are_predicted(training_arguments):
+@pytest.mark.parametrize("losses", ["epoch", "online"])
+def test_online_samples_that_training_has_not_seen_are_predicted(training_arguments, losses):
     """The last batch of 3 is dropped; without warm-up, nothing was seen before the first refit."""
     for warmup in (0, 1):
         trainer = ClearTrainer(
             lora_model(),
-            training_arguments(clear_warmup_epochs=warmup, num_train_epochs=2, dataloader_drop_last=True),
+            training_arguments(
+                clear_warmup_epochs=warmup, num_train_epochs=2, dataloader_drop_last=True, clear_loss_source=losses
+            ),
             train_dataset=toy_dataset(27),
             data_collator=collate,
         )
@@ -788,6 +793,8 @@ def test_training_sets_that_do_not_work(training_arguments):
     ("arguments", "message"),
     [
         ({"clear_gamma": 1.1}, r"clear_gamma.*\[0, 1\]; got 1.1"),
+        ({"clear_loss_source": "online", "clear_ensemble_source": "epoch"}, "leave one of them out"),
+        ({"clear_loss_source": "step"}, "'epoch' or 'online'; got 'step'"),
         ({"clear_min_clean_probability": 1.1}, r"clear_min_clean_probability.*\[0, 1\].*; got 1.1"),
         ({"clear_gamma": float("nan")}, r"\[0, 1\]; got nan"),
         ({"clear_ensemble_size": 0}, "1 or above; got 0.*clear_consistency_weight=0"),
