@@ -54,6 +54,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--train_sampling_strategy", default="random", choices=["random", "group_by_length"])
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--bf16_full_eval", action="store_true", help="For what is predicted without gradient.")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, help="Where to write the rows.")
     parser.add_argument("--profile", choices=list(CONTESTANTS), help="Only say where the time of an epoch goes.")
@@ -142,6 +143,7 @@ def train(
             per_device_train_batch_size=args.batch_size,
             train_sampling_strategy=args.train_sampling_strategy,
             bf16=args.bf16,
+            bf16_full_eval=args.bf16_full_eval,
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
@@ -181,7 +183,7 @@ def memory_peaks(args: argparse.Namespace) -> list[dict[str, Any]]:
     peaks = {}
     command = [sys.executable, __file__, "--data", str(args.data), "--samples", str(args.samples)]
     command += ["--batch_size", str(args.batch_size), "--train_sampling_strategy", args.train_sampling_strategy]
-    command += ["--bf16"] * args.bf16
+    command += ["--bf16"] * args.bf16 + ["--bf16_full_eval"] * args.bf16_full_eval
     for name in CONTESTANTS:
         run = subprocess.run([*command, "--memory", name], stdout=subprocess.PIPE, check=True)
         peaks[name] = json.loads(run.stdout.splitlines()[-1])

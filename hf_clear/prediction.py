@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .losses import IGNORED_LABEL, cross_entropy, per_sample
@@ -288,7 +288,7 @@ def _table(
         trainer._move_model_to_device(model, trainer.args.device)
     autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
     table: torch.Tensor | None = None
-    with random_state_preserved(), evaluation_mode(model), autocast:
+    with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
         for batch in tqdm(dataloader, desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
@@ -369,6 +369,14 @@ def random_state_preserved() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def low_precision(args: TrainingArguments) -> contextlib.AbstractContextManager:
+    """For predictions without gradient: autocast where `bf16_full_eval` or `fp16_full_eval` asks for it. The weights
+    stay as they are, since training goes on with them."""
+    if not (args.bf16_full_eval or args.fp16_full_eval):
+        return contextlib.nullcontext()
+    return torch.autocast(args.device.type, torch.bfloat16 if args.bf16_full_eval else torch.float16)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from .prediction import (
     SamplePredictions,
     add_decoder_inputs,
     evaluation_mode,
+    low_precision,
     predict_features,
     predict_samples,
     random_state_preserved,
@@ -212,7 +213,7 @@ class ClearMixin(NoisyLabelsMixin):
             targets = self.sample_store.targets
             return None if targets is None else sharpen(targets[index], temperature)
         target = 0.0
-        with torch.no_grad(), evaluation_mode(model):
+        with torch.no_grad(), evaluation_mode(model), low_precision(self.args):
             for member in range(size):
                 gates = sample_gates(open_gates, self._num_layers, index, (*key, _TARGET, member))
                 with route(model, gates):

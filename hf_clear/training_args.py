@@ -272,8 +272,8 @@ class ClearArguments(ProbeArguments):
             raise ValueError(f"`clear_loss_source` has to be 'epoch' or 'online'; got {self.clear_loss_source!r}.")
         if self.clear_loss_source == "online" and self.clear_ensemble_source == "epoch":
             raise ValueError(
-                "`clear_loss_source='online'` keeps a running mean of predictions where `clear_ensemble_source='epoch'` "
-                "keeps its own: leave one of them out."
+                "`clear_loss_source='online'` keeps a running mean of predictions where "
+                "`clear_ensemble_source='epoch'` keeps its own: leave one of them out."
             )
         if not self.clear_ensemble_temperature > 0:
             raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")

@@ -459,6 +459,27 @@ def test_every_sample_gets_its_loss(training_arguments, arguments):
     assert np.allclose(table["loss"], per_sample_losses(trainer, data), atol=1e-5) and min(table["loss"]) > 0
 
 
+def test_low_precision_evaluation_rounds_the_losses_of_a_refit_alone(training_arguments):
+    def train(**kwargs) -> ClearTrainer:
+        trainer = ClearTrainer(
+            lora_model(initializer_range=0.3),
+            training_arguments(clear_warmup_epochs=1, learning_rate=0.0, clear_ensemble_source="step", **kwargs),
+            train_dataset=toy_dataset(),
+            data_collator=collate,
+            callbacks=[estimate_of(0.5)],
+        )
+        trainer.train()
+        return trainer
+
+    exact, rounded = train(), train(bf16_full_eval=True)
+    losses = [trainer.sample_store.losses for trainer in (exact, rounded)]
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=0.05, atol=0.05)
+    assert_same_weights(weights(exact.model), weights(rounded.model))
+    assert losses_of(exact, "cross_entropy") == losses_of(rounded, "cross_entropy")
+    assert losses_of(exact, "consistency") != losses_of(rounded, "consistency")
+
+
 def test_your_own_callback_takes_the_place_of_the_default(training_arguments):
     trainer = ClearTrainer(
         lora_model(), training_arguments(clear_warmup_epochs=1), train_dataset=toy_dataset(), data_collator=collate
