@@ -10,7 +10,9 @@ epoch of the latter, and how far the features move (table, and plot drift.png):
 
     python benchmarks/turn.py --data ../shared/data/banking77 --finetune --noise_rates 0.6
 
-`--quick` takes the first 20 intents in alphabetical order. Writes results.json, too.
+`--quick` takes the first 20 intents in alphabetical order. Writes results.json, too; `--json` writes the share of
+correct labels among those kept (τ = 0.6) over that among all and, with `--finetune`, the test accuracy over that of
+plain fine-tuning.
 """
 
 import argparse
@@ -53,6 +55,7 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, help="Where to write rows with name, ratio and target.")
     args = parser.parse_args()
 
     train, test, num_labels = load(args)
@@ -92,6 +95,18 @@ def main():
         write_atomically(args.output / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     plot_cleansing(tables, args.output / "cleansing.png")
     show(results, args)
+    if args.json is not None:
+        args.json.write_text(json.dumps([row for result in results for row in compare(result)], indent=2) + "\n")
+
+
+def compare(result: dict) -> list[dict]:
+    name = f"{result['noise_rate']:.0%} noise"
+    (kept,) = (row for row in result["cleansing"] if row["threshold"] == 0.6)
+    rows = [{"name": f"{name}: purity", "ratio": kept["purity"] / (1 - result["realized"]), "target": None}]
+    if "test_accuracy" in result:
+        ratio = result["test_accuracy"] / result["plain_test_accuracy"]
+        rows.append({"name": f"{name}: test accuracy", "ratio": ratio, "target": None})
+    return rows
 
 
 def load(args: argparse.Namespace) -> tuple[Dataset, Dataset, int]:
