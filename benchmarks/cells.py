@@ -153,6 +153,10 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=accuracy,
         )
+        if name == "clear":  # as they are now: defaults may change
+            fields = [field.name for field in dataclasses.fields(ClearArguments)]
+            resolved = {field: getattr(arguments, field) for field in fields}
+            resolved["clear_ensemble_source"] = trainer.ensemble_source
         measured = train_and_test(trainer) if name in TRAINERS else PEER_RUNS[name](trainer, test)
     suspicion = measured.pop("suspicion", None)
     if suspicion is not None and len(suspicion) == len(is_noisy):
@@ -161,6 +165,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         **dataclasses.asdict(cell),
         **{"accuracy": None, "peak_accuracy": None, "average_accuracy": None, "detection_auroc": None},
         **measured,
+        "settings": resolved if name == "clear" else settings,
         "realized_noise_rate": float(is_noisy.mean()),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -5,13 +5,17 @@
     python benchmarks/overhead.py --data ../shared/data --json overhead.json
 
 Ratios of medians over alternating runs in one process: the seconds of an epoch after the warm-up, with its refit; of a
-LoRA layer's forward and backward pass; of imports, each in a process of its own. Peak memory is that of a training in a
-process of its own. "Time to accuracy" is the time of training until the test accuracy first is the best that plain LoRA
-has in 8 epochs. `--quick` takes fewer samples and alternations.
+pass without gradient; of a LoRA layer's forward and backward pass, gates given; of imports, each in a process of its
+own. Peak memory: the median of three trainings, each in a process of its own. "Time to accuracy" is one training each, 1
+seed: the seconds of training until the test accuracy first is the best that plain LoRA has in 8 epochs. `--quick` takes
+fewer samples and alternations.
 """
 
 import argparse
+import contextlib
+import copy
 import cProfile
+import functools
 import json
 import os
 import pstats
@@ -24,9 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of run_glue_noisy.py
 from benchmarks.cells import DEMO, Cell, accuracy, load
@@ -34,15 +39,18 @@ from benchmarks.refit import forget_peak, memory
 from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, num_routed_layers, route
 
 LORA = {"task_type": "SEQ_CLS", "r": 8, "target_modules": ["query", "value"]}
-# Settings of CleaR, the most that an epoch's time, and that peak memory, may be in those of stock Trainer.
-CONTESTANTS: dict[str, tuple[dict[str, Any] | None, float | None, float | None]] = {
-    "stock": (None, None, None),
-    "online": ({"clear_loss_source": "online"}, 1.05, 1.05),
-    "default": ({}, 1.25, None),
-    "epoch": ({"clear_ensemble_source": "epoch"}, None, 1.05),
-    "step": ({"clear_ensemble_source": "step"}, 1.9, None),
+# Settings of CleaR; None is stock Trainer.
+CONTESTANTS: dict[str, dict[str, Any] | None] = {
+    "stock": None,
+    "online": {"clear_loss_source": "online"},
+    "default": {},
+    "epoch": {"clear_ensemble_source": "epoch"},
+    "step": {"clear_ensemble_source": "step"},
 }
-PARTS = ("epochs", "memory", "layer", "accuracy", "compile", "import")
+# The most that they may be in those of stock Trainer.
+EPOCH_TARGETS = {"online": 1.05, "default": 1.25, "epoch": None, "step": 1.9}
+MEMORY_TARGETS = {"online": 1.05, "default": 1.05, "epoch": 1.05}
+PARTS = ("epochs", "passes", "memory", "layer", "accuracy", "compile", "import")
 
 
 def main():
@@ -60,10 +68,17 @@ def main():
     parser.add_argument("--profile", choices=list(CONTESTANTS), help="Only say where the time of an epoch goes.")
     parser.add_argument("--memory", choices=list(CONTESTANTS), help=argparse.SUPPRESS)  # a process of its own
     args = parser.parse_args()
-    if args.data is None and not {"layer", "import"}.issuperset(args.parts):
-        parser.error("--data is missing: the folder that holds the folder banking77.")
+    if not {"layer", "import"}.issuperset(args.parts) and not (args.data and (args.data / "banking77").is_dir()):
+        parser.error(f"--data has to be the folder that holds the folder banking77; got {args.data}.")
+    for name, most in (("samples", 10_000), ("rounds", 1000), ("batch_size", 10_000)):
+        if not 1 <= getattr(args, name) <= most:
+            parser.error(f"--{name} has to be between 1 and {most}; got {getattr(args, name)}.")
+    if args.json is not None and not args.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {args.json.parent}.")
     if args.quick:
-        args.samples, args.rounds = min(args.samples, 256), min(args.rounds, 3)
+        args.samples, args.rounds = min(args.samples, 160), min(args.rounds, 3)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     if args.memory:
         print(json.dumps(peak_memory(args)))
         return
@@ -74,6 +89,7 @@ def main():
     print(f"{device}, {torch.get_num_threads()} threads, {args.train_sampling_strategy} batches of {args.batch_size}")
     rows = []
     for part in args.parts:
+        print(f"... {part}", flush=True)
         rows += MEASURES[part](args)
         if args.json is not None:
             args.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -122,6 +138,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+@functools.cache
+def loaded(data: str, folder: Path) -> tuple:
+    return load(Cell(DEMO, data, "symmetric", 0.6, 42, "lora", 1, "plain"), folder)
+
+
 def train(
     args: argparse.Namespace,
     settings: dict[str, Any] | None,
@@ -132,9 +153,10 @@ def train(
     **more: Any,
 ) -> tuple[Trainer, list[float]]:
     """One training, of stock `Trainer` where `settings` is None; the trainer and the seconds of each epoch."""
-    cell = Cell(DEMO, data, "symmetric", 0.6, 42, "lora", epochs, "plain")
-    train_set, test_set, model, tokenizer = load(cell, args.data)
+    train_set, test_set, model, tokenizer = loaded(data, args.data)
+    model = copy.deepcopy(model)
     timer = EpochTimer()
+    set_seed(42)
     with tempfile.TemporaryDirectory() as folder:
         arguments = ClearTrainingArguments(
             output_dir=folder,
@@ -161,21 +183,21 @@ def train(
             compute_metrics=accuracy,
             callbacks=[timer, *(callbacks or [])],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return trainer, timer.seconds
 
 
 def epochs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The second of two epochs; the first is the warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in ("stock", *EPOCH_TARGETS)}
     for _ in range(args.rounds + 1):
-        for name, (settings, *_) in CONTESTANTS.items():
-            seconds[name].append(train(args, settings, samples=args.samples)[1][1])
+        for name, of_rounds in seconds.items():
+            of_rounds.append(train(args, CONTESTANTS[name], samples=args.samples)[1][1])
     median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
     return [
         row(f"epoch, {name}", median["stock"], median[name], target, all=seconds[name])
-        for name, (settings, target, _) in CONTESTANTS.items()
-        if settings is not None
+        for name, target in EPOCH_TARGETS.items()
     ]
 
 
@@ -184,50 +206,53 @@ def memory_peaks(args: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--data", str(args.data), "--samples", str(args.samples)]
     command += ["--batch_size", str(args.batch_size), "--train_sampling_strategy", args.train_sampling_strategy]
     command += ["--bf16"] * args.bf16 + ["--bf16_full_eval"] * args.bf16_full_eval
-    for name in CONTESTANTS:
-        run = subprocess.run([*command, "--memory", name], stdout=subprocess.PIPE, check=True)
-        peaks[name] = json.loads(run.stdout.splitlines()[-1])
-    return [
-        row(f"peak memory{what}, {name}", peaks["stock"][key], peaks[name][key], target if not what else None, "MB")
-        for name, (settings, _, target) in CONTESTANTS.items()
-        for key, what in (("peak", ""), ("growth", " beyond what there was before training"))
-        if settings is not None
-    ]
+    for name in ("stock", *MEMORY_TARGETS):
+        runs = []
+        for _ in range(1 if args.quick else 3):
+            run = subprocess.run([*command, "--memory", name], stdout=subprocess.PIPE, check=True)
+            runs.append(json.loads(run.stdout.splitlines()[-1]))
+        peaks[name] = {key: float(np.median([run[key] for run in runs])) for key in runs[0]}
+    rows = []
+    for name, target in MEMORY_TARGETS.items():
+        for key, what in (("peak", ""), ("growth", " beyond what there was before training")):
+            rows.append(row(f"peak memory{what}, {name}", peaks["stock"][key], peaks[name][key], target, "MB"))
+    return rows
 
 
 class PeakMemory(TrainerCallback):
     """Of this process, or of a GPU, in MB."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.before = memory("VmRSS")
-        forget_peak()
+        if torch.cuda.is_available():
+            self.before = torch.cuda.memory_allocated() / 1e6
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self.before = memory("VmRSS")
+            forget_peak()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available():
-            self.peak = self.growth = torch.cuda.max_memory_allocated() / 1e6
-        else:
-            self.peak = memory("VmHWM")
-            self.growth = self.peak - self.before
+        self.peak = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else memory("VmHWM")
+        self.growth = self.peak - self.before
 
 
 def peak_memory(args: argparse.Namespace) -> dict[str, float]:
     callback = PeakMemory()
-    train(args, CONTESTANTS[args.memory][0], samples=args.samples, callbacks=[callback])
+    train(args, CONTESTANTS[args.memory], samples=args.samples, callbacks=[callback])
     return {"peak": callback.peak, "growth": callback.growth}
 
 
 def time_to_accuracy(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Evaluated at the end of every epoch, on the test set: a measure, not a way to choose a model."""
     recipe = {"clear_warmup": "linear_probe", "clear_min_clean_probability": 0.05, "clear_warmup_epochs": 1}
-    data, num_epochs = "banking77-20", 4 if args.quick else 8
+    num_epochs, samples = (4, 640) if args.quick else (8, None)
     curves = {}
     for name, settings in (("stock", None), ("recipe", recipe)):
-        trainer, seconds = train(args, settings, data, num_epochs, eval_strategy="epoch")
+        trainer, seconds = train(args, settings, "banking77-20", num_epochs, samples, eval_strategy="epoch")
         tests = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
         curves[name] = (np.cumsum(seconds), np.array(tests))
     (stock_time, stock_tests), (times, tests) = curves["stock"], curves["recipe"]
     best, reached = stock_tests.max(), np.flatnonzero(tests >= stock_tests.max())
-    seconds = float(times[reached[0]]) if len(reached) else float("inf")
+    seconds = float(times[reached[0]]) if len(reached) else float(2 * times[-1])  # never: at least so long
     stock_seconds = float(stock_time[stock_tests.argmax()])
     name = f"time to plain LoRA's best accuracy ({best:.3f}), probe warm-up, then samples with p > 0.05"
     return [
@@ -257,7 +282,7 @@ NAMED = ("training_step", "backward", "run_backward", "_clip_grad_norm", "step",
 def profile(args: argparse.Namespace) -> None:
     """Functions by their time with all that they call, in the epoch after the warm-up."""
     callback = Profile()
-    _, seconds = train(args, CONTESTANTS[args.profile][0], samples=args.samples, callbacks=[callback])
+    _, seconds = train(args, CONTESTANTS[args.profile], samples=args.samples, callbacks=[callback])
     print(f"\n| {args.profile}: function | calls | seconds | share of the epoch |\n|---|---|---|---|")
     entries = pstats.Stats(callback.profiler).stats.items()
     for (file, _, name), (_, calls, _, cumulative, _) in sorted(entries, key=lambda entry: -entry[1][3]):
@@ -299,11 +324,64 @@ def steps(model: nn.Module, states: torch.Tensor) -> list[float]:
     return seconds
 
 
+def passes(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ways to run a pass without gradient, over the time of training on the same samples in batches of random order."""
+    train_set, _, model, tokenizer = loaded("banking77", args.data)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = get_peft_model(copy.deepcopy(model), LoraConfig(**LORA)).to(device)
+    ids = train_set.shuffle(seed=0).select(range(args.samples))["input_ids"][:]
+    by_length = sorted(ids, key=len, reverse=True)
+
+    def batches(ids: list[list[int]], size: int) -> list[dict[str, torch.Tensor]]:
+        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+        return [dict(tokenizer.pad({"input_ids": part}, return_tensors="pt").to(device)) for part in parts]
+
+    def training() -> None:
+        model.train()
+        for batch in at_random:
+            model(**batch).logits.logsumexp(dim=-1).sum().backward()
+            model.zero_grad()
+
+    def forward(batches: list, context: contextlib.AbstractContextManager, times: int = 1) -> None:
+        model.eval()
+        with context:
+            for batch in batches:
+                for _ in range(times):
+                    model(**batch)
+
+    at_random, size = batches(ids, args.batch_size), args.batch_size
+    doubled = [{name: torch.cat([values, values]) for name, values in batch.items()} for batch in at_random]
+    ordered, large = batches(by_length, size), batches(by_length, 4 * size)
+    variants = {
+        "random order": lambda: forward(at_random, torch.no_grad()),
+        "two forward passes of every batch": lambda: forward(at_random, torch.no_grad(), times=2),
+        "one of every batch doubled": lambda: forward(doubled, torch.no_grad()),
+        "longest first": lambda: forward(ordered, torch.no_grad()),
+        "longest first, batches 4 times as large": lambda: forward(large, torch.no_grad()),
+        "longest first, inference mode": lambda: forward(ordered, torch.inference_mode()),
+        "longest first, bf16": lambda: forward(ordered, in_bf16(device)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ("training", *variants)}
+    for _ in range(args.rounds + 1):
+        for name, run in {"training": training, **variants}.items():
+            start = time.perf_counter()
+            run()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    return [row(f"pass without gradient: {name}", median["training"], median[name], None) for name in variants]
+
+
+@contextlib.contextmanager
+def in_bf16(device: str):
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        yield
+
+
 def compiled(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Graph breaks of the model under `torch.compile`; compared as 1 + their number."""
-    cell = Cell(DEMO, "banking77", "symmetric", 0.6, 42, "lora", 1, "plain")
-    train_set, _, model, tokenizer = load(cell, args.data)
-    model = get_peft_model(model, LoraConfig(**LORA))
+    train_set, _, model, tokenizer = loaded("banking77", args.data)
+    model = get_peft_model(copy.deepcopy(model), LoraConfig(**LORA))
     batch = tokenizer.pad({"input_ids": train_set[:4]["input_ids"]}, return_tensors="pt")
 
     def breaks() -> int:
@@ -339,6 +417,7 @@ def imports(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 MEASURES = {
     "epochs": epochs,
+    "passes": passes,
     "memory": memory_peaks,
     "layer": layer,
     "accuracy": time_to_accuracy,

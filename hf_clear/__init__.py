@@ -74,10 +74,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
         globals()[name] = value
         return value
-    if importlib.util.find_spec(f"{__name__}.{name}"):  # `hf_clear.metrics`, as if all had been imported
+    if name.isidentifier() and importlib.util.find_spec(f"{__name__}.{name}"):  # such as `hf_clear.metrics`
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "annotations", "importlib"})

@@ -88,11 +88,11 @@ class CleanProbabilityCallback(TrainerCallback):
             return
         logs = self._fit(epoch)
         store.fitted_epoch = epoch
-        trainer.leave_samples_out()
+        left_out = trainer.leave_samples_out()
         if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
             store.targets = trainer.predict_ensemble().to(store.losses.device)
         if logs:
-            trainer.log(logs)
+            trainer.log(logs | left_out)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.trainer.is_routed:

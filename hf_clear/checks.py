@@ -32,6 +32,11 @@ def check_setup(trainer: ClearMixin) -> None:
     check_task(trainer)
     check_routable(trainer.model)
     _warn_of_frozen_head(trainer)
+    if trainer.clear_args.clear_min_clean_probability > 0 and trainer.args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "`clear_min_clean_probability` makes batches of different sizes, which `dispatch_batches=True` can't deal "
+            "out to several processes without losing samples. Leave one of them out."
+        )
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
     if not trainer.clear_args.clear_dropout_after_warmup and (checkpoints or trainer.args.gradient_checkpointing):
         logger.warning(

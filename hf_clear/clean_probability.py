@@ -192,7 +192,7 @@ def _fit(losses: np.ndarray, seed: int) -> CleanProbabilityEstimate:
     sample = sample.astype(np.float64).clip(low, high)
     center, scale = sample.mean(), sample.std()
     if scale <= np.finfo(np.float32).eps * max(abs(center), np.abs(sample).max()):
-        raise _NoMixture("All losses are the same, which tells nothing about the labels")
+        raise _NoMixture("All losses are the same, up to outliers, which tells nothing about the labels")
 
     standardized = ((sample - center) / scale).reshape(-1, 1)
     mixture = GaussianMixture(n_components=2, random_state=seed, max_iter=500).fit(standardized)

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.compute
+import pyarrow.types as arrow
 import torch
 from peft import PeftModel
 from torch import nn
@@ -93,10 +94,13 @@ def sample_dataloader(trainer: Trainer, dataset: Dataset, needs_labels: bool = T
 def _longest_first(dataset: Dataset) -> list[int] | None:
     if not isinstance(dataset, datasets.Dataset) or "input_ids" not in dataset.column_names:
         return None
-    # As arrow: Python lists of a million sequences would take gigabytes.
-    column = dataset.with_format("arrow", columns=["input_ids"])[:]["input_ids"]
-    lengths = pyarrow.compute.list_value_length(column).to_numpy()
-    return np.argsort(-lengths, kind="stable").tolist()
+    lengths = []  # by arrow and in parts: Python lists of a million sequences would take gigabytes
+    for rows in dataset.with_format("arrow", columns=["input_ids"]).iter(10_000):
+        column = rows["input_ids"]
+        if not any(is_list(column.type) for is_list in (arrow.is_list, arrow.is_large_list, arrow.is_fixed_size_list)):
+            return None  # a collator makes token ids of them
+        lengths.append(pyarrow.compute.list_value_length(column).to_numpy())
+    return np.argsort(-np.concatenate(lengths), kind="stable").tolist() if lengths else None
 
 
 def predict_samples(

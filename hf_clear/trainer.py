@@ -169,6 +169,8 @@ class ClearMixin(NoisyLabelsMixin):
             loss = cross_entropy(logits, shifted_labels, self.args.label_smoothing_factor, reduction="sum")
             loss = loss / self._labels_in_step
             self._record("cross_entropy", loss)
+        elif self._takes_part is not None and len(labels) == 1 and (labels == IGNORED_LABEL).all():
+            loss = 0.0 * logits.sum()  # all of the batch was left out
         else:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -228,11 +230,9 @@ class ClearMixin(NoisyLabelsMixin):
         store, is_online = self.sample_store, self.clear_args.clear_loss_source == "online"
         predictions = None if is_online else self._predict()
         if self.keeps_predictions:
-            unseen = torch.arange(len(store.labels), device=store.labels.device)
-            if store.targets is not None:
-                unseen = (store.targets.sum(dim=1) == 0).nonzero().squeeze(1)
-            if len(unseen) > 0:
-                self._remember(predictions or self._predict(), unseen)
+            unseen = (store.labels == IGNORED_LABEL) | (store.targets is None)
+            if unseen.any():
+                self._remember(predictions or self._predict(), unseen.nonzero().squeeze(1))
         if predictions is not None:
             return predictions
         labels, probabilities = store.labels.to("cpu", copy=True), store.targets.to("cpu", copy=True)
@@ -339,8 +339,11 @@ class ClearMixin(NoisyLabelsMixin):
     def get_train_dataloader(self) -> DataLoader:
         if not self.is_routed:
             return super().get_train_dataloader()
-        if self.clear_args.clear_min_clean_probability > 0:
-            self._takes_part = torch.ones(len(self.train_dataset), dtype=torch.bool).share_memory_()
+        num_samples = len(self.train_dataset)
+        if self.clear_args.clear_min_clean_probability == 0:
+            self._takes_part = None
+        elif self._takes_part is None or len(self._takes_part) != num_samples:
+            self._takes_part = torch.ones(num_samples, dtype=torch.bool).share_memory_()
         return indexed_dataloader(
             self,
             self.train_dataset,
@@ -351,11 +354,20 @@ class ClearMixin(NoisyLabelsMixin):
             takes_part=self._takes_part,
         )
 
-    def leave_samples_out(self) -> None:
-        """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on."""
-        if self._takes_part is not None and self.sample_store.is_fitted:
-            least = self.clear_args.clear_min_clean_probability
-            self._takes_part.copy_(self.sample_store.clean_probability >= least)
+    def leave_samples_out(self) -> dict[str, float]:
+        """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on;
+        returns how many, for the log."""
+        if self._takes_part is None or not self.sample_store.is_fitted:
+            return {}
+        least = self.clear_args.clear_min_clean_probability
+        self._takes_part.copy_(self.sample_store.clean_probability >= least)
+        left_out = int((~self._takes_part).sum())
+        if left_out == len(self._takes_part):
+            logger.warning(
+                f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
+                "refit, training stands still. Lower it, or warm up for longer."
+            )
+        return {"left_out": left_out}
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
@@ -370,9 +382,9 @@ class ClearMixin(NoisyLabelsMixin):
 
     def _num_labels_of(self, batch: dict[str, Any]) -> torch.Tensor | int:
         labels = batch[self.label_names[0]]
-        if labels.ndim == 1:
+        if labels.ndim == 1 and self._takes_part is None:
             return len(labels)
-        labels = labels[:, 1:] if self._shifts_labels else labels
+        labels = labels[:, 1:] if self._shifts_labels and labels.ndim == 2 else labels
         return (labels != IGNORED_LABEL).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -393,6 +405,8 @@ class ClearMixin(NoisyLabelsMixin):
             self.sample_store = SampleStore.empty(len(self.train_dataset), self.args.device)
             self._sample_dataloader, self._loss_parts = None, {}
             self._gate_probability_of, self._frozen_features = (-1, None), None
+            if self._takes_part is not None:
+                self._takes_part.fill_(True)
             self._shifts_labels = shifts_labels(self)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 

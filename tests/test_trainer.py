@@ -316,6 +316,15 @@ def test_samples_with_a_small_clean_probability_take_no_part(training_arguments,
         trainer.train()
         assert (trainer.sample_store.labels >= 0).all() and trainer.sample_store.losses.isfinite().all()
 
+        assert [entry["left_out"] for entry in trainer.state.log_history if "left_out" in entry] == [8, 8]
+        trainer.get_train_dataloader()  # another one changes nothing
+        assert trainer._takes_part.sum() == 16
+        seen_before = len(seen)
+        trainer.args.clear_min_clean_probability = 0.0
+        trainer.train()
+        assert len({index for _, batch, _, _ in seen[seen_before:] for index in batch}) == 24, "a life of its own"
+        del seen[seen_before:]
+
     train()
     for epoch in range(3):
         indices = sorted(index for of, batch, _, _ in seen if of == epoch for index in batch)
@@ -327,8 +336,41 @@ def test_samples_with_a_small_clean_probability_take_no_part(training_arguments,
         assert (label == -100, loss == 0) == (left_out, left_out)
 
 
-@pytest.mark.parametrize("source", ["epoch", "online", "step"])
-def test_batch_8_and_8_accumulated_batches_give_one_trajectory(training_arguments, source):
+def test_batches_of_samples_that_take_no_part(training_arguments, caplog):
+    """They are no argument of a loss function, and are said where they are all."""
+
+    def one_hot_loss(outputs, labels, num_items_in_batch=None):
+        return (torch.nn.functional.one_hot(labels, NUM_LABELS) - outputs.logits).square().mean()
+
+    def train(probability, **kwargs) -> ClearTrainer:
+        trainer = ClearTrainer(
+            lora_model(),
+            training_arguments(
+                clear_warmup_epochs=1, clear_min_clean_probability=0.5, per_device_train_batch_size=1, **kwargs
+            ),
+            train_dataset=toy_dataset(6),
+            data_collator=collate,
+            compute_loss_func=one_hot_loss,
+            callbacks=[estimate_of(probability)],
+        )
+        trainer.train()
+        return trainer
+
+    assert np.isfinite(losses_of(train([0.1, 0.9] * 3), "compute_loss_func")).all() and not caplog.records
+    assert losses_of(train(0.1))[6:] == [0.0] * 12 and "training stands still" in caplog.text
+    with pytest.raises(ValueError, match="dispatch_batches"):
+        train(0.9, accelerator_config={"dispatch_batches": True})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"clear_ensemble_source": source} for source in ("epoch", "online", "step")),
+        {"clear_min_clean_probability": 0.5},
+    ],
+    ids=str,
+)
+def test_batch_8_and_8_accumulated_batches_give_one_trajectory(training_arguments, settings):
     """Routing and consistency on; 27 samples, so that the last step of an epoch is smaller."""
 
     def train(batch_size: int, accumulation: int) -> ClearTrainer:
@@ -338,11 +380,12 @@ def test_batch_8_and_8_accumulated_batches_give_one_trajectory(training_argument
                 per_device_train_batch_size=batch_size,
                 gradient_accumulation_steps=accumulation,
                 clear_warmup_epochs=1,
-                clear_ensemble_source=source,
                 optim="sgd",
+                **settings,
             ),
             train_dataset=toy_dataset(27),
             data_collator=collate,
+            callbacks=[estimate_of(np.resize([0.9, 0.6, 0.1], 27))],
         )
         trainer.train()
         return trainer
