@@ -6,9 +6,9 @@
 
 Ratios of medians over alternating runs in one process: the seconds of an epoch after the warm-up, with its refit; of a
 pass without gradient; of a LoRA layer's forward and backward pass, gates given; of imports, each in a process of its
-own. Peak memory: the median of three trainings, each in a process of its own. "Time to accuracy" is one training each, 1
-seed: the seconds of training until the test accuracy first is the best that plain LoRA has in 8 epochs. `--quick` takes
-fewer samples and alternations.
+own. Peak memory: the median of three trainings, each in a process of its own. "Time to accuracy" is one training each,
+1 seed: the seconds of training until the test accuracy first is the best that plain LoRA has in 8 epochs. `--quick`
+takes fewer samples and alternations.
 """
 
 import argparse
