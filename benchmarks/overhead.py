@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Folder with the data sets, one folder each.")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--samples", type=int, default=1280, help="Of the training set; for epochs and memory.")
+    parser.add_argument("--samples", type=int, default=320, help="Of the training set; for epochs, passes and memory.")
     parser.add_argument("--rounds", type=int, default=5, help="Alternations, after one that is not counted.")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--train_sampling_strategy", default="random", choices=["random", "group_by_length"])
@@ -166,6 +166,7 @@ def train(
             train_sampling_strategy=args.train_sampling_strategy,
             bf16=args.bf16,
             bf16_full_eval=args.bf16_full_eval,
+            dataloader_pin_memory=torch.cuda.is_available(),
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
