@@ -76,7 +76,7 @@ def main():
     if args.json is not None and not args.json.parent.is_dir():
         parser.error(f"--json: there is no folder {args.json.parent}.")
     if args.quick:
-        args.samples, args.rounds = min(args.samples, 160), min(args.rounds, 3)
+        args.samples, args.rounds = min(args.samples, 96), min(args.rounds, 2)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if args.memory:
@@ -163,6 +163,7 @@ def train(
             num_train_epochs=epochs,
             learning_rate=2e-3,
             per_device_train_batch_size=args.batch_size,
+            per_device_eval_batch_size=64,
             train_sampling_strategy=args.train_sampling_strategy,
             bf16=args.bf16,
             bf16_full_eval=args.bf16_full_eval,
@@ -245,7 +246,7 @@ def peak_memory(args: argparse.Namespace) -> dict[str, float]:
 def time_to_accuracy(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Evaluated at the end of every epoch, on the test set: a measure, not a way to choose a model."""
     recipe = {"clear_warmup": "linear_probe", "clear_min_clean_probability": 0.05, "clear_warmup_epochs": 1}
-    num_epochs, samples = (4, 640) if args.quick else (8, None)
+    num_epochs, samples = (3, 320) if args.quick else (8, None)
     curves = {}
     for name, settings in (("stock", None), ("recipe", recipe)):
         trainer, seconds = train(args, settings, "banking77-20", num_epochs, samples, eval_strategy="epoch")
