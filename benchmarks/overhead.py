@@ -255,7 +255,7 @@ def time_to_accuracy(args: argparse.Namespace) -> list[dict[str, Any]]:
         curves[name] = (np.cumsum(seconds), np.array(tests))
     (stock_time, stock_tests), (times, tests) = curves["stock"], curves["recipe"]
     best, reached = stock_tests.max(), np.flatnonzero(tests >= stock_tests.max())
-    seconds = float(times[reached[0]]) if len(reached) else float(2 * times[-1])  # never: at least so long
+    seconds = float(times[reached[0]]) if len(reached) else None
     stock_seconds = float(stock_time[stock_tests.argmax()])
     name = f"time to plain LoRA's best accuracy ({best:.3f}), probe warm-up, then samples with p > 0.05"
     return [

@@ -385,7 +385,9 @@ def test_batch_8_and_8_accumulated_batches_give_one_trajectory(training_argument
             ),
             train_dataset=toy_dataset(27),
             data_collator=collate,
-            callbacks=[estimate_of(np.resize([0.9, 0.6, 0.1], 27))],
+            callbacks=[estimate_of(np.resize([0.9, 0.6, 0.1], 27))]
+            if "clear_min_clean_probability" in settings
+            else [],
         )
         trainer.train()
         return trainer
