@@ -57,8 +57,7 @@ class RoutedLora(LoraVariant):
             routed = self.variant.forward(module, active_adapter=active_adapter, x=x, result=result, **kwargs)
             return apply_gate(self.gate, routed, result)
         # The expression of peft's `Linear.forward`, for bit-identical results. The gate is applied where the rank makes
-        # rows short: a finite B maps zeros to a delta of zeros. At full width, the gate would go over the output several
-        # times.
+        # rows short (a finite B maps zeros to a delta of zeros): at full width it would go over the output often.
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         hidden = lora_a(module.lora_dropout[active_adapter](x))
         if lora_b.bias is not None:
