@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 # At once: this registers their types with peft. All else comes when it is asked for, since `transformers.Trainer` and
 # scikit-learn take longer to import than peft's part of hf_clear.

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from torch import nn
 
-from . import __version__
+from ._version import __version__
 from .estimators import NamedEstimator
 from .files import write_atomically
 from .training_args import ClearArguments, ProbeArguments, TurnArguments

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from . import __version__
+from ._version import __version__
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
 from .estimators import NamedEstimator

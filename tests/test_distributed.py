@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import distributed_runs as runs
 import pytest
 import torch
+from helpers import distributed_runs as runs
 
 from hf_clear.routing import sample_gates
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder) -> list[dict]:
     """What both processes found, in all settings."""
-    launch(ACCELERATE, TESTS / "distributed_runs.py", folder)
+    launch(ACCELERATE, TESTS / "helpers" / "distributed_runs.py", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import collate, tiny_bert, toy_dataset
+from helpers.toy import collate, tiny_bert, toy_dataset
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -26,7 +26,7 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path, method, kills):
     """SIGKILL at random moments, half of them between two file operations: weights, losses and clean probabilities of
     the resumed run are those of the uninterrupted one."""
     run = subprocess.run(
-        [sys.executable, str(TESTS / "killed_runs.py"), method, str(kills), str(tmp_path)],
+        [sys.executable, str(TESTS / "helpers" / "killed_runs.py"), method, str(kills), str(tmp_path)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},

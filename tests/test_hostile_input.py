@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import collate, tiny_bert, toy_dataset
 from datasets import ClassLabel, Dataset
+from helpers.toy import collate, tiny_bert, toy_dataset
 from peft import AutoPeftModelForSequenceClassification, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

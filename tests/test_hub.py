@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import collate, tiny_bert, toy_dataset
-from hub_server import Hub, Repository
+from helpers.hub_server import Hub, Repository
+from helpers.toy import collate, tiny_bert, toy_dataset
 from transformers import Trainer
 
 from hf_clear import ClearTrainer

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import torch
-from conftest import collate, randomize_adapters, tiny_bert, toy_dataset
+from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import (
     AutoPeftModelForSequenceClassification,
     LoraConfig,

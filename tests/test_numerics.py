@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_LABELS, collate, tiny_bert, toy_dataset
+from helpers.toy import NUM_LABELS, collate, tiny_bert, toy_dataset
 from peft import get_peft_model
 from torch import nn
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from architectures import (
+from helpers.architectures import (
     ARCHITECTURES,
     METHODS,
     ROWS,

@@ -3,9 +3,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, batch_of, config_of, model_of
-from conftest import collate, tiny_bert, toy_dataset
 from datasets import Dataset
+from helpers.architectures import ARCHITECTURES, batch_of, config_of, model_of
+from helpers.toy import collate, tiny_bert, toy_dataset
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, ResNetConfig, ResNetForImageClassification, Trainer

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from architectures import ARCHITECTURES, UNSUPPORTED
+from helpers.architectures import ARCHITECTURES, UNSUPPORTED
 
 NAMES = {name.replace("-", ""): name for name in ARCHITECTURES}
 METHODS = ("lora", "adapter", "bitfit", "prompt")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import NUM_LAYERS, collate, randomize_adapters, tiny_bert, toy_dataset
+from helpers.toy import NUM_LAYERS, collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AlbertConfig,

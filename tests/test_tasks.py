@@ -6,8 +6,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, model_of
-from conftest import collate, randomize_adapters, tiny_bert, toy_dataset
+from helpers.architectures import ARCHITECTURES, model_of
+from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import get_peft_model
 from transformers import (
     BartForConditionalGeneration,

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_LABELS, NUM_LAYERS, collate, randomize_adapters, tiny_bert, toy_dataset
+from helpers.toy import NUM_LABELS, NUM_LAYERS, collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (

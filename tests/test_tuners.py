@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from architectures import batch_of, config_of, hidden_states, model_of
+from helpers.architectures import batch_of, config_of, hidden_states, model_of
 from peft import PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from test_peft_methods import adapted, all_equal, randomized

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_LABELS, collate, tiny_bert, toy_dataset
 from datasets import Dataset
+from helpers.toy import NUM_LABELS, collate, tiny_bert, toy_dataset
 from peft import LoraConfig
 from scipy.special import softmax
 from scipy.stats import norm

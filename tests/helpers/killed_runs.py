@@ -13,9 +13,9 @@ import traceback
 from pathlib import Path
 
 import torch
-from conftest import collate, tiny_bert, toy_dataset
 from transformers.trainer_utils import get_last_checkpoint
 
+from helpers.toy import collate, tiny_bert, toy_dataset
 from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
 from hf_clear.checkpoints import INCOMPLETE
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from architectures import ARCHITECTURES
-from conftest import collate, randomize_adapters, tiny_bert, toy_dataset
 from peft import get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5ForConditionalGeneration, TrainerCallback
 
 import hf_clear.trainer
+from helpers.architectures import ARCHITECTURES
+from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
 from hf_clear import (
     ClearAdapterConfig,
     ClearArguments,

@@ -1,0 +1,4 @@
+"""Contracts for extensions: a `check_...` for each family of methods, that every member of hf_clear passes.
+
+Call one in a test of your own: `check_estimator("mine")`. It raises an AssertionError that says what is broken.
+"""
