@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .estimators import Estimator, NamedEstimator, get_estimator
 from .losses import IGNORED_LABEL
-from .noisy_labels import memorization
+from .metrics import memorization
 from .prediction import predict_samples, sample_dataloader, shifts_labels
 from .sample_index import label_names
-
-if TYPE_CHECKING:
-    from .trainer import ClearMixin
+from .sample_store import SampleStore
+from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
+
+
+class RefittingTrainer(Protocol):
+    """What [`CleanProbabilityCallback`] asks of its trainer: [`~hf_clear.ClearMixin`] has it."""
+
+    is_routed: bool
+    clear_args: ClearArguments
+    sample_store: SampleStore | None
+
+    def check_before_training(self, estimator: NamedEstimator) -> None: ...
+
+    def refit(self, epoch: int, estimator: NamedEstimator) -> None: ...
+
+    def check_step(self) -> None: ...
+
+    def end_epoch(self) -> None: ...
 
 
 class CleanProbabilityCallback(TrainerCallback):
@@ -51,9 +66,9 @@ class CleanProbabilityCallback(TrainerCallback):
             named = isinstance(estimator, str)
             estimator = get_estimator(estimator) if named else NamedEstimator(_name_of(estimator), estimator)
         self.estimator = estimator
-        self.trainer: ClearMixin | None = None
+        self.trainer: RefittingTrainer | None = None
 
-    def set_trainer(self, trainer: ClearMixin) -> None:
+    def set_trainer(self, trainer: RefittingTrainer) -> None:
         """Callbacks are not given their trainer; [`ClearTrainer`] calls this."""
         self.trainer = trainer
 
@@ -62,13 +77,7 @@ class CleanProbabilityCallback(TrainerCallback):
             raise ValueError("CleanProbabilityCallback works with ClearTrainer alone: no other trainer routes samples.")
         if not self.trainer.is_routed:
             return
-        self.trainer.check_routing()
-        estimator = self._estimator()
-        if self.trainer.labels_tokens and estimator.uses_labels:
-            raise ValueError(
-                f"The estimator {estimator.name!r} compares samples by their class label, and here every token has a "
-                "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
-            )
+        self.trainer.check_before_training(self._estimator())
         warmup = self.trainer.clear_args.clear_warmup_epochs
         is_fitted = self.trainer.sample_store.is_fitted  # in a resumed run
         if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs" and not is_fitted:
@@ -78,35 +87,16 @@ class CleanProbabilityCallback(TrainerCallback):
             )
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        trainer, epoch = self.trainer, int(state.epoch)
-        if not trainer.is_routed:
-            return
-        store, settings = trainer.sample_store, trainer.clear_args
-        # A run resumed in mid-epoch comes through here again, with this epoch's fit in its restored state.
-        is_warmup = epoch < settings.clear_warmup_epochs and settings.clear_warmup == "epochs"
-        if is_warmup or epoch == store.fitted_epoch:
-            return
-        logs = self._fit(epoch)
-        store.fitted_epoch = epoch
-        left_out = trainer.leave_samples_out()
-        if settings.clear_consistency_weight > 0 and trainer.ensemble_source == "epoch":
-            store.targets = trainer.predict_ensemble().to(store.losses.device)
-        if logs:
-            trainer.log(logs | left_out)
+        if self.trainer.is_routed:
+            self.trainer.refit(int(state.epoch), self._estimator())
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.trainer.is_routed:
+            self.trainer.check_step()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.trainer.is_routed:
-            self.trainer.sample_store.merge(self.trainer.accelerator)
-
-    def _fit(self, epoch: int) -> dict[str, float]:
-        """Clean probabilities from the model's losses, or in the warm-up those of the linear probe, fitted once."""
-        trainer, estimator = self.trainer, self._estimator()
-        if trainer.clear_args.clear_warmup == "linear_probe" and not trainer.sample_store.is_fitted:
-            return trainer.probe_training_samples(estimator)
-        if epoch >= trainer.clear_args.clear_warmup_epochs:
-            features = trainer.frozen_features() if estimator.uses_features else None
-            return trainer.fit_clean_probability(estimator, trainer.predict_training_samples(), features)
-        return {}
+            self.trainer.end_epoch()
 
     def _estimator(self) -> NamedEstimator:
         return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator
@@ -150,8 +140,9 @@ class MemorizationCallback(TrainerCallback):
             raise ValueError("MemorizationCallback is for one class a sample, and here every token has a label.")
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
-        self.trainer.log(memorization(predict_samples(self.trainer, dataloader), self.true_labels))
+        predictions = predict_samples(self.trainer, sample_dataloader(self.trainer, self.trainer.train_dataset))
+        predicted, given = predictions.probabilities.argmax(dim=1).numpy(), predictions.labels.numpy()
+        self.trainer.log(memorization(predicted, given, self.true_labels))
 
 
 def _name_of(estimator: Estimator) -> str:

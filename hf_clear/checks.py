@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -12,40 +11,40 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from .prediction import random_state_preserved, shifts_labels
+from .prediction import random_state_preserved
 from .routing import check_routable
-from .sample_index import check_labels, label_names, num_labels
-
-if TYPE_CHECKING:
-    from .noisy_labels import NoisyLabelsMixin
-    from .trainer import ClearMixin
+from .sample_index import check_labels, label_names, num_labels, predicts_tokens
+from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
 
 
-def check_setup(trainer: ClearMixin) -> None:
+def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None:
     """What shows in the trainer's arguments and its model.
+
+    Args:
+        method (`str`): what messages call it.
 
     Raises:
         ValueError: where CleaR can't train so; the message says why and what to do.
     """
-    check_task(trainer)
+    check_task(trainer, method)
     check_routable(trainer.model)
     _warn_of_frozen_head(trainer)
-    if trainer.clear_args.clear_min_clean_probability > 0 and trainer.args.accelerator_config.dispatch_batches:
+    if settings.clear_min_clean_probability > 0 and trainer.args.accelerator_config.dispatch_batches:
         raise ValueError(
             "`clear_min_clean_probability` makes batches of different sizes, which `dispatch_batches=True` can't deal "
             "out to several processes without losing samples. Leave one of them out."
         )
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
-    if not trainer.clear_args.clear_dropout_after_warmup and (checkpoints or trainer.args.gradient_checkpointing):
+    if not settings.clear_dropout_after_warmup and (checkpoints or trainer.args.gradient_checkpointing):
         logger.warning(
             "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
             "no activation checkpointing: expect more memory to be used from then on."
         )
 
 
-def check_task(trainer: NoisyLabelsMixin) -> None:
+def check_task(trainer: Trainer, method: str) -> None:
     """What both methods ask of model and data.
 
     Raises:
@@ -54,20 +53,20 @@ def check_task(trainer: NoisyLabelsMixin) -> None:
     if len(trainer.label_names) != 1:
         in_kwargs = " If its `forward` takes them as `**kwargs`, say so: `label_names=['labels']`."
         raise ValueError(
-            f"{trainer.method} is for models with one kind of label, one a sample or one a token; this model's labels "
+            f"{method} is for models with one kind of label, one a sample or one a token; this model's labels "
             f"are {trainer.label_names}." + in_kwargs * (not trainer.label_names)
         )
     config = getattr(trainer.model, "config", None)
     problem_type = getattr(config, "problem_type", None)
     if problem_type in ("regression", "multi_label_classification") or getattr(config, "num_labels", 2) == 1:
         raise ValueError(
-            f"{trainer.method} is for classification with one class a sample, or one a token; this model has "
+            f"{method} is for classification with one class a sample, or one a token; this model has "
             f"problem_type={problem_type!r} and num_labels={getattr(config, 'num_labels', None)}: regression and "
             "several labels a sample have no wrong class to find."
         )
     if isinstance(trainer.train_dataset, (IterableDataset, datasets.IterableDataset)):
         raise ValueError(
-            f"{trainer.method} keeps a clean probability for every training sample, and the samples of an "
+            f"{method} keeps a clean probability for every training sample, and the samples of an "
             "IterableDataset have no index. Load the data as a map-style dataset (`load_dataset(..., "
             "streaming=False)`, `Dataset.from_generator(...)`), or train with transformers.Trainer."
         )
@@ -110,7 +109,7 @@ def check_training_set(trainer: Trainer) -> None:
     name = next((name for name in label_names(trainer) if name in first), None)
     if name is None:
         # The labels of a language model are its inputs: a collator makes them.
-        if trainer.args.remove_unused_columns and not shifts_labels(trainer):
+        if trainer.args.remove_unused_columns and not predicts_tokens(trainer):
             raise ValueError(
                 f"The training set has no label: expected one of {', '.join(label_names(trainer))}, got "
                 f"{', '.join(first)}."

@@ -123,10 +123,7 @@ class Memorization(_Metric):
     _dtypes = {"predictions": "int64", "references": "int64", "true_labels": "int64"}
 
     def _compute(self, predictions, references, true_labels) -> dict[str, float]:
-        given, true = np.array(references), np.array(true_labels)
-        as_given = np.array(predictions) == given
-        groups = {"clean": (given == true) & (true >= 0), "noisy": (given != true) & (true >= 0)}
-        return {f"memorization_{name}": float(as_given[group].mean()) for name, group in groups.items() if group.any()}
+        return memorization(np.array(predictions), np.array(references), np.array(true_labels))
 
 
 class Detection(_Metric):
@@ -169,3 +166,14 @@ def detection_metrics(clean_probability: np.ndarray, is_noisy: np.ndarray) -> di
         "detection_precision": float(precision_score(is_noisy, flagged, zero_division=0.0)),
         "detection_recall": float(recall_score(is_noisy, flagged)),
     }
+
+
+def memorization(predicted: np.ndarray, given: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """[`Memorization`] without `evaluate`.
+
+    Args:
+        predicted, given, true (`np.ndarray` of shape `[num_samples]`): class numbers; `true` negative where unknown.
+    """
+    groups = {"clean": (given == true) & (true >= 0), "noisy": (given != true) & (true >= 0)}
+    as_given = predicted == given
+    return {f"memorization_{name}": float(as_given[group].mean()) for name, group in groups.items() if group.any()}

@@ -8,8 +8,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
 from .losses import IGNORED_LABEL
 
@@ -138,10 +140,22 @@ def label_names(trainer: Trainer) -> tuple[str, ...]:
 
 
 def num_labels(trainer: Trainer) -> int | None:
-    """The number of the model's classes, which are the vocabulary of a language model; None where it doesn't tell."""
+    """The number of the model's classes, which are the vocabulary of a language model; None if it doesn't tell: a
+    multiple choice has as many classes as a question has choices."""
+    if trainer.model is None:  # between the trials of a hyperparameter search
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if type(model).__name__ in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES.values():
+        return None
     config = getattr(trainer.model, "config", None)
-    predicts_tokens = getattr(trainer.model, "get_output_embeddings", lambda: None)() is not None
-    return getattr(config, "vocab_size" if predicts_tokens else "num_labels", None)
+    return getattr(config, "vocab_size" if predicts_tokens(trainer) else "num_labels", None)
+
+
+def predicts_tokens(trainer: Trainer) -> bool:
+    """Whether the model's classes are its vocabulary. The labels of such a model may be its inputs: a collator makes
+    them."""
+    return getattr(trainer.model, "get_output_embeddings", lambda: None)() is not None
 
 
 def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int] | None = None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
 from .cleansing import check_selection
 from .estimators import get_estimator
+from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
@@ -215,9 +218,24 @@ class ClearArguments(ProbeArguments):
             "`clear_loss_source='online'`, which predicts nothing that is not trained on, they stay out."
         },
     )
+    clear_loss: str = field(
+        default="clear",
+        metadata={
+            "help": "The training loss: 'clear' is CleaR's, the task loss plus consistency with the ensemble. Others "
+            "add to the task loss or take its place: see `hf_clear.losses`; `register_training_loss` adds one.",
+            "choices": TRAINING_LOSSES,
+        },
+    )
+    clear_loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Settings of the training loss, as a dictionary or JSON: '{\"q\": 0.5}' for 'gce'."},
+    )
     clear_consistency_weight: float = field(
         default=1.0,
-        metadata={"help": "Weight λ >= 0 of the consistency term. 0 leaves it out, with its forward passes."},
+        metadata={
+            "help": "Weight λ >= 0 of the consistency term of the loss 'clear'. 0 leaves it out, with its forward "
+            "passes."
+        },
     )
     clear_ensemble_size: int = field(
         default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
@@ -283,6 +301,38 @@ class ClearArguments(ProbeArguments):
                 f"{self.clear_routing!r}."
             )
         get_estimator(self.clear_estimator)  # refuses what it doesn't know
+        self.clear_loss_kwargs = _dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
+        self.get_training_loss()  # refuses a name or a setting that it doesn't know
+
+    def ensemble_source(self, labels_tokens: bool) -> str:
+        """`clear_ensemble_source`, or what stands for None: predictions for every token of the training set are too
+        much to keep from epoch to epoch."""
+        return self.clear_ensemble_source or ("step" if labels_tokens else "online")
+
+    def get_training_loss(self) -> TrainingLoss:
+        """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as
+        `clear_consistency_weight`."""
+        keywords = TRAINING_LOSSES.find(self.clear_loss, "clear_loss").defaults
+        own = {name: getattr(self, f"clear_{name}") for name in keywords if hasattr(self, f"clear_{name}")}
+        given = self.clear_loss_kwargs or {}
+        twice = sorted(own.keys() & given.keys())
+        if twice:
+            raise ValueError(
+                f"`clear_loss_kwargs` holds {twice[0]!r}, which is an argument of its own: set `clear_{twice[0]}`."
+            )
+        return get_training_loss(self.clear_loss, {**own, **given})
+
+
+def _dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A command line gives dictionaries as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"`{name}` is no valid JSON ({error}); got {value!r}.") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` has to be a dictionary, by name of the setting; got {value!r}.")
+    return value
 
 
 @dataclass

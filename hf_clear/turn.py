@@ -26,12 +26,13 @@ from transformers.trainer_utils import (
     get_last_checkpoint,
 )
 
+from .base_trainer import BaseTrainerMixin
 from .checks import check_task, check_training_set
 from .cleansing import check_selection, select_clean
 from .estimators import get_estimator
+from .fit import fit_clean_probability
 from .losses import IGNORED_LABEL, cross_entropy
 from .metrics import detection_metrics
-from .noisy_labels import NoisyLabelsMixin
 from .prediction import (
     FrozenFeatures,
     SamplePredictions,
@@ -60,7 +61,7 @@ logger = logging.getLogger(__name__)
 _NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
 
 
-class TurnMixin(NoisyLabelsMixin):
+class TurnMixin(BaseTrainerMixin):
     """TURN for [`~transformers.Trainer`] and its subclasses: `class MyTrainer(TurnMixin, OtherTrainer)`.
 
     See [`TurnTrainer`].
@@ -72,7 +73,7 @@ class TurnMixin(NoisyLabelsMixin):
         super().__init__(*args, **kwargs)
         self._default_args = TurnArguments()
         self._head()  # refuses a model without
-        check_task(self)
+        check_task(self, self.method)
         self._use_one_gpu()
         self._reset()
 
@@ -185,7 +186,8 @@ class TurnMixin(NoisyLabelsMixin):
         check_selection(settings.turn_threshold, settings.turn_balance)
         predictions, features = self._evidence()
         store.mean_losses.fill_(torch.nan)  # one look at the losses, however often this is called
-        logs = self.fit_clean_probability(get_estimator(settings.turn_estimator), predictions, features)
+        estimator = get_estimator(settings.turn_estimator)
+        logs = fit_clean_probability(self, store, estimator, predictions, features, self.true_labels)
         store.fitted_epoch = 0
         self.fine_tuning_samples = None
         probability = store.clean_probability.numpy()

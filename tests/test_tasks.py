@@ -44,7 +44,7 @@ from hf_clear.losses import sharpen
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
 from hf_clear.routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
-from hf_clear.trainer import _LOSS, _TARGET
+from hf_clear.refit import LOSS, TARGET
 
 
 class Seq2SeqClearTrainer(ClearMixin, Seq2SeqTrainer):
@@ -221,9 +221,9 @@ def test_consistency_of_tokens_by_hand(training_arguments):
         with torch.no_grad(), route(model, gates):
             return model(**batch).logits
 
-    ensemble = sum(routed(_TARGET, member).softmax(-1) for member in range(2)) / 2
+    ensemble = sum(routed(TARGET, member).softmax(-1) for member in range(2)) / 2
     target = ensemble**2 / (ensemble**2).sum(-1, keepdim=True)
-    log_p = routed(_LOSS).log_softmax(-1)
+    log_p = routed(LOSS).log_softmax(-1)
     labelled = [(i, t) for i in range(3) for t in range(labels.shape[1]) if labels[i, t] != -100]
     cross_entropy = -sum(log_p[i, t, labels[i, t]] for i, t in labelled) / len(labelled)
     consistency = -sum((target[i, t] * log_p[i, t]).sum() for i, t in labelled) / len(labelled)
@@ -356,9 +356,9 @@ def gates_of(strategy: str, training_arguments, data=None, **arguments) -> list[
 
     class Watched(ClearTrainer):
         def compute_loss(self, model, inputs, *args, **kwargs):
-            if self._step_context is not None and self.sample_store.is_fitted:
+            if self._step is not None and self.sample_store.is_fitted:
                 index = inputs["_clear_sample_index"]
-                seen.append((index, self._gate_probability()[index]))
+                seen.append((index, self._refit._gate_probabilities()[index]))
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     trainer = Watched(
@@ -424,7 +424,7 @@ def test_dropout_can_stop_after_the_warm_up(training_arguments):
     class Watched(ClearTrainer):
         def compute_loss(self, model, *args, **kwargs):
             loss = super().compute_loss(model, *args, **kwargs)
-            if self._step_context is not None:  # no evaluation
+            if self._step is not None:  # no evaluation
                 modes.append((self.sample_store.is_fitted, model.training))
             return loss
 

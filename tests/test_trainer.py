@@ -35,7 +35,7 @@ from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
 from hf_clear.routing import route, sample_gates
 from hf_clear.sample_index import SAMPLE_INDEX, indexed_dataloader
-from hf_clear.trainer import _LOSS, _TARGET
+from hf_clear.refit import LOSS, TARGET
 
 
 def lora_model(**config) -> PeftModel:
@@ -213,9 +213,9 @@ def test_loss_equals_a_computation_by_hand(training_arguments, source):
             return model(**batch).logits
 
     with torch.no_grad():
-        ensemble = sum(routed(_TARGET, member).softmax(-1) for member in range(size)) / size
+        ensemble = sum(routed(TARGET, member).softmax(-1) for member in range(size)) / size
     model.zero_grad()
-    gates = sample_gates(gamma * probability, NUM_LAYERS, index, (*key, _LOSS))
+    gates = sample_gates(gamma * probability, NUM_LAYERS, index, (*key, LOSS))
     with route(model, gates):
         log_p = model(**batch).logits.log_softmax(-1)
         ce = -sum(log_p[i, labels[i]] for i in range(3)) / 3
@@ -258,7 +258,7 @@ def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(
     labels = batch.pop("labels")
 
     def predicted(step: int) -> torch.Tensor:
-        gates = sample_gates(0.9 * torch.tensor([0.9, 0.4, 0.6]), NUM_LAYERS, torch.arange(3), (7, step, _LOSS))
+        gates = sample_gates(0.9 * torch.tensor([0.9, 0.4, 0.6]), NUM_LAYERS, torch.arange(3), (7, step, LOSS))
         with torch.no_grad(), route(model, gates if step else torch.ones_like(gates)):
             return model(**batch).logits.softmax(-1)
 

@@ -154,7 +154,7 @@ def run(name: str, folder: Path) -> dict:
         trainer.train()
     finally:
         hf_clear.trainer.sample_gates = draw
-    gates = [entry for entry in drawn if entry[0][2] == hf_clear.trainer._LOSS]
+    gates = [entry for entry in drawn if entry[0][2] == hf_clear.trainer.LOSS]
     end = {
         "first": first.state,
         "state": tensors(trainer.sample_store),

@@ -1,4 +1,4 @@
-"""What all trainers of hf_clear have in common: PEFT configs, clean probabilities of the training set, the truth."""
+"""The base of all trainers of hf_clear: PEFT configs, clean probabilities, safe checkpoints, model cards."""
 
 from __future__ import annotations
 
@@ -8,32 +8,27 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
 from .adapter_files import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
-from .clean_probability import CleanProbabilityEstimate
-from .estimators import NamedEstimator, SampleEvidence
-from .losses import IGNORED_LABEL
-from .metrics import Memorization, detection_metrics
 from .model_card import complete_model_card, dataset_names
-from .noise import TRUE_LABEL
-from .prediction import SamplePredictions, per_sample_losses
+from .prediction import per_sample_losses
 from .sample_store import SampleStore
 from .training_args import ProbeArguments
+from .truth import true_labels_of
 from .uploads import samples_left_out
 
 logger = logging.getLogger(__name__)
 
 
-class NoisyLabelsMixin(CompleteCheckpointsMixin):
+class BaseTrainerMixin(CompleteCheckpointsMixin):
     """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`."""
 
     method: str  # what messages call it
+    sample_store: SampleStore | None  # None before there is anything in it
 
     def __init__(
         self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
@@ -42,25 +37,14 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         if model is not None and peft_config is not None:
             model = self._with_peft(model)
         super().__init__(model, *args, **kwargs)
-        self.sample_store: SampleStore | None = None
         self.labels_tokens = False  # whether every token has a label, instead of every sample
 
     @property
     def true_labels(self) -> np.ndarray | None:
         """The column `true_label` of the training set, `[num_samples]`, where there is one (as
         [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
-        It is used for metrics and for the routing strategy `"oracle"` alone."""
-        dataset = self.train_dataset
-        if self.labels_tokens or not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
-            return None
-        labels = [IGNORED_LABEL if label is None else label for label in dataset.with_format(None)[TRUE_LABEL][:]]
-        wrong = next((row for row, label in enumerate(labels) if type(label) is not int), None)
-        if wrong is not None:
-            raise ValueError(
-                f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
-                f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
-            )
-        return np.array(labels)
+        It is used for metrics and for routing strategies that need the truth alone."""
+        return None if self.labels_tokens else true_labels_of(self.train_dataset)
 
     def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
         """See [`hf_clear.per_sample_losses`]."""
@@ -92,55 +76,6 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
         worst_first = np.lexsort((-loss, probability))
         return table.select(worst_first[probability[worst_first] < 0.5])
-
-    def fit_clean_probability(
-        self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None = None
-    ) -> dict[str, float]:
-        """Puts predictions for the training set, and what the estimator makes of them, into the sample store. The main
-        process estimates, all processes get its answer.
-
-        Args:
-            features (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): of the frozen model.
-
-        Returns:
-            `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5),
-            `estimated_noise_rate` (1 - the mean clean probability), `non_finite_losses` (the number of samples that the
-            fit left out), the mixture's means, standard deviations, weight and separation, and where true labels are
-            known, how well it finds the wrong ones.
-        """
-        store, estimate = self.sample_store, None
-        store.add_losses(predictions.losses, predictions.labels)
-        if self.accelerator.is_main_process:
-            per_token = predictions.probabilities is None
-            estimate = estimator(
-                SampleEvidence(
-                    losses=predictions.losses.numpy(),
-                    labels=None if per_token else predictions.labels.numpy(),
-                    mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-                    probabilities=None if per_token else predictions.probabilities.numpy(),
-                    features=None if features is None else features.numpy(),
-                )
-            )
-        estimate: CleanProbabilityEstimate = broadcast_object_list([estimate])[0]
-        store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
-        logs = {
-            "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
-            "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
-            "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
-            "mixture_mean_clean": float(estimate.means[0]),
-            "mixture_mean_noisy": float(estimate.means[1]),
-            "mixture_std_clean": float(estimate.stds[0]),
-            "mixture_std_noisy": float(estimate.stds[1]),
-            "mixture_weight_noisy": float(estimate.weights[1]),
-            "mixture_separation": estimate.separation,
-        }
-        true_labels = self.true_labels
-        if true_labels is not None:
-            known = true_labels >= 0
-            is_noisy = (true_labels != predictions.labels.numpy())[known]
-            logs.update(detection_metrics(estimate.clean_probability[known], is_noisy))
-            logs.update(memorization(predictions, true_labels))
-        return logs
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any):
         if isinstance(self.args, ProbeArguments):
@@ -210,11 +145,3 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
             )
             self.args._n_gpu = 1
             self._train_batch_size = self.args.train_batch_size
-
-
-def memorization(predictions: SamplePredictions, true_labels: np.ndarray) -> dict[str, float]:
-    """[`~hf_clear.metrics.Memorization`] of what a pass over the training set predicted."""
-    predicted = predictions.probabilities.argmax(dim=1)
-    return Memorization().compute(
-        predictions=predicted.numpy(), references=predictions.labels.numpy(), true_labels=true_labels
-    )

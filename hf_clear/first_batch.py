@@ -1,0 +1,113 @@
+"""The look at a first batch before CleaR trains: whether it can be routed, and what the task loss is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import Trainer
+
+from .estimators import NamedEstimator
+from .noise import TRUE_LABEL
+from .prediction import add_decoder_inputs, evaluation_mode, random_state_preserved, scores_and_labels, shifts_labels
+from .probing import find_head
+from .refit import Refit
+from .sample_index import SAMPLE_INDEX
+from .task_loss import base_loss_of, model_loss_of, scores_of, takes
+from .training_args import ClearArguments
+from .truth import true_labels_of
+
+_SAMPLES = 4  # some: one would not show that rows are no samples
+
+
+@dataclass
+class FirstBatch:
+    """What was found.
+
+    Attributes:
+        labels_tokens (`bool`): whether every token has a label, instead of every sample.
+        base_loss (`str`, *optional*): what has a loss of its own, which is the task loss then, for messages. None:
+            plain cross entropy.
+        base_predicts (`bool`): whether that loss comes with class scores that have a gradient.
+    """
+
+    labels_tokens: bool
+    base_loss: str | None
+    base_predicts: bool = True
+
+
+def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator, mixin: type) -> FirstBatch:
+    """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
+    step. They are not more than a training batch has, for collators and memory that want few. Changes no random state.
+
+    Args:
+        mixin (`type`): the class whose loss the classes below it in the trainer's MRO give.
+
+    Raises:
+        ValueError: where a module can't be routed, or settings don't fit the task or the model's loss.
+    """
+    model, label_name, shift = trainer.model, trainer.label_names[0], shifts_labels(trainer)
+    base_loss = base_loss_of(trainer, mixin)
+    with random_state_preserved(), torch.no_grad(), evaluation_mode(model):
+        dataset, collate = refit.dataloader.dataset, refit.dataloader.collate_fn
+        size = min(_SAMPLES, trainer._train_batch_size, len(dataset))
+        batch = trainer._prepare_inputs(collate(dataset.__getitems__(list(range(size)))))
+        labels, index = batch.pop(label_name), batch.pop(SAMPLE_INDEX)
+        add_decoder_inputs(model, batch, labels)
+        unwrapped = trainer.accelerator.unwrap_model(model)
+        made_up = torch.arange(labels.numel(), device=labels.device).view_as(labels) % 2  # so that each label counts
+        asks_model = base_loss is None and takes(unwrapped, label_name)
+        with refit.bypassed(index):
+            outputs = model(**batch, **({label_name: made_up} if asks_model else {}))
+        scores_and_labels(scores_of(outputs), labels)
+        if asks_model:
+            base_loss = model_loss_of(unwrapped, outputs, made_up, shift)
+    refit.labels_tokens = labels.ndim == 2
+    refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
+    if refit.labels_tokens:
+        _check_tokens(refit.settings, estimator)
+    if refit.settings.clear_warmup == "linear_probe":
+        find_head(trainer.accelerator.unwrap_model(model), refit.settings.probe_head)
+    if refit.settings.clear_routing == "oracle" and refit.true_labels is None:
+        raise ValueError(
+            "`clear_routing='oracle'` needs to know the truth: one true label a sample in a column "
+            f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
+        )
+    _check_loss(trainer, refit, base_loss)
+    return FirstBatch(refit.labels_tokens, base_loss)
+
+
+def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:
+    source = settings.ensemble_source(labels_tokens=True)
+    if source != "step":
+        raise ValueError(
+            f"`clear_ensemble_source={source!r}` keeps a prediction for every sample, which is too "
+            "much where every token has a label. Use 'step', or leave it out."
+        )
+    if settings.clear_loss_source == "online":
+        raise ValueError(
+            "`clear_loss_source='online'` keeps a prediction for every sample, which is too much where every token "
+            "has a label. Use 'epoch'."
+        )
+    if settings.clear_warmup == "linear_probe":
+        raise ValueError(
+            "`clear_warmup='linear_probe'` needs one class a sample, and here every token has a label. Use 'epochs'."
+        )
+    if estimator.uses_labels:
+        raise ValueError(
+            f"The estimator {estimator.name!r} compares samples by their class label, and here every token has a "
+            "label of its own. Use 'gaussian_mixture' or 'ema_gaussian_mixture'."
+        )
+
+
+def _check_loss(trainer: Trainer, refit: Refit, base_loss: str | None) -> None:
+    """A loss that takes the place of the task loss must not drop another one without a word."""
+    smoothing = trainer.args.label_smoothing_factor
+    if refit.loss.adds_to_task_loss or (base_loss is None and not smoothing):
+        return
+    lost = base_loss or f"label_smoothing_factor={smoothing}"
+    raise ValueError(
+        f"`clear_loss={refit.loss.name!r}` takes the place of the task loss, so that {lost} would have no effect. Take "
+        "that out; or choose a loss that adds to the task loss, such as 'clear' or 'elr'; or write one that has it in "
+        "it (`register_training_loss`)."
+    )

@@ -1,0 +1,72 @@
+"""The fit: from predictions for the training set to clean probabilities in the sample store."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer
+
+from .estimators import NamedEstimator, SampleEvidence
+from .metrics import detection_metrics, memorization
+from .prediction import SamplePredictions
+from .sample_store import SampleStore
+
+
+def fit_clean_probability(
+    trainer: Trainer,
+    store: SampleStore,
+    estimator: NamedEstimator,
+    predictions: SamplePredictions,
+    features: torch.Tensor | None = None,
+    true_labels: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Puts predictions for the training set, and what the estimator makes of them, into the store. The main process
+    estimates, all processes get its answer.
+
+    Args:
+        features (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): of the frozen model.
+        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): for metrics alone; negative where unknown.
+
+    Returns:
+        `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5), `estimated_noise_rate`
+        (1 - the mean clean probability), `non_finite_losses` (the number of samples that the fit left out), the
+        diagnostics of the estimator, and if true labels are known, how well it finds the wrong ones.
+    """
+    estimate = None
+    store.add_losses(predictions.losses, predictions.labels)
+    if trainer.accelerator.is_main_process:
+        per_token = predictions.probabilities is None
+        estimate = estimator(
+            SampleEvidence(
+                losses=predictions.losses.numpy(),
+                labels=None if per_token else predictions.labels.numpy(),
+                mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
+                probabilities=None if per_token else predictions.probabilities.numpy(),
+                features=None if features is None else features.numpy(),
+            )
+        )
+    estimate = broadcast_object_list([estimate])[0]
+    store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
+    logs = {
+        "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
+        "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
+        "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
+        **_diagnostics(estimate),  # lead
+    }
+    if true_labels is not None:
+        known, labels = true_labels >= 0, predictions.labels.numpy()
+        logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
+        logs |= memorization(predictions.probabilities.argmax(dim=1).numpy(), labels, true_labels)
+    return logs
+
+
+def _diagnostics(estimate):  # lead
+    return {
+        "mixture_mean_clean": float(estimate.means[0]),
+        "mixture_mean_noisy": float(estimate.means[1]),
+        "mixture_std_clean": float(estimate.stds[0]),
+        "mixture_std_noisy": float(estimate.stds[1]),
+        "mixture_weight_noisy": float(estimate.weights[1]),
+        "mixture_separation": estimate.separation,
+    }

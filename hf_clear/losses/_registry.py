@@ -1,0 +1,167 @@
+"""Training losses by name: [`register_training_loss`] adds one, [`get_training_loss`] finds it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .._registry import Registry
+from ._evidence import LossEvidence, LossPart
+
+LossFunction = Callable[..., Mapping[str, torch.Tensor | LossPart]]
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """A training loss with its settings, as [`get_training_loss`] returns it: called with a [`LossEvidence`].
+
+    Attributes:
+        name (`str`): as it is registered.
+        function (`Callable`): what is called; see [`register_training_loss`].
+        adds_to_task_loss (`bool`): whether its parts are added to the task loss, instead of standing in its place.
+        needs_target, needs_clean_probability (`bool`): whether it needs these of [`LossEvidence`].
+        active_if (`Callable[..., bool]`, *optional*): a function of its settings that says whether it has any part.
+        settings (`Mapping[str, Any]`): keyword arguments of `function`.
+
+    Raises:
+        ValueError: when called, where the function doesn't return parts of the shape of the labels.
+    """
+
+    name: str
+    function: LossFunction
+    adds_to_task_loss: bool = False
+    needs_target: bool = False
+    needs_clean_probability: bool = False
+    active_if: Callable[..., bool] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has any part with these settings."""
+        if self.active_if is None:
+            return True
+        settings = {**self.defaults, **self.settings}
+        return self.active_if(**{name: settings[name] for name in inspect.signature(self.active_if).parameters})
+
+    @property
+    def uses_target(self) -> bool:
+        """Whether targets have to be there for it."""
+        return self.needs_target and self.is_active
+
+    @property
+    def uses_clean_probability(self) -> bool:
+        """Whether it looks at clean probabilities."""
+        return self.needs_clean_probability and self.is_active
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The keyword arguments that `function` knows, with their defaults."""
+        return _keywords(self.function)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> TrainingLoss:
+        """The same with other settings; those that are not given keep their defaults.
+
+        Raises:
+            ValueError: where the function has no such setting.
+        """
+        unknown = sorted(settings.keys() - self.defaults.keys())
+        if unknown:
+            known = ", ".join(f"{name}={value!r}" for name, value in self.defaults.items()) or "none"
+            raise ValueError(
+                f"The training loss {self.name!r} has no setting {', '.join(map(repr, unknown))}. Its settings are: "
+                f"{known}."
+            )
+        return replace(self, settings={**self.defaults, **settings})
+
+    def __call__(self, evidence: LossEvidence) -> dict[str, LossPart]:
+        if not self.is_active:
+            return {}
+        parts = self.function(evidence, **self.settings)
+        if not isinstance(parts, Mapping):
+            raise ValueError(
+                f"The training loss {self.name!r} returned a {type(parts).__name__}. It has to return a dictionary of "
+                "named parts, each with one value for each label."
+            )
+        parts = {name: part if isinstance(part, LossPart) else LossPart(part) for name, part in parts.items()}
+        for name, part in parts.items():
+            if not isinstance(part.values, torch.Tensor) or part.values.shape != evidence.labels.shape:
+                got = list(part.values.shape) if isinstance(part.values, torch.Tensor) else type(part.values).__name__
+                raise ValueError(
+                    f"The part {name!r} of the training loss {self.name!r} has to be of shape "
+                    f"{list(evidence.labels.shape)}, one value for each label, not reduced; got {got}."
+                )
+        return parts
+
+
+TRAINING_LOSSES: Registry[TrainingLoss] = Registry("training loss", "register_training_loss")
+
+
+def register_training_loss(
+    name: str,
+    function: LossFunction,
+    *,
+    adds_to_task_loss: bool = False,
+    uses_target: bool = False,
+    uses_clean_probability: bool = False,
+    active_if: Callable[..., bool] | None = None,
+) -> None:
+    """Makes a training loss known by a name, for `clear_loss`.
+
+    Args:
+        name (`str`): not taken.
+        function (`Callable`): `function(evidence, **settings)` takes a [`LossEvidence`] and returns a dictionary of
+            named parts, tensors of the shape of `evidence.labels` or [`LossPart`]s, *not reduced*: the trainer divides
+            their sums by the number of labels of the optimizer step, and logs each part. Its keyword arguments are the
+            loss's settings (`clear_loss_kwargs`); one that is also an argument of the training, without `clear_`
+            in front (`consistency_weight`, `ensemble_size`), has that one's value.
+        adds_to_task_loss (`bool`, *optional*, defaults to `False`): the parts are added to the task loss: cross entropy
+            with the given labels, or the loss that the model, a `compute_loss_func` or the base class of the trainer
+            has. Otherwise they stand in its place.
+        uses_target (`bool`, *optional*, defaults to `False`): whether it needs `evidence.target`, which costs what
+            `clear_ensemble_source` says.
+        uses_clean_probability (`bool`, *optional*, defaults to `False`): whether it needs
+            `evidence.clean_probability`.
+        active_if (`Callable[..., bool]`, *optional*): `active_if(**settings)` says whether the loss has any part with
+            such settings (a weight of 0 has none): if not, nothing is computed for it.
+
+    Raises:
+        ValueError: where the name is taken, or the function takes positional arguments besides the evidence.
+
+    Example:
+
+    ```python
+    >>> def mean_absolute_error(evidence):
+    ...     p = evidence.logits.softmax(dim=-1)
+    ...     return {"mae": 1 - p.gather(-1, evidence.labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)}
+    >>> register_training_loss("mae", mean_absolute_error)
+    ```
+    """
+    without = [key for key, default in _keywords(function).items() if default is inspect.Parameter.empty]
+    if without:
+        raise ValueError(
+            f"The training loss {name!r} is called with the evidence alone unless its other arguments have defaults: "
+            f"give {', '.join(map(repr, without))} one."
+        )
+    TRAINING_LOSSES.add(
+        name, TrainingLoss(name, function, adds_to_task_loss, uses_target, uses_clean_probability, active_if)
+    )
+
+
+def get_training_loss(name: str, settings: Mapping[str, Any] | None = None) -> TrainingLoss:
+    """Finds a training loss by name, with settings in place of its defaults.
+
+    Raises:
+        ValueError: where there is no such loss, or it has no such setting.
+    """
+    return TRAINING_LOSSES.find(name, "clear_loss").with_settings(settings or {})
+
+
+@functools.cache
+def _keywords(function: LossFunction) -> dict[str, Any]:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}

@@ -1,0 +1,36 @@
+"""Early-learning regularization."""
+
+from __future__ import annotations
+
+import torch
+
+from ._evidence import LossEvidence, LossPart
+from ._registry import register_training_loss
+
+_LARGEST = 1 - 1e-4  # of the inner product, so that the logarithm stays finite
+
+
+def elr(evidence: LossEvidence, elr_weight: float = 3.0, ensemble_size: int = 2) -> dict[str, LossPart]:
+    """`CE(f, y) + λ · log(1 - <f, t>)` (Liu et al., 2020, arXiv 2007.00151, Equation 6): holds the prediction near what
+    the model predicted earlier, before it memorized wrong labels. `CE(f, y)` is the task loss.
+
+    The target `t` is a running mean of the model's predictions with weight `β = 1 - 1/N` on the past, the current one
+    included. With the ensemble source `"online"`, it is that of the paper but for its beginning: theirs starts from
+    zeros, ours from a sample's first prediction. It acts in the warm-up too, from the second epoch on.
+
+    Args:
+        elr_weight (`float`, *optional*, defaults to 3.0): λ of the paper (there 3 or 7).
+        ensemble_size (`int`, *optional*, defaults to 2): N, `clear_ensemble_size`; 3 is next to the paper's β = 0.7.
+    """
+    if evidence.target is None:
+        return {}
+    probabilities = evidence.logits.softmax(dim=-1)
+    has_target = evidence.target.sum(dim=-1, keepdim=True) > 0
+    target = evidence.target + (probabilities.detach() - evidence.target) / ensemble_size
+    agreement = (probabilities * torch.where(has_target, target, 0.0)).sum(dim=-1)
+    return {"elr": LossPart(torch.log1p(-agreement.clamp_max(_LARGEST)), elr_weight)}
+
+
+register_training_loss(
+    "elr", elr, adds_to_task_loss=True, uses_target=True, active_if=lambda elr_weight: elr_weight > 0
+)

@@ -1,0 +1,280 @@
+"""The refit: what is known of the training samples, and how it is learned anew. All that writes the sample store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from .estimators import NamedEstimator
+from .fit import fit_clean_probability
+from .losses import IGNORED_LABEL, TrainingLoss, finite_rows, sharpen
+from .prediction import SamplePredictions, predict_features, predict_samples, sample_dataloader
+from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
+from .routing import gate_probability, route, sample_gates
+from .sample_store import SampleStore
+from .training_args import ClearArguments
+
+logger = logging.getLogger(__name__)
+
+# What a draw of gates is for: the part of its key after seed and step.
+LOSS, TARGET = range(2)
+
+
+class Refit:
+    """One training's knowledge of its samples: the store, the dataloader over them, features of the frozen model, gate
+    probabilities, ensemble targets, and who takes part. Made when a training is prepared.
+
+    Args:
+        trainer (`Trainer`): its model, data set, collator and devices are used.
+        settings (`ClearArguments`): as they are when training begins.
+        num_layers (`int`): rows of gates.
+        takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): False for samples that are left out of the
+            batches; in memory that the workers of the dataloader read. None if nothing is ever left out.
+
+    Attributes:
+        store (`SampleStore`): read it, and leave the writing to this class.
+        labels_tokens (`bool`): whether every token has a label, instead of every sample.
+        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 where unknown.
+    """
+
+    def __init__(
+        self, trainer: Trainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None = None
+    ):
+        self.settings = settings
+        self.num_layers = num_layers
+        self.labels_tokens = False
+        self.true_labels: np.ndarray | None = None
+        self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device)
+        self._trainer = trainer
+        self._takes_part = takes_part
+        self._dataloader: DataLoader | None = None
+        self._base_features: torch.Tensor | None = None
+        self._gate_probability: torch.Tensor | None = None
+        if takes_part is not None:
+            takes_part.fill_(True)
+
+    # ---- Settings that follow from others ----
+
+    @property
+    def loss(self) -> TrainingLoss:
+        """The training loss with its settings as they are now: callbacks may change them."""
+        return self.settings.get_training_loss()
+
+    @property
+    def ensemble_source(self) -> str:
+        return self.settings.ensemble_source(self.labels_tokens)
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether there is a running mean of each sample's predictions in training."""
+        needs_targets = self.loss.uses_target and self.ensemble_source == "online"
+        return needs_targets or self.settings.clear_loss_source == "online"
+
+    @property
+    def dataloader(self) -> DataLoader:
+        """Over all samples. Made once: `accelerator.prepare` keeps what it is given."""
+        if self._dataloader is None:
+            self._dataloader = sample_dataloader(self._trainer, self._trainer.train_dataset)
+        return self._dataloader
+
+    # ---- The refit ----
+
+    def run(self, epoch: int, estimator: NamedEstimator) -> dict[str, float]:
+        """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
+        probabilities, participation, and with the ensemble source `"epoch"` the targets.
+
+        Returns:
+            `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
+            already, as in a run that was resumed in mid-epoch.
+        """
+        settings, store = self.settings, self.store
+        by_probe = settings.clear_warmup == "linear_probe"
+        is_warmup = epoch < settings.clear_warmup_epochs
+        if (is_warmup and not by_probe) or epoch == store.fitted_epoch:
+            return {}
+        logs = {}
+        if by_probe and not store.is_fitted:
+            logs = self._fit_by_probe(estimator)
+        elif not is_warmup:
+            features = self._frozen_features() if estimator.uses_features else None
+            logs = self._fit(estimator, self._predictions(), features)
+        store.fitted_epoch, self._gate_probability = epoch, None
+        left_out = self._leave_out()
+        if self.loss.uses_target and self.ensemble_source == "epoch":
+            store.targets = self._ensemble().to(store.losses.device)
+        return logs | left_out if logs else {}
+
+    def _fit(
+        self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
+    ) -> dict[str, float]:
+        return fit_clean_probability(
+            self._trainer, self.store, estimator, predictions, features, true_labels=self.true_labels
+        )
+
+    def _predictions(self) -> SamplePredictions:
+        """What the fit looks at: one pass over the training set in evaluation mode with every module active. With
+        `clear_loss_source="online"` no pass, but the running mean of the predictions of training (routed, with
+        dropout); samples that it has not seen are predicted."""
+        store, is_online = self.store, self.settings.clear_loss_source == "online"
+        predictions = None if is_online else self._predict()
+        if self.keeps_predictions:
+            unseen = (store.labels == IGNORED_LABEL) | (store.targets is None)
+            if unseen.any():
+                self._remember(predictions or self._predict(), unseen.nonzero().squeeze(1))
+        if predictions is not None:
+            return predictions
+        labels, probabilities = store.labels.to("cpu", copy=True), store.targets.to("cpu", copy=True)
+        label_probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+        losses = -label_probability.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        losses[probabilities.sum(dim=1) == 0] = torch.inf  # no finite prediction
+        return SamplePredictions(losses, labels, probabilities)
+
+    def _ensemble(self) -> torch.Tensor:
+        """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
+        temperature; a row of zeros where they are not finite."""
+        size, target = self.settings.clear_ensemble_size, 0.0
+        for member in range(size):
+
+            def routed(index: torch.Tensor, member: int = member) -> contextlib.AbstractContextManager:
+                return route(self._trainer.model, self.gates(index, TARGET, member))
+
+            target = target + self._predict(routed).probabilities / size
+        return finite_rows(target)
+
+    def _fit_by_probe(self, estimator: NamedEstimator) -> dict[str, float]:
+        """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
+        entropy, as TURN does (arXiv 2310.17668), and fits the clean probabilities to the probe's losses. No PEFT module
+        sees a label."""
+        trainer, settings = self._trainer, self.settings
+        mean = settings.probe_features == "mean"
+        with frozen_features(
+            trainer, trainer.train_dataset, settings, mean or estimator.uses_features, self.bypassed
+        ) as features:
+            head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
+            probe = Probe(head, features.head_shape, features.mean.shape[1] if mean else None)
+            quiet = trainer.args.disable_tqdm or not trainer.is_local_process_zero()
+            train_probe(probe, features, settings, trainer.args.seed, show_progress=not quiet)
+            set_head(trainer, settings.probe_head, probe)
+            predictions = probe_predictions(probe, features)
+            if self.keeps_predictions:
+                self._remember(predictions, torch.arange(len(predictions.labels), device=trainer.args.device))
+            return self._fit(estimator, predictions, features.mean)
+
+    def _frozen_features(self) -> torch.Tensor:
+        """The base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
+        training doesn't change them."""
+        if self._base_features is None:
+            self._base_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
+        return self._base_features
+
+    def _predict(self, *context: Callable[[torch.Tensor], contextlib.AbstractContextManager]) -> SamplePredictions:
+        return predict_samples(self._trainer, self.dataloader, *context)
+
+    def _leave_out(self) -> dict[str, float]:
+        """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on;
+        returns how many, for the log."""
+        if self._takes_part is None or not self.store.is_fitted:
+            return {}
+        least = self.settings.clear_min_clean_probability
+        self._takes_part.copy_(self.store.clean_probability >= least)
+        left_out = int((~self._takes_part).sum())
+        if left_out == len(self._takes_part):
+            logger.warning(
+                f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
+                "refit, training stands still. Lower it, or warm up for longer."
+            )
+        return {"left_out": left_out}
+
+    # ---- What a training step asks, and tells ----
+
+    def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
+        """A context in which every module is bypassed for a batch: the frozen base model."""
+        return route(self._trainer.model, torch.zeros(self.num_layers, len(index), dtype=torch.bool))
+
+    def gates(self, index: torch.Tensor, *purpose: int) -> torch.Tensor | None:
+        """Gates for a batch in this step, a bool tensor `[num_layers, batch]`; None while nothing is routed."""
+        if self.store.is_fitted:
+            probability = self._gate_probabilities()[index]
+        elif self.settings.clear_warmup_random_routing:
+            probability = torch.full(index.shape, self.settings.clear_gamma, device=index.device)
+        else:
+            return None
+        key = (self._trainer.args.seed, self._trainer.state.global_step, *purpose)
+        return sample_gates(probability, self.num_layers, index, key)
+
+    def clean_probability(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Of a batch, `[batch]` or for tokens `[batch, 1]`; None before the first fit, or if the loss doesn't ask."""
+        if not self.store.is_fitted:
+            return None
+        probability = self.store.clean_probability[index]
+        return probability.unsqueeze(1) if self.labels_tokens else probability
+
+    def target(self, index: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
+        """`f_ens` of a batch, the mean of N routed predictions without gradient and without dropout: `[batch,
+        num_labels]` or `[batch, tokens, num_labels]`. None until there are any, or if the loss doesn't use it.
+
+        Args:
+            predict (`Callable`): from gates to probabilities of this batch, for the source `"step"`.
+        """
+        temperature, size = self.settings.clear_ensemble_temperature, self.settings.clear_ensemble_size
+        if not self.loss.uses_target:
+            return None
+        if self.ensemble_source != "step":
+            targets = self.store.targets
+            return None if targets is None else sharpen(targets[index], temperature)
+        if not self.store.is_fitted:
+            return None
+        target = 0.0
+        for member in range(size):
+            target = target + predict(self.gates(index, TARGET, member)) / size
+        return finite_rows(sharpen(target, temperature))
+
+    def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Takes a batch's predictions into the running mean, if one is kept."""
+        if self.keeps_predictions:
+            given = torch.where(labels == IGNORED_LABEL, self.store.labels[index], labels)
+            size = self.settings.clear_ensemble_size
+            self.store.add_predictions(index, logits.detach().softmax(dim=-1), given, size)
+
+    def leaves_out(self, labels: torch.Tensor) -> bool:
+        """Whether all samples of a batch were left out: one stays, without a label."""
+        return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
+
+    # ---- State ----
+
+    def merge(self) -> None:
+        """Gives every process what the others recorded."""
+        self.store.merge(self._trainer.accelerator)
+
+    def load(self, path: str | os.PathLike, num_labels: int | None) -> None:
+        """Goes on from what [`SampleStore.save`] wrote; raises what [`SampleStore.load`] does."""
+        self.store = SampleStore.load(path, len(self.store.losses), self._trainer.args.device, num_labels=num_labels)
+        self._gate_probability = None
+        self._leave_out()
+
+    def _gate_probabilities(self) -> torch.Tensor:
+        """For every training sample, the probability that a module acts on it: `[num_samples]`. Once a refit."""
+        if self._gate_probability is None:
+            clean_probability, is_clean = self.store.clean_probability, None
+            if self.true_labels is not None:
+                true = torch.from_numpy(self.true_labels).to(clean_probability.device)
+                is_clean = (true == self.store.labels).to(clean_probability)
+                is_clean[true < 0] = torch.nan
+            self._gate_probability = gate_probability(
+                self.settings.clear_routing, clean_probability, self.settings.clear_gamma, is_clean
+            )
+        return self._gate_probability
+
+    def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
+        """Lets the running mean of some samples begin with predictions that every process has."""
+        rows = index.cpu()
+        probabilities, labels = predictions.probabilities[rows], predictions.labels[rows]
+        self.store.add_predictions(index, probabilities.to(index.device), labels.to(index.device), window=1)
+        self.merge()

@@ -1,0 +1,30 @@
+"""The truth about labels, where it is known: a column of the training set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .losses import IGNORED_LABEL
+from .noise import TRUE_LABEL
+
+
+def true_labels_of(dataset: Any) -> np.ndarray | None:
+    """The column `true_label` of a `datasets.Dataset`, as [`~hf_clear.noise.inject_label_noise`] adds it:
+    `[num_samples]`, -100 where unknown. None if there is no such column.
+
+    Raises:
+        ValueError: where the column holds anything but class numbers and nothing.
+    """
+    if not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
+        return None
+    labels = [IGNORED_LABEL if label is None else label for label in dataset.with_format(None)[TRUE_LABEL][:]]
+    wrong = next((row for row, label in enumerate(labels) if type(label) is not int), None)
+    if wrong is not None:
+        raise ValueError(
+            f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
+            f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
+        )
+    return np.array(labels)
