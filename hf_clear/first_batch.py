@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer
 
 from .estimators import NamedEstimator
+from .losses import LossEvidence
 from .noise import TRUE_LABEL
 from .prediction import add_decoder_inputs, evaluation_mode, random_state_preserved, scores_and_labels, shifts_labels
 from .probing import find_head
@@ -59,7 +60,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
         asks_model = base_loss is None and takes(unwrapped, label_name)
         with refit.bypassed(index):
             outputs = model(**batch, **({label_name: made_up} if asks_model else {}))
-        scores_and_labels(scores_of(outputs), labels)
+        logits, _ = scores_and_labels(scores_of(outputs), labels)
         if asks_model:
             base_loss = model_loss_of(unwrapped, outputs, made_up, shift)
     refit.labels_tokens = labels.ndim == 2
@@ -74,6 +75,8 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
         )
     _check_loss(trainer, refit, base_loss)
+    trusted = torch.ones(len(labels), *[1] * (labels.ndim - 1), device=labels.device)
+    refit.loss(LossEvidence(logits, made_up, trusted, logits.softmax(dim=-1) if refit.loss.uses_target else None))
     return FirstBatch(refit.labels_tokens, base_loss)
 
 

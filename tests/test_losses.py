@@ -2,8 +2,21 @@ import math
 
 import pytest
 import torch
+from helpers.toy import collate, tiny_bert, toy_dataset
 
-from hf_clear.losses import consistency_loss, cross_entropy, generalized_cross_entropy, per_sample
+from hf_clear import ClearArguments, ClearLoraConfig, ClearTrainer
+from hf_clear.losses import (
+    TRAINING_LOSSES,
+    LossEvidence,
+    consistency_loss,
+    cross_entropy,
+    generalized_cross_entropy,
+    get_training_loss,
+    per_sample,
+    register_training_loss,
+)
+
+LORA = ClearLoraConfig(task_type="SEQ_CLS", r=4)
 
 LOGITS = [[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0]]
 TARGET = [[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]]
@@ -85,3 +98,102 @@ def test_generalized_cross_entropy_of_a_hopeless_sample_has_a_finite_gradient():
     logits = torch.tensor([[500.0, 0.0]], requires_grad=True)
     generalized_cross_entropy(logits, torch.tensor([1])).sum().backward()
     assert logits.grad.abs().max() < 1e-6  # where cross entropy would pull with 1
+
+
+def test_training_losses_by_hand():
+    """Each of the registered losses against its formula, in plain Python."""
+    p, q, (alpha, beta), weight, size = [0.9, 0.2, 0.6], 0.5, (0.3, 2.0), 7.0, 4
+    rows = [[math.exp(x) for x in log_softmax(row)] for row in LOGITS]
+    ce = [-math.log(row[label]) for row, label in zip(rows, LABELS)]
+    soft = [-sum(t * math.log(f) for t, f in zip(target, row)) for target, row in zip(TARGET, rows)]
+    running = [[t + (f - t) / size for t, f in zip(target, row)] for target, row in zip(TARGET, rows)]
+    inner = [sum(f * t for f, t in zip(row, target)) for row, target in zip(rows, running)]
+    given = [row[label] for row, label in zip(rows, LABELS)]
+    expected = {
+        "clear": ({"consistency_weight": 0.5}, {"consistency": (soft, 0.5)}),
+        "label_mix": (
+            {},
+            {
+                "given_label": ([a * b for a, b in zip(p, ce)], 1),
+                "ensemble": ([(1 - a) * b for a, b in zip(p, soft)], 1),
+            },
+        ),
+        "weighted": ({}, {"weighted_cross_entropy": ([a * b for a, b in zip(p, ce)], 1)}),
+        "elr": (
+            {"elr_weight": weight, "ensemble_size": size},
+            {"elr": ([math.log(1 - x) for x in inner], weight)},
+        ),
+        "gce": ({"q": q}, {"gce": ([(1 - x**q) / q for x in given], 1)}),
+        "sce": (
+            {"alpha": alpha, "beta": beta},
+            {"cross_entropy": (ce, alpha), "reverse_cross_entropy": ([4 * (1 - x) for x in given], beta)},
+        ),
+    }
+    assert expected.keys() == TRAINING_LOSSES.keys()
+    evidence = LossEvidence(torch.tensor(LOGITS), torch.tensor(LABELS), torch.tensor(p), torch.tensor(TARGET))
+    for name, (settings, parts) in expected.items():
+        found = get_training_loss(name, settings)(evidence)
+        assert found.keys() == parts.keys(), name
+        for key, (values, part_weight) in parts.items():
+            assert found[key].values.tolist() == pytest.approx(values, rel=1e-5), (name, key)
+            assert found[key].weight == part_weight, (name, key)
+
+
+def test_before_there_is_anything_a_loss_is_that_of_the_given_labels():
+    """In the warm-up there is no clean probability, and a sample may have no target yet (a row of zeros)."""
+    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
+    ce = cross_entropy(logits, labels)
+    warmup = LossEvidence(logits, labels, target=torch.tensor(TARGET))
+    assert get_training_loss("clear")(warmup) == {}
+    for name in ("label_mix", "weighted"):
+        (part,) = get_training_loss(name)(warmup).values()
+        assert torch.equal(part.values, ce), name
+    no_target = LossEvidence(logits, labels, torch.full((3,), 0.3), torch.zeros(3, 3))
+    parts = get_training_loss("label_mix")(no_target)
+    assert torch.equal(parts["given_label"].values, ce) and not parts["ensemble"].values.any()
+    assert not get_training_loss("elr")(no_target)["elr"].values.any()
+
+
+def test_names_and_settings_are_looked_at():
+    with pytest.raises(ValueError, match="`clear_loss`.*'hinge'.*'clear', 'elr'.*`register_training_loss`"):
+        ClearArguments(clear_loss="hinge")
+    with pytest.raises(ValueError, match="'gce' has no setting 'Q'. Its settings are: q=0.7"):
+        ClearArguments(clear_loss="gce", clear_loss_kwargs={"Q": 0.5})
+    with pytest.raises(ValueError, match="an argument of its own: set `clear_consistency_weight`"):
+        ClearArguments(clear_loss_kwargs={"consistency_weight": 0.5})
+    with pytest.raises(ValueError, match="`clear_loss_kwargs` is no valid JSON"):
+        ClearArguments(clear_loss_kwargs="q=0.5")
+    assert ClearArguments(clear_loss="gce", clear_loss_kwargs='{"q": 0.5}').get_training_loss().settings == {"q": 0.5}
+    elr = ClearArguments(clear_loss="elr", clear_ensemble_size=3, clear_loss_kwargs={"elr_weight": 1.0})
+    assert elr.get_training_loss().settings == {"elr_weight": 1.0, "ensemble_size": 3}
+    with pytest.raises(ValueError, match="with the evidence alone.*'weight'"):
+        register_training_loss("bad", lambda evidence, weight: {})
+    with pytest.raises(ValueError, match="training loss 'clear' already"):
+        register_training_loss("clear", lambda evidence: {})
+
+
+@pytest.mark.parametrize("name", TRAINING_LOSSES)
+def test_every_loss_trains(training_arguments, name):
+    """What the trainer logs is what it minimizes, and each part is in the log by its name."""
+    trainer = trainer_with(training_arguments(clear_loss=name, clear_warmup_epochs=1))
+    trainer.train()
+    loss = trainer.clear_args.get_training_loss()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    parts = get_training_loss(name)(
+        LossEvidence(torch.zeros(2, 4), torch.tensor([0, 1]), torch.ones(2), torch.full((2, 4), 0.25))
+    )
+    weights = {key: part.weight for key, part in parts.items()} | (
+        {"cross_entropy": 1.0} if loss.adds_to_task_loss else {}
+    )
+    assert log["loss"] == pytest.approx(sum(weight * log[key] for key, weight in weights.items()), rel=1e-4)
+
+
+def test_a_bad_setting_shows_before_the_first_step(training_arguments):
+    trainer = trainer_with(training_arguments(clear_loss="gce", clear_loss_kwargs={"q": 1.5}))
+    with pytest.raises(ValueError, match="`q` of the generalized cross entropy"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def trainer_with(args) -> ClearTrainer:
+    return ClearTrainer(tiny_bert(), args, train_dataset=toy_dataset(), data_collator=collate, peft_config=LORA)

@@ -43,8 +43,8 @@ from hf_clear.estimators import ESTIMATORS
 from hf_clear.losses import sharpen
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
-from hf_clear.routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from hf_clear.refit import LOSS, TARGET
+from hf_clear.routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 
 
 class Seq2SeqClearTrainer(ClearMixin, Seq2SeqTrainer):

@@ -33,9 +33,9 @@ from hf_clear.estimators import SampleEvidence
 from hf_clear.losses import cross_entropy
 from hf_clear.metrics import detection_metrics
 from hf_clear.noise import inject_label_noise
+from hf_clear.refit import LOSS, TARGET
 from hf_clear.routing import route, sample_gates
 from hf_clear.sample_index import SAMPLE_INDEX, indexed_dataloader
-from hf_clear.refit import LOSS, TARGET
 
 
 def lora_model(**config) -> PeftModel:

@@ -24,9 +24,9 @@ def elr(evidence: LossEvidence, elr_weight: float = 3.0, ensemble_size: int = 2)
     """
     if evidence.target is None:
         return {}
-    probabilities = evidence.logits.softmax(dim=-1)
-    has_target = evidence.target.sum(dim=-1, keepdim=True) > 0
-    target = evidence.target + (probabilities.detach() - evidence.target) / ensemble_size
+    probabilities, past = evidence.logits.softmax(dim=-1), evidence.target.detach()
+    has_target = past.sum(dim=-1, keepdim=True) > 0
+    target = past + (probabilities.detach() - past) / ensemble_size
     agreement = (probabilities * torch.where(has_target, target, 0.0)).sum(dim=-1)
     return {"elr": LossPart(torch.log1p(-agreement.clamp_max(_LARGEST)), elr_weight)}
 

@@ -2,3 +2,7 @@
 
 Call one in a test of your own: `check_estimator("mine")`. It raises an AssertionError that says what is broken.
 """
+
+from .losses import check_training_loss
+
+__all__ = ["check_training_loss"]

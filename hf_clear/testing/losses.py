@@ -1,0 +1,105 @@
+"""The contract of training losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from ..losses import IGNORED_LABEL, LossEvidence, TrainingLoss, get_training_loss
+
+_NUM_LABELS = 5
+
+
+def check_training_loss(loss: str | TrainingLoss) -> None:
+    """Holds a training loss to its contract: what a trainer relies on.
+
+    For samples and for tokens, in the warm-up and after it, with targets and without: a dictionary of parts, one value
+    for each label; finite values and gradients, for extreme logits too; rows that don't depend on each other; the same
+    answer twice; evidence and random state left alone; no gradient into the target; unused evidence unused.
+
+    Args:
+        loss (`str` or `TrainingLoss`): a registered name, or what [`~hf_clear.losses.get_training_loss`] returns.
+
+    Raises:
+        AssertionError: where it doesn't hold; the message says what, and for which evidence.
+
+    Example:
+
+    ```python
+    >>> check_training_loss("gce")
+    ```
+    """
+    loss = get_training_loss(loss) if isinstance(loss, str) else loss
+    seen = False
+    for what, evidence in _cases():
+        seen |= _check_parts(loss, evidence, f"the training loss {loss.name!r}, {what}")
+    assert seen or not loss.is_active, (
+        f"the training loss {loss.name!r} gave no part in any case: register it with `active_if` if that is meant so"
+    )
+
+
+def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
+    evidence = _without_unused(loss, evidence)
+    logits = evidence.logits.clone().requires_grad_()
+    given = replace(evidence, logits=logits)
+    kept = {name: value.clone() for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
+    random_state = torch.random.get_rng_state()
+    parts = loss(given)
+    assert torch.equal(random_state, torch.random.get_rng_state()), f"{what}: it draws random numbers"
+    for name, value in kept.items():
+        now = getattr(given, name)
+        assert torch.equal(now.detach(), value), f"{what}: it changes the evidence's {name}"
+    if not parts:
+        assert loss.adds_to_task_loss, f"{what}: no part, so that there would be no loss at all"
+        return False
+    labelled = evidence.labels != IGNORED_LABEL
+    total = sum((part.weight * part.values.where(labelled, 0.0)).sum() for part in parts.values())
+    for name, part in parts.items():
+        assert part.values[labelled].isfinite().all(), f"{what}: the part {name!r} is not finite"
+    again = loss(given)
+    same = parts.keys() == again.keys() and all(torch.equal(parts[name].values, again[name].values) for name in parts)
+    assert same, f"{what}: asked twice, it gives two answers"
+    assert total.requires_grad, f"{what}: no gradient reaches the logits"
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert gradient.isfinite().all(), f"{what}: the gradient is not finite"
+    assert not gradient[~labelled].any(), f"{what}: a label of {IGNORED_LABEL} has a gradient"
+
+    if evidence.target is not None:
+        target = evidence.target.clone().requires_grad_()
+        parts_of_target = loss(replace(evidence, target=target))
+        leaks = any(part.values.requires_grad for part in parts_of_target.values())
+        assert not leaks, f"{what}: a gradient flows into the target, which is to be a constant (`target.detach()`)"
+
+    half = len(evidence.labels) // 2
+    tensors = {name: value for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
+    first = replace(evidence, **{name: value[:half] for name, value in tensors.items()})
+    for name, part in loss(first).items():
+        close = torch.allclose(part.values, parts[name].values[:half].detach(), atol=1e-5)
+        assert close, f"{what}: the part {name!r} of a sample depends on the others in the batch"
+    return True
+
+
+def _without_unused(loss: TrainingLoss, evidence: LossEvidence) -> LossEvidence:
+    """As the trainer gives it: targets are there for losses that use them alone."""
+    return evidence if loss.uses_target else replace(evidence, target=None)
+
+
+def _cases() -> Iterator[tuple[str, LossEvidence]]:
+    generator = torch.Generator().manual_seed(0)
+    for what, shape in (("one class a sample", (6,)), ("one class a token", (4, 3))):
+        labels = torch.randint(_NUM_LABELS, shape, generator=generator)
+        labels[-1:] = IGNORED_LABEL
+        probability = torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator)
+        target = torch.rand(*shape, _NUM_LABELS, generator=generator).softmax(dim=-1)
+        target[0] = 0.0  # a sample without a target
+        sure = torch.nn.functional.one_hot(labels.clamp_min(0), _NUM_LABELS).float()
+        for scale in (1.0, 100.0):
+            logits = scale * torch.randn(*shape, _NUM_LABELS, generator=generator)
+            where = f"{what}, logits of scale {scale:g}"
+            yield f"{where}, in the warm-up", LossEvidence(logits, labels)
+            yield f"{where}, in the warm-up with targets", LossEvidence(logits, labels, None, target, 1.0)
+            yield f"{where}, without targets", LossEvidence(logits, labels, probability, None, 3.0)
+            yield where, LossEvidence(logits, labels, probability, target, 3.0)
+        yield f"{what}, all sure", LossEvidence(100 * sure, labels, probability.round(), sure, 5.0)
