@@ -27,9 +27,9 @@ class RefittingTrainer(Protocol):
     clear_args: ClearArguments
     sample_store: SampleStore | None
 
-    def check_before_training(self, estimator: NamedEstimator) -> None: ...
+    def check_before_training(self, estimator: NamedEstimator | None) -> None: ...
 
-    def refit(self, epoch: int, estimator: NamedEstimator) -> None: ...
+    def refit(self, epoch: int, estimator: NamedEstimator | None) -> None: ...
 
     def check_step(self) -> None: ...
 
@@ -77,7 +77,7 @@ class CleanProbabilityCallback(TrainerCallback):
             raise ValueError("CleanProbabilityCallback works with ClearTrainer alone: no other trainer routes samples.")
         if not self.trainer.is_routed:
             return
-        self.trainer.check_before_training(self._estimator())
+        self.trainer.check_before_training(self.estimator)
         warmup = self.trainer.clear_args.clear_warmup_epochs
         is_fitted = self.trainer.sample_store.is_fitted  # in a resumed run
         if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs" and not is_fitted:
@@ -87,19 +87,13 @@ class CleanProbabilityCallback(TrainerCallback):
             )
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        if self.trainer.is_routed:
-            self.trainer.refit(int(state.epoch), self._estimator())
+        self.trainer.refit(int(state.epoch), self.estimator)
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        if self.trainer.is_routed:
-            self.trainer.check_step()
+        self.trainer.check_step()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        if self.trainer.is_routed:
-            self.trainer.end_epoch()
-
-    def _estimator(self) -> NamedEstimator:
-        return get_estimator(self.trainer.clear_args.clear_estimator) if self.estimator is None else self.estimator
+        self.trainer.end_epoch()
 
 
 class MemorizationCallback(TrainerCallback):

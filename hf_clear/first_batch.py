@@ -64,6 +64,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
         if asks_model:
             base_loss = model_loss_of(unwrapped, outputs, made_up, shift)
     refit.labels_tokens = labels.ndim == 2
+    refit.resolve()
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
     if refit.labels_tokens:
         _check_tokens(refit.settings, estimator)

@@ -14,11 +14,11 @@ from transformers import Trainer
 
 from .estimators import NamedEstimator
 from .fit import fit_clean_probability
-from .losses import IGNORED_LABEL, TrainingLoss, finite_rows, sharpen
+from .losses import IGNORED_LABEL, sharpen
 from .prediction import SamplePredictions, predict_features, predict_samples, sample_dataloader
 from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
 from .routing import gate_probability, route, sample_gates
-from .sample_store import SampleStore
+from .sample_store import SampleStore, finite_rows
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ class Refit:
 
     Attributes:
         store (`SampleStore`): read it, and leave the writing to this class.
+        loss (`TrainingLoss`): the training loss with its settings.
+        ensemble_source (`str`): where its targets come from.
+        keeps_predictions (`bool`): whether there is a running mean of each sample's predictions in training.
         labels_tokens (`bool`): whether every token has a label, instead of every sample.
         true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 where unknown.
     """
@@ -59,23 +62,14 @@ class Refit:
         self._gate_probability: torch.Tensor | None = None
         if takes_part is not None:
             takes_part.fill_(True)
+        self.resolve()
 
-    # ---- Settings that follow from others ----
-
-    @property
-    def loss(self) -> TrainingLoss:
-        """The training loss with its settings as they are now: callbacks may change them."""
-        return self.settings.get_training_loss()
-
-    @property
-    def ensemble_source(self) -> str:
-        return self.settings.ensemble_source(self.labels_tokens)
-
-    @property
-    def keeps_predictions(self) -> bool:
-        """Whether there is a running mean of each sample's predictions in training."""
+    def resolve(self) -> None:
+        """Takes what follows from the settings as they are now. At each refit, since callbacks may change them."""
+        self.loss = self.settings.get_training_loss()
+        self.ensemble_source = self.settings.ensemble_source(self.labels_tokens)
         needs_targets = self.loss.uses_target and self.ensemble_source == "online"
-        return needs_targets or self.settings.clear_loss_source == "online"
+        self.keeps_predictions = needs_targets or self.settings.clear_loss_source == "online"
 
     @property
     def dataloader(self) -> DataLoader:
@@ -94,6 +88,7 @@ class Refit:
             `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
             already, as in a run that was resumed in mid-epoch.
         """
+        self.resolve()
         settings, store = self.settings, self.store
         by_probe = settings.clear_warmup == "linear_probe"
         is_warmup = epoch < settings.clear_warmup_epochs

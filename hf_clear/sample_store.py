@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from .files import write_atomically
-from .losses import IGNORED_LABEL, finite_rows
+from .losses import IGNORED_LABEL
 
 STATE_NAME = "clear_state.safetensors"
 _FORMATS = ("hf_clear.sample_store.v3", "hf_clear.sample_store.v2")  # what is written, and what is also read
@@ -221,3 +221,9 @@ def _are_probabilities(tensor: torch.Tensor) -> bool:
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
+
+
+def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
+    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
+    [`~hf_clear.consistency_loss`]."""
+    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))

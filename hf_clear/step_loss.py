@@ -121,7 +121,7 @@ class StepLossMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the parts of the loss on this process, `cross_entropy` (or `compute_loss_func`) and `consistency`, where
         the loss is logged."""
-        if self.is_routed and "loss" in logs:
+        if "loss" in logs and self.is_routed:
             for name, (total, first_step) in self._loss_parts.items():
                 logs[name] = total.item() / max(self.state.global_step - first_step, 1)
             self._loss_parts = {}

@@ -18,7 +18,7 @@ from ._version import __version__
 from .base_trainer import BaseTrainerMixin
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
-from .estimators import NamedEstimator
+from .estimators import NamedEstimator, get_estimator
 from .files import write_atomically
 from .first_batch import check_first_batch
 from .losses import LossEvidence
@@ -86,26 +86,31 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     # ---- When the callback says so ----
 
-    def check_before_training(self, estimator: NamedEstimator) -> None:
+    def check_before_training(self, estimator: NamedEstimator | None = None) -> None:
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, shows before the first step.
+
+        Args:
+            estimator (`NamedEstimator`, *optional*): `clear_estimator` by default.
 
         Raises:
             ValueError: the message says what to do.
         """
-        self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
+        self._estimator = get_estimator(self.clear_args.clear_estimator)
+        self._first_batch = check_first_batch(self, self._refit, estimator or self._estimator, ClearMixin)
         self.labels_tokens = self._refit.labels_tokens
 
-    def refit(self, epoch: int, estimator: NamedEstimator) -> None:
+    def refit(self, epoch: int, estimator: NamedEstimator | None = None) -> None:
         """Fits the clean probabilities anew at the beginning of an epoch (counted from 0), and logs what was found. In
         the warm-up, and in an epoch that has its fit already, nothing happens."""
-        logs = self._refit.run(epoch, estimator)
+        logs = self._refit.run(epoch, estimator or self._estimator) if self.is_routed else {}
         if logs:
             self.log(logs)
 
     def end_epoch(self) -> None:
         """Gives every process what the others recorded in this epoch."""
-        self._refit.merge()
+        if self.is_routed:
+            self._refit.merge()
 
     def check_step(self) -> None:
         """Makes sure that the first step of a training was CleaR's.
@@ -113,7 +118,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         Raises:
             RuntimeError: where `compute_loss` or `training_step` of a subclass took its place.
         """
-        if not self._has_routed:
+        if self.is_routed and not self._has_routed:
             raise RuntimeError(self._not_reached("compute_loss", "training_step"))
 
     # ---- Training ----

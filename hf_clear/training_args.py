@@ -312,15 +312,7 @@ class ClearArguments(ProbeArguments):
     def get_training_loss(self) -> TrainingLoss:
         """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as
         `clear_consistency_weight`."""
-        keywords = TRAINING_LOSSES.find(self.clear_loss, "clear_loss").defaults
-        own = {name: getattr(self, f"clear_{name}") for name in keywords if hasattr(self, f"clear_{name}")}
-        given = self.clear_loss_kwargs or {}
-        twice = sorted(own.keys() & given.keys())
-        if twice:
-            raise ValueError(
-                f"`clear_loss_kwargs` holds {twice[0]!r}, which is an argument of its own: set `clear_{twice[0]}`."
-            )
-        return get_training_loss(self.clear_loss, {**own, **given})
+        return get_training_loss(self.clear_loss, self.clear_loss_kwargs, vars(self))
 
 
 def _dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] | None:

@@ -94,9 +94,3 @@ def sharpen(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
         return probabilities
     powers = probabilities ** (1 / temperature)
     return powers / powers.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(powers.dtype).tiny)
-
-
-def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
-    [`consistency_loss`]."""
-    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))

@@ -27,6 +27,8 @@ class TrainingLoss:
         needs_target, needs_clean_probability (`bool`): whether it needs these of [`LossEvidence`].
         active_if (`Callable[..., bool]`, *optional*): a function of its settings that says whether it has any part.
         settings (`Mapping[str, Any]`): keyword arguments of `function`.
+        is_active (`bool`): whether it has any part with these settings.
+        uses_target, uses_clean_probability (`bool`): whether it looks at them with these settings.
 
     Raises:
         ValueError: when called, where the function doesn't return parts of the shape of the labels.
@@ -39,24 +41,19 @@ class TrainingLoss:
     needs_clean_probability: bool = False
     active_if: Callable[..., bool] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    is_active: bool = field(init=False)
+    uses_target: bool = field(init=False)
+    uses_clean_probability: bool = field(init=False)
 
-    @property
-    def is_active(self) -> bool:
-        """Whether it has any part with these settings."""
-        if self.active_if is None:
-            return True
-        settings = {**self.defaults, **self.settings}
-        return self.active_if(**{name: settings[name] for name in inspect.signature(self.active_if).parameters})
-
-    @property
-    def uses_target(self) -> bool:
-        """Whether targets have to be there for it."""
-        return self.needs_target and self.is_active
-
-    @property
-    def uses_clean_probability(self) -> bool:
-        """Whether it looks at clean probabilities."""
-        return self.needs_clean_probability and self.is_active
+    def __post_init__(self):
+        is_active = True
+        if self.active_if is not None:
+            settings = {**self.defaults, **self.settings}
+            names = inspect.signature(self.active_if).parameters
+            is_active = bool(self.active_if(**{name: settings[name] for name in names}))
+        object.__setattr__(self, "is_active", is_active)
+        object.__setattr__(self, "uses_target", self.needs_target and is_active)
+        object.__setattr__(self, "uses_clean_probability", self.needs_clean_probability and is_active)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -152,13 +149,27 @@ def register_training_loss(
     )
 
 
-def get_training_loss(name: str, settings: Mapping[str, Any] | None = None) -> TrainingLoss:
+def get_training_loss(
+    name: str, settings: Mapping[str, Any] | None = None, arguments: Mapping[str, Any] | None = None
+) -> TrainingLoss:
     """Finds a training loss by name, with settings in place of its defaults.
 
+    Args:
+        settings (`Mapping[str, Any]`, *optional*): `clear_loss_kwargs`.
+        arguments (`Mapping[str, Any]`, *optional*): the arguments of the training. A setting that is one of them, with
+            `clear_` in front, has its value.
+
     Raises:
-        ValueError: where there is no such loss, or it has no such setting.
+        ValueError: where there is no such loss, it has no such setting, or a setting is an argument of its own.
     """
-    return TRAINING_LOSSES.find(name, "clear_loss").with_settings(settings or {})
+    loss, settings = TRAINING_LOSSES.find(name, "clear_loss"), settings or {}
+    own = {key: arguments[f"clear_{key}"] for key in loss.defaults if f"clear_{key}" in (arguments or {})}
+    twice = sorted(own.keys() & settings.keys())
+    if twice:
+        raise ValueError(
+            f"`clear_loss_kwargs` holds {twice[0]!r}, which is an argument of its own: set `clear_{twice[0]}`."
+        )
+    return loss.with_settings({**own, **settings})
 
 
 @functools.cache
