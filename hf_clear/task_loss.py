@@ -74,6 +74,23 @@ def base_loss_of(trainer: Trainer, mixin: type) -> str | None:
     return None if trainer.compute_loss_func is None else "compute_loss_func"
 
 
+def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
+    """Why a training step was not CleaR's, for a message: which method of which class above `mixin` takes its place.
+
+    Args:
+        names (`str`): the methods that may have.
+    """
+    mro = type(trainer).__mro__
+    above = [(cls, name) for cls in mro[: mro.index(mixin)] for name in names if name in vars(cls)]
+    name = above[0][1] if above else names[0]
+    what = f"{above[0][0].__name__}.{name}" if above else name
+    return (
+        f"`{what}` does not call `super().{name}(...)`: nothing would be routed, and {type(trainer).__name__} would train "
+        "as plain Trainer does. Call it; or put your class below CleaR, which takes its loss as the task loss: `class "
+        "MyTrainer(ClearMixin, YourTrainer)`; or pass a `compute_loss_func`."
+    )
+
+
 def model_loss_of(model: nn.Module, outputs: Any, labels: torch.Tensor, shift: bool) -> str | None:
     """The loss of the model, for a message, if it has another than plain cross entropy; None if it is that, or if the
     model computes no loss.

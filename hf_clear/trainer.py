@@ -28,6 +28,7 @@ from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
 from .step_loss import StepLossMixin
+from .task_loss import not_reached
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
             RuntimeError: where `compute_loss` or `training_step` of a subclass took its place.
         """
         if self.is_routed and not self._has_routed:
-            raise RuntimeError(self._not_reached("compute_loss", "training_step"))
+            raise RuntimeError(not_reached(self, ClearMixin, "compute_loss", "training_step"))
 
     # ---- Training ----
 
@@ -160,7 +161,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         """
         if self._step is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
             if SAMPLE_INDEX in inputs:
-                raise RuntimeError(self._not_reached("training_step"))
+                raise RuntimeError(not_reached(self, ClearMixin, "training_step"))
             if self.is_routed:
                 self.__dict__.pop("loss_is_scaled_for_ga", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -254,18 +255,6 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         if own:
             own[-1].set_trainer(self)
         return bool(own)
-
-    def _not_reached(self, *names: str) -> str:
-        """Why a training step was not CleaR's: which method of which class takes its place."""
-        mro = type(self).__mro__
-        above = [(cls, name) for cls in mro[: mro.index(ClearMixin)] for name in names if name in vars(cls)]
-        what = f"`{above[0][0].__name__}.{above[0][1]}`" if above else f"`{names[0]}`"
-        return (
-            f"{what} does not call `super().{above[0][1] if above else names[0]}(...)`: nothing would be routed, and "
-            f"{type(self).__name__} would train as plain Trainer does. Call it; or put your class below CleaR, which "
-            "takes its loss as the task loss: `class MyTrainer(ClearMixin, YourTrainer)`; or pass a "
-            "`compute_loss_func`."
-        )
 
 
 class ClearTrainer(ClearMixin, Trainer):
