@@ -86,8 +86,8 @@ def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
     what = f"{above[0][0].__name__}.{name}" if above else name
     return (
         f"`{what}` does not call `super().{name}(...)`: nothing would be routed, and {type(trainer).__name__} would "
-        "train as plain Trainer does. Call it; or put your class below CleaR, which takes its loss as the task loss: `class "
-        "MyTrainer(ClearMixin, YourTrainer)`; or pass a `compute_loss_func`."
+        "train as plain Trainer does. Call it; or put your class below CleaR, which takes its loss as the task loss: "
+        "`class MyTrainer(ClearMixin, YourTrainer)`; or pass a `compute_loss_func`."
     )
 
 
