@@ -14,14 +14,13 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
+from ._names import TRUE_LABEL
 from .adapter_files import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
-from .clean_probability import CleanProbabilityEstimate
-from .estimators import NamedEstimator, SampleEvidence
+from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
 from .losses import IGNORED_LABEL
 from .metrics import Memorization, detection_metrics
 from .model_card import complete_model_card, dataset_names
-from .noise import TRUE_LABEL
 from .prediction import SamplePredictions, per_sample_losses
 from .sample_store import SampleStore
 from .training_args import ProbeArguments
@@ -105,8 +104,8 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
         Returns:
             `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5),
             `estimated_noise_rate` (1 - the mean clean probability), `non_finite_losses` (the number of samples that the
-            fit left out), the mixture's means, standard deviations, weight and separation, and where true labels are
-            known, how well it finds the wrong ones.
+            fit left out), the estimate's diagnostics, and where true labels are known, how well it finds the wrong
+            ones.
         """
         store, estimate = self.sample_store, None
         store.add_losses(predictions.losses, predictions.labels)
@@ -127,12 +126,7 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
             "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
             "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
             "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
-            "mixture_mean_clean": float(estimate.means[0]),
-            "mixture_mean_noisy": float(estimate.means[1]),
-            "mixture_std_clean": float(estimate.stds[0]),
-            "mixture_std_noisy": float(estimate.stds[1]),
-            "mixture_weight_noisy": float(estimate.weights[1]),
-            "mixture_separation": estimate.separation,
+            **estimate.diagnostics,
         }
         true_labels = self.true_labels
         if true_labels is not None:

@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from ._names import TRUE_LABEL
 from ._version import __version__
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
 from .estimators import NamedEstimator
 from .files import write_atomically
 from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, finite_rows, sharpen
-from .noise import TRUE_LABEL
 from .noisy_labels import NoisyLabelsMixin
 from .prediction import (
     SamplePredictions,
