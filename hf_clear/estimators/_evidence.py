@@ -83,7 +83,7 @@ def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:
         if not isinstance(name, str):
             raise ValueError(f"`diagnostics` has to have strings for names; got {name!r}.")
         if not isinstance(value, Real) or math.isinf(value):
-            raise ValueError(f"`diagnostics[{name!r}]` has to be a finite number, or NaN for none; got {value!r}.")
+            raise ValueError(f"`diagnostics[{name!r}]` has to be a finite number, or NaN for none; got {value}.")
     return {name: float(value) for name, value in diagnostics.items()}
 
 

@@ -2,3 +2,8 @@
 
 Call one in a test of your own: `check_estimator("mine")`. It raises an AssertionError that says what is broken.
 """
+
+from .estimators import check_estimator
+from .noise import check_noise_type
+
+__all__ = ["check_estimator", "check_noise_type"]
