@@ -79,7 +79,7 @@ def test_samples_that_are_not_learned_yet_are_not_called_wrong_for_it():
 
 def test_a_smaller_loss_never_means_a_smaller_clean_probability_on_any_input():
     rng = np.random.default_rng(3)
-    for _ in range(300):
+    for _ in range(150):
         groups = [rng.normal(rng.uniform(0, 5), rng.uniform(0.001, 2), rng.integers(2, 120)) for _ in range(3)]
         losses = np.concatenate([*groups, [50.0] * rng.integers(2)])
         estimate = gaussian_mixture(losses)
