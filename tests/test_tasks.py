@@ -469,7 +469,7 @@ def test_a_new_estimator_takes_one_line(training_arguments):
     seen = []
     register_estimator(
         "toy",
-        lambda e: seen.append(e) or CleanProbabilityEstimate(e.probabilities.max(axis=1), {"toy/calls": len(seen)}),
+        lambda e: seen.append(e) or CleanProbabilityEstimate(e.probabilities.max(axis=1), {"calls": len(seen)}),
     )
     trainer = lora_trainer(training_arguments, clear_estimator="toy")
     trainer.train()
@@ -480,7 +480,7 @@ def test_a_new_estimator_takes_one_line(training_arguments):
     assert second.mean_losses == pytest.approx(0.9 * first.losses + 0.1 * second.losses, rel=1e-5)
     assert trainer.clean_probabilities()["clean_probability"] == pytest.approx(second.probabilities.max(axis=1))
     logs = trainer.state.log_history
-    assert [log["toy/calls"] for log in logs if "toy/calls" in log] == [1, 2]
+    assert [log["calls"] for log in logs if "calls" in log] == [1, 2]
     assert not [name for log in logs for name in log if name.startswith("mixture")], "it fits none"
     trainer.create_model_card()
     card = (Path(trainer.args.output_dir) / "README.md").read_text()

@@ -94,7 +94,10 @@ def register_estimator(name: str, estimator: Estimator, uses_features: bool = Fa
     Example:
 
     ```python
-    >>> register_estimator("small_loss", lambda evidence: CleanProbabilityEstimate(np.exp(-evidence.losses)))
+    >>> def likelihood(evidence):
+    ...     of_label = np.exp(-np.nan_to_num(evidence.losses, nan=np.inf))
+    ...     return CleanProbabilityEstimate(of_label, {"mean_likelihood": of_label.mean()})
+    >>> register_estimator("likelihood", likelihood)
     ```
     """
     ESTIMATORS.add(name, NamedEstimator(name, estimator, uses_features, uses_labels))
