@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 
-from hf_clear.clean_probability import gaussian_mixture
+from hf_clear.estimators import gaussian_mixture
 from hf_clear.sample_store import SampleStore
 
 SIZES = (10**5, 10**6, 10**7)

@@ -14,8 +14,13 @@ from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, Clea
 if TYPE_CHECKING:
     from .adapter_files import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
-    from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
-    from .estimators import SampleEvidence, register_estimator
+    from .estimators import (
+        CleanProbabilityEstimate,
+        SampleEvidence,
+        gaussian_mixture,
+        per_class_gaussian_mixture,
+        register_estimator,
+    )
     from .losses import consistency_loss
     from .prediction import per_sample_losses
     from .presets import preset
@@ -27,8 +32,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "adapter_files": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
-    "clean_probability": ("CleanProbabilityEstimate", "gaussian_mixture", "per_class_gaussian_mixture"),
-    "estimators": ("SampleEvidence", "register_estimator"),
+    "estimators": (
+        "CleanProbabilityEstimate",
+        "SampleEvidence",
+        "gaussian_mixture",
+        "per_class_gaussian_mixture",
+        "register_estimator",
+    ),
     "losses": ("consistency_loss",),
     "prediction": ("per_sample_losses",),
     "presets": ("preset",),

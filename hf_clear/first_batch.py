@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from transformers import Trainer
 
+from ._names import TRUE_LABEL
 from .estimators import NamedEstimator
 from .losses import LossEvidence
-from .noise import TRUE_LABEL
 from .prediction import add_decoder_inputs, evaluation_mode, random_state_preserved, scores_and_labels, shifts_labels
 from .probing import find_head
 from .refit import Refit

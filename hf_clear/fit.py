@@ -52,21 +52,10 @@ def fit_clean_probability(
         "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
         "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
         "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
-        **_diagnostics(estimate),  # lead
+        **estimate.diagnostics,
     }
     if true_labels is not None:
         known, labels = true_labels >= 0, predictions.labels.numpy()
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
         logs |= memorization(predictions.probabilities.argmax(dim=1).numpy(), labels, true_labels)
     return logs
-
-
-def _diagnostics(estimate):  # lead
-    return {
-        "mixture_mean_clean": float(estimate.means[0]),
-        "mixture_mean_noisy": float(estimate.means[1]),
-        "mixture_std_clean": float(estimate.stds[0]),
-        "mixture_std_noisy": float(estimate.stds[1]),
-        "mixture_weight_noisy": float(estimate.weights[1]),
-        "mixture_separation": estimate.separation,
-    }

@@ -8,9 +8,9 @@ from io import BytesIO
 
 import numpy as np
 
-from .clean_probability import CleanProbabilityEstimate
+from .estimators import CleanProbabilityEstimate
+from .estimators.neighbors import neighbor_votes
 from .files import write_atomically
-from .neighbors import neighbor_votes
 
 _DRAWN = 1500  # samples in a panel of t-SNE: more take long and cover each other
 _COLORS = 20  # that a person can tell apart

@@ -1,4 +1,4 @@
-"""Losses that are not finite or all the same, and half precision. For the mixture alone: test_clean_probability.py."""
+"""Losses that are not finite or all the same, and half precision. For the mixture alone: test_mixtures.py."""
 
 import math
 

@@ -1,6 +1,8 @@
 """Labels on tokens, language models, images; routing strategies and estimators by name; memorization."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -462,10 +464,13 @@ def lora_trainer(training_arguments, **arguments) -> ClearTrainer:
     )
 
 
-def test_a_new_estimator_takes_one_line(training_arguments, monkeypatch):
-    monkeypatch.setattr("hf_clear.estimators.ESTIMATORS", dict(ESTIMATORS))
+@patch.dict(ESTIMATORS)
+def test_a_new_estimator_takes_one_line(training_arguments):
     seen = []
-    register_estimator("toy", lambda e: seen.append(e) or CleanProbabilityEstimate(e.probabilities.max(axis=1)))
+    register_estimator(
+        "toy",
+        lambda e: seen.append(e) or CleanProbabilityEstimate(e.probabilities.max(axis=1), {"calls": len(seen)}),
+    )
     trainer = lora_trainer(training_arguments, clear_estimator="toy")
     trainer.train()
     (first, second) = seen
@@ -474,10 +479,16 @@ def test_a_new_estimator_takes_one_line(training_arguments, monkeypatch):
     assert np.array_equal(first.mean_losses, first.losses)
     assert second.mean_losses == pytest.approx(0.9 * first.losses + 0.1 * second.losses, rel=1e-5)
     assert trainer.clean_probabilities()["clean_probability"] == pytest.approx(second.probabilities.max(axis=1))
+    logs = trainer.state.log_history
+    assert [log["calls"] for log in logs if "calls" in log] == [1, 2]
+    assert not [name for log in logs for name in log if name.startswith("mixture")], "it fits none"
+    trainer.create_model_card()
+    card = (Path(trainer.args.output_dir) / "README.md").read_text()
+    assert "| After epoch | p > 0.5 | Estimated noise rate |" in card and "nan" not in card
 
 
-def test_features_are_those_of_the_frozen_base(training_arguments, monkeypatch):
-    monkeypatch.setattr("hf_clear.estimators.ESTIMATORS", dict(ESTIMATORS))
+@patch.dict(ESTIMATORS)
+def test_features_are_those_of_the_frozen_base(training_arguments):
     seen: list[SampleEvidence] = []
     register_estimator(
         "toy", lambda e: seen.append(e) or CleanProbabilityEstimate(np.ones(len(e.losses))), uses_features=True
@@ -497,7 +508,7 @@ def test_features_are_those_of_the_frozen_base(training_arguments, monkeypatch):
         assert np.allclose(evidence.features, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["per_class_gaussian_mixture", "ema_gaussian_mixture", "knn", "gaussian_mixture+knn"])
+@pytest.mark.parametrize("name", ["per_class_gaussian_mixture", "ema_gaussian_mixture", "probe", "probe+knn"])
 def test_every_estimator_trains(training_arguments, name):
     trainer = lora_trainer(training_arguments, clear_estimator=name)
     trainer.train()
@@ -505,9 +516,9 @@ def test_every_estimator_trains(training_arguments, name):
 
 
 def test_unknown_names_are_refused_at_once(training_arguments):
-    with pytest.raises(ValueError, match="no estimator 'None'"):
+    with pytest.raises(ValueError, match="no clean-probability estimator 'None'"):
         training_arguments(clear_estimator=None)
-    with pytest.raises(ValueError, match="no estimator 'gaussian'.*gaussian_mixture"):
+    with pytest.raises(ValueError, match="no clean-probability estimator 'gaussian'.*gaussian_mixture"):
         training_arguments(clear_estimator="gaussian")
     with pytest.raises(ValueError, match="`clear_routing` has to be one of 'clean'"):
         training_arguments(clear_routing="clear")

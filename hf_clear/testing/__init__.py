@@ -3,6 +3,8 @@
 Call one in a test of your own: `check_estimator("mine")`. It raises an AssertionError that says what is broken.
 """
 
+from .estimators import check_estimator
 from .losses import check_training_loss
+from .noise import check_noise_type
 
-__all__ = ["check_training_loss"]
+__all__ = ["check_estimator", "check_noise_type", "check_training_loss"]

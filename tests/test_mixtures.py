@@ -1,10 +1,16 @@
+import json
 import logging
 
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from hf_clear.clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+from hf_clear.estimators import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+
+NO_MIXTURE = {
+    **{f"mixture_{name}": np.nan for name in ("mean_clean", "mean_noisy", "std_clean", "std_noisy", "separation")},
+    "mixture_weight_noisy": 0.0,
+}
 
 
 def two_groups(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,10 +43,12 @@ def test_posterior_of_the_component_with_the_smaller_mean():
     posterior = reference.predict_proba(losses[:, None])[:, reference.means_.argmin()]
     assert np.abs(estimate.clean_probability - posterior).max() < 0.01
     assert ((estimate.clean_probability < 0.5) == noisy).mean() > 0.995
-    assert estimate.means == pytest.approx((0.6, 3.0), abs=0.05)
-    assert estimate.stds == pytest.approx((0.3, 0.5), abs=0.05)
-    assert estimate.weights == pytest.approx((0.7, 0.3), abs=0.03)
-    assert estimate.separation == pytest.approx(2.4 / (0.34 / 2) ** 0.5, rel=0.1)
+    found = estimate.diagnostics
+    assert (found["mixture_mean_clean"], found["mixture_mean_noisy"]) == pytest.approx((0.6, 3.0), abs=0.05)
+    assert (found["mixture_std_clean"], found["mixture_std_noisy"]) == pytest.approx((0.3, 0.5), abs=0.05)
+    assert found["mixture_weight_noisy"] == pytest.approx(0.3, abs=0.03)
+    assert found["mixture_separation"] == pytest.approx(2.4 / (0.34 / 2) ** 0.5, rel=0.1)
+    assert found.keys() == NO_MIXTURE.keys() and set(map(type, found.values())) == {float}
 
 
 def test_scale_and_offset_of_the_losses_do_not_matter():
@@ -71,13 +79,13 @@ def test_samples_that_are_not_learned_yet_are_not_called_wrong_for_it():
 
 def test_a_smaller_loss_never_means_a_smaller_clean_probability_on_any_input():
     rng = np.random.default_rng(3)
-    for _ in range(300):
+    for _ in range(150):
         groups = [rng.normal(rng.uniform(0, 5), rng.uniform(0.001, 2), rng.integers(2, 120)) for _ in range(3)]
         losses = np.concatenate([*groups, [50.0] * rng.integers(2)])
         estimate = gaussian_mixture(losses)
         probability = estimate.clean_probability[losses.argsort()]
         assert (np.diff(probability) <= 0).all()
-        if np.isfinite(estimate.separation):  # else one component has no sample
+        if np.isfinite(estimate.diagnostics["mixture_separation"]):  # else one component has no sample
             assert np.abs(probability - by_scikit_learn(losses)).max() < 1e-12
 
 
@@ -136,7 +144,7 @@ def test_where_a_mixture_makes_no_sense(losses, expected, message, caplog):
         estimate = gaussian_mixture(np.array(losses))
     assert estimate.clean_probability.tolist() == expected
     assert message in caplog.text
-    assert estimate.weights == (1.0, 0.0) and np.isnan(estimate.separation)
+    assert estimate.diagnostics == pytest.approx(NO_MIXTURE, nan_ok=True)
 
 
 def test_a_component_without_mass(monkeypatch, caplog):
@@ -159,6 +167,17 @@ def test_shapes_and_ranges_are_checked():
     for wrong, message in [([0.5, 7.0], "got 7.0"), ([0.5, np.nan], "got nan"), ([[0.5]], "shape")]:
         with pytest.raises(ValueError, match=message):
             CleanProbabilityEstimate(np.array(wrong))
+    for wrong, message in [
+        ([0.5], "a dict of numbers by name; got a list"),
+        ({1: 0.5}, "strings for names; got 1"),
+        ({"share": "half"}, "`diagnostics.'share'.` has to be a finite number, or NaN for none; got half"),
+        ({"share": np.inf}, "got inf"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CleanProbabilityEstimate(np.ones(3), wrong)
+    numbers = {"share": np.float32(0.5), "count": 3, "none": np.nan}
+    diagnostics = CleanProbabilityEstimate(np.ones(3), numbers).diagnostics
+    assert json.loads(json.dumps(diagnostics)) == pytest.approx(numbers, nan_ok=True)
 
 
 def test_a_mixture_per_class_separates_what_one_mixture_cannot():
@@ -172,9 +191,11 @@ def test_a_mixture_per_class_separates_what_one_mixture_cannot():
     for label in (0, 1):
         own = gaussian_mixture(losses[labels == label])
         assert np.array_equal(estimate.clean_probability[labels == label], own.clean_probability)
-    assert estimate.means == pytest.approx((0.875, 2.375), abs=0.05)  # three quarters of the easy class's
-    assert estimate.stds == pytest.approx((0.15, 0.15), abs=0.02)
-    assert estimate.weights == pytest.approx((0.7, 0.3), abs=0.03)
+    found = estimate.diagnostics  # three quarters are the easy class's
+    assert (found["mixture_mean_clean"], found["mixture_mean_noisy"]) == pytest.approx((0.875, 2.375), abs=0.05)
+    assert (found["mixture_std_clean"], found["mixture_std_noisy"]) == pytest.approx((0.15, 0.15), abs=0.02)
+    assert found["mixture_weight_noisy"] == pytest.approx(0.3, abs=0.03)
+    assert found["mixture_separation"] == pytest.approx(1.5 / 0.15, rel=0.1)
 
 
 def test_a_class_without_a_mixture_gets_its_answer_from_all_samples(caplog):
@@ -190,8 +211,8 @@ def test_a_class_without_a_mixture_gets_its_answer_from_all_samples(caplog):
     assert np.array_equal(estimate.clean_probability[labels > 0], of_all[labels > 0])
     own = gaussian_mixture(losses[labels == 0])
     assert np.array_equal(estimate.clean_probability[labels == 0], own.clean_probability)
-    assert (estimate.means, estimate.stds, estimate.weights) == (own.means, own.stds, own.weights)
+    assert estimate.diagnostics == own.diagnostics
 
     everywhere = per_class_gaussian_mixture(losses, np.arange(2000))
     assert np.array_equal(everywhere.clean_probability, of_all)
-    assert everywhere.means == gaussian_mixture(losses).means
+    assert everywhere.diagnostics == gaussian_mixture(losses).diagnostics

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._registry import register_estimator
+from .mixtures import gaussian_mixture
+
 
 def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:
     """The share of each sample's nearest neighbors that have its given label (Deep k-NN, Bahri et al., 2020, arXiv
@@ -13,8 +16,8 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.n
     counts by its similarity; those at a right angle or beyond count next to nothing.
 
     This is no probability yet. With 60 % wrong labels, even a sample with a correct one agrees with a minority of its
-    neighbors. The estimator `"knn"` therefore is `gaussian_mixture(1 - knn_agreement(features, labels))`. Its means and
-    stds are shares of disagreement, not nats.
+    neighbors. The estimator `"knn"` therefore is `gaussian_mixture(1 - knn_agreement(features, labels))`. The means in
+    its diagnostics are shares of disagreement, not nats.
 
     Time grows with the square of the number of samples, memory only with their number.
 
@@ -75,3 +78,8 @@ def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np
     similarity = 1 - distances.astype(np.float64) ** 2 / 2
     weights = np.maximum(similarity, np.finfo(np.float32).eps)  # never 0: where no neighbor is similar, all count alike
     return labels[neighbors], weights
+
+
+register_estimator(
+    "knn", lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)), uses_features=True, uses_labels=True
+)

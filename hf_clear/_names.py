@@ -1,0 +1,3 @@
+"""Names that several modules agree on. It imports nothing, so that none of them needs another for a name."""
+
+TRUE_LABEL = "true_label"  # the column of a data set that holds the labels before noise was injected, or -100

@@ -1,0 +1,24 @@
+"""Estimators: from what is known of the training samples to the probability that each label is correct.
+
+Arrays in, arrays out: no model, no trainer. [`register_estimator`] adds one.
+"""
+
+from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._registry import ESTIMATORS, Estimator, NamedEstimator, get_estimator, register_estimator
+from .mixtures import gaussian_mixture, per_class_gaussian_mixture
+from .neighbors import knn_agreement
+from .probe import out_of_sample_cross_entropy
+
+__all__ = [
+    "ESTIMATORS",
+    "CleanProbabilityEstimate",
+    "Estimator",
+    "NamedEstimator",
+    "SampleEvidence",
+    "gaussian_mixture",
+    "get_estimator",
+    "knn_agreement",
+    "out_of_sample_cross_entropy",
+    "per_class_gaussian_mixture",
+    "register_estimator",
+]

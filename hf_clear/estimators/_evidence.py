@@ -1,0 +1,92 @@
+"""What an estimator is given and what it returns. numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SampleEvidence:
+    """What is known of the training samples at a refit. Every array has one row for each sample, and is read-only.
+
+    Attributes:
+        losses (`np.ndarray` of shape `[num_samples]`): in nats.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given class labels. None where a sample has no
+            single one, as in token-level tasks.
+        mean_losses (`np.ndarray` of shape `[num_samples]`, *optional*, defaults to `losses`): the exponential mean of
+            the losses over the refits so far, with weight 0.9 on the past, in nats.
+        probabilities (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the predicted class
+            probabilities. None where `labels` is.
+        features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
+            estimator is registered with `uses_features=True`.
+
+    Raises:
+        ValueError: where an array has more or fewer rows than `losses`.
+    """
+
+    losses: np.ndarray
+    labels: np.ndarray | None = None
+    mean_losses: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.mean_losses is None:
+            object.__setattr__(self, "mean_losses", self.losses)
+        for name in ("losses", "labels", "mean_losses", "probabilities", "features"):
+            if getattr(self, name) is not None:
+                view = np.asarray(getattr(self, name)).view()
+                check_rows(name, view, len(self.losses))
+                view.flags.writeable = False  # others look at it too
+                object.__setattr__(self, name, view)
+
+
+@dataclass(frozen=True)
+class CleanProbabilityEstimate:
+    """What an estimator returns.
+
+    Attributes:
+        clean_probability (`np.ndarray` of shape `[num_samples]`): the probability in [0, 1] that a label is correct.
+        diagnostics (`dict[str, float]`, *optional*): numbers that tell how the estimate came about, by the name under
+            which training logs them; NaN where one is not defined. Empty by default.
+
+    Raises:
+        ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, or
+            `diagnostics` holds anything but finite numbers and NaN.
+    """
+
+    clean_probability: np.ndarray
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        probability = np.asarray(self.clean_probability, dtype=np.float64)
+        wrong = ~((probability >= 0) & (probability <= 1))
+        if probability.ndim != 1 or wrong.any():
+            raise ValueError(
+                "`clean_probability` has to hold one number in [0, 1] for each sample; got "
+                + (f"{probability[wrong][0]}." if probability.ndim == 1 else f"shape {list(probability.shape)}.")
+            )
+        object.__setattr__(self, "clean_probability", probability)
+        object.__setattr__(self, "diagnostics", _checked_diagnostics(self.diagnostics))
+
+
+def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:
+    """A copy, with Python's floats: they are written to JSON."""
+    if not isinstance(diagnostics, Mapping):
+        raise ValueError(f"`diagnostics` has to be a dict of numbers by name; got a {type(diagnostics).__name__}.")
+    for name, value in diagnostics.items():
+        if not isinstance(name, str):
+            raise ValueError(f"`diagnostics` has to have strings for names; got {name!r}.")
+        if not isinstance(value, Real) or math.isinf(value):
+            raise ValueError(f"`diagnostics[{name!r}]` has to be a finite number, or NaN for none; got {value}.")
+    return {name: float(value) for name, value in diagnostics.items()}
+
+
+def check_rows(name: str, values: np.ndarray, num_samples: int) -> None:
+    if len(values) != num_samples:
+        raise ValueError(f"`{name}` has {len(values)} rows for {num_samples} samples.")
