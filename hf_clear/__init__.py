@@ -12,30 +12,30 @@ from ._version import __version__ as __version__
 from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
 
 if TYPE_CHECKING:
-    from .adapter_files import load_adapter
+    from .adapters import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
     from .estimators import SampleEvidence, register_estimator
     from .losses import consistency_loss
-    from .prediction import per_sample_losses
+    from .passes import per_sample_losses
     from .presets import preset
     from .routing import num_routed_layers, route
     from .trainer import ClearMixin, ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments, TurnArguments, TurnTrainingArguments
-    from .turn import TurnMixin, TurnTrainer
+    from .turn.trainer import TurnMixin, TurnTrainer
 
 _MODULES = {
-    "adapter_files": ("load_adapter",),
+    "adapters": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "clean_probability": ("CleanProbabilityEstimate", "gaussian_mixture", "per_class_gaussian_mixture"),
     "estimators": ("SampleEvidence", "register_estimator"),
     "losses": ("consistency_loss",),
-    "prediction": ("per_sample_losses",),
+    "passes": ("per_sample_losses",),
     "presets": ("preset",),
     "routing": ("num_routed_layers", "route"),
     "trainer": ("ClearMixin", "ClearTrainer"),
     "training_args": ("ClearArguments", "ClearTrainingArguments", "TurnArguments", "TurnTrainingArguments"),
-    "turn": ("TurnMixin", "TurnTrainer"),
+    "turn.trainer": ("TurnMixin", "TurnTrainer"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from .prediction import random_state_preserved, shifts_labels
+from ._modes import random_state_preserved
+from ._scores import shifts_labels
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels
 

@@ -14,24 +14,27 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from .adapter_files import check_checkpoint
+from .adapters import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .clean_probability import CleanProbabilityEstimate
 from .estimators import NamedEstimator, SampleEvidence
+from .hub.model_card import complete_model_card, dataset_names
+from .hub.private_files import samples_left_out
 from .losses import IGNORED_LABEL
 from .metrics import Memorization, detection_metrics
-from .model_card import complete_model_card, dataset_names
 from .noise import TRUE_LABEL
-from .prediction import SamplePredictions, per_sample_losses
+from .passes import SamplePredictions, per_sample_losses
 from .sample_store import SampleStore
 from .training_args import ProbeArguments
-from .uploads import samples_left_out
 
 logger = logging.getLogger(__name__)
 
 
 class NoisyLabelsMixin(CompleteCheckpointsMixin):
-    """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`."""
+    """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`.
+
+    Logs have names like `Trainer`'s: words and underscores, the phase first (`eval_loss`, `probe_loss`, `cleanse_kept`).
+    """
 
     method: str  # what messages call it
 
@@ -179,8 +182,8 @@ class NoisyLabelsMixin(CompleteCheckpointsMixin):
             super()._push_from_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As in `Trainer`, and on the method and what it found ([`~hf_clear.model_card.complete_model_card`]), which
-        also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
+        """As in `Trainer`, and on the method and what it found ([`~hf_clear.hub.model_card.complete_model_card`]),
+        which also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
         if self._is_stock:
             return super().create_model_card(*args, **kwargs)
         tags = copy.copy(kwargs.get("tags"))  # which peft forgets

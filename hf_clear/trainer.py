@@ -14,27 +14,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from ._modes import evaluation_mode, low_precision, random_state_preserved
+from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from ._version import __version__
 from .callbacks import CleanProbabilityCallback
 from .checks import check_setup, check_training_set
 from .estimators import NamedEstimator
+from .features import predict_features
 from .files import write_atomically
 from .losses import IGNORED_LABEL, consistency_loss, cross_entropy, finite_rows, sharpen
 from .noise import TRUE_LABEL
 from .noisy_labels import NoisyLabelsMixin
-from .prediction import (
-    SamplePredictions,
-    add_decoder_inputs,
-    evaluation_mode,
-    low_precision,
-    predict_features,
-    predict_samples,
-    random_state_preserved,
-    sample_dataloader,
-    scores_and_labels,
-    shifts_labels,
-)
-from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
+from .passes import SamplePredictions, predict_samples, sample_dataloader
+from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import gate_probability, num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
@@ -268,7 +260,7 @@ class ClearMixin(NoisyLabelsMixin):
         [`fit_clean_probability`] does. No PEFT module sees a label."""
         settings = self.clear_args
         mean = settings.probe_features == "mean"
-        with frozen_features(
+        with features_for_probe(
             self, self.train_dataset, settings, mean or estimator.uses_features, self._bypassed
         ) as features:
             head = find_head(self.accelerator.unwrap_model(self.model), settings.probe_head)
@@ -283,7 +275,7 @@ class ClearMixin(NoisyLabelsMixin):
 
     def frozen_features(self) -> torch.Tensor:
         """The frozen base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
-        training doesn't change them. See [`~hf_clear.prediction.predict_features`]."""
+        training doesn't change them. See [`~hf_clear.features.predict_features`]."""
         if self._frozen_features is None:
             self._frozen_features = predict_features(self, self._dataloader_of_samples(), self._bypassed).mean
         return self._frozen_features

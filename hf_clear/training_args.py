@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from .cleansing import check_selection
 from .estimators import get_estimator
 from .routing import ROUTING_STRATEGIES
+from .turn.selection import check_selection
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")

@@ -28,9 +28,9 @@ from hf_clear import (
     TurnTrainingArguments,
     load_adapter,
 )
-from hf_clear.adapter_files import check_adapter
+from hf_clear.adapters import check_adapter
 from hf_clear.sample_store import SampleStore
-from hf_clear.turn_state import TurnState
+from hf_clear.turn.state import TurnState
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WORKS = None

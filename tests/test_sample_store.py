@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from hf_clear.files import write_atomically
 from hf_clear.sample_store import SAMPLE_TENSORS, SampleStore
-from hf_clear.turn_state import TurnState
+from hf_clear.turn.state import TurnState
 
 
 def filled() -> SampleStore:

@@ -31,11 +31,11 @@ from hf_clear import (
     TurnTrainer,
     TurnTrainingArguments,
 )
-from hf_clear.cleansing import select_clean
 from hf_clear.estimators import ESTIMATORS, NamedEstimator
 from hf_clear.losses import generalized_cross_entropy
 from hf_clear.noise import inject_label_noise
-from hf_clear.turn_state import STATE_NAME
+from hf_clear.turn.selection import select_clean
+from hf_clear.turn.state import STATE_NAME
 
 
 def accuracy(p) -> dict[str, float]:
@@ -94,9 +94,9 @@ def test_probing_changes_the_head_and_nothing_else(turn):
         "classifier.bias",
     }
     assert_same({"weight": after["classifier.weight"]}, {"weight": trainer.probe.head.weight.detach()})
-    losses = [entry["probe/loss"] for entry in trainer._logs if "probe/epoch" in entry]
-    assert len(losses) == 6 and losses[-1] < losses[0] and metrics["probe/loss"] == losses[-1]
-    assert metrics["probe/detection_auroc"] > 0.8
+    losses = [entry["probe_loss"] for entry in trainer._logs if "probe_epoch" in entry]
+    assert len(losses) == 6 and losses[-1] < losses[0] and metrics["probe_loss"] == losses[-1]
+    assert metrics["probe_detection_auroc"] > 0.8
     # The model *is* the probe now.
     prediction = trainer.predict(trainer.train_dataset).predictions
     np.testing.assert_allclose(
@@ -137,9 +137,9 @@ def test_cleansing_equals_a_hand_computation(turn):
                 by_hand[row] = posterior[(x >= means.min()) & (x <= loss)].min()
     kept = np.flatnonzero(by_hand > 0.7)
     assert trainer.fine_tuning_samples.tolist() == kept.tolist() and 100 < len(kept) < 300
-    assert metrics["cleanse/kept"] == metrics["cleanse/fine_tuning_samples"] == len(kept)
-    assert metrics["cleanse/purity"] == pytest.approx(clean[kept].mean())
-    assert metrics["cleanse/recall"] == pytest.approx(clean[kept].sum() / clean.sum())
+    assert metrics["cleanse_kept"] == metrics["cleanse_fine_tuning_samples"] == len(kept)
+    assert metrics["cleanse_purity"] == pytest.approx(clean[kept].mean())
+    assert metrics["cleanse_recall"] == pytest.approx(clean[kept].sum() / clean.sum())
     issues = trainer.label_issues()
     assert set(issues["sample_index"]) == set(np.flatnonzero(by_hand < 0.5))
 
@@ -185,10 +185,10 @@ class KillAt(TrainerCallback):
 @pytest.mark.parametrize(
     "when",
     [
-        pytest.param(lambda logs, state: logs.get("probe/epoch") == 1, id="before the first probing epoch is saved"),
-        pytest.param(lambda logs, state: logs.get("probe/epoch") == 4, id="probing"),
-        pytest.param(lambda logs, state: "probe/runtime" in logs, id="after probing"),
-        pytest.param(lambda logs, state: "cleanse/kept" in logs, id="cleansing"),
+        pytest.param(lambda logs, state: logs.get("probe_epoch") == 1, id="before the first probing epoch is saved"),
+        pytest.param(lambda logs, state: logs.get("probe_epoch") == 4, id="probing"),
+        pytest.param(lambda logs, state: "probe_runtime" in logs, id="after probing"),
+        pytest.param(lambda logs, state: "cleanse_kept" in logs, id="cleansing"),
         pytest.param(lambda logs, state: state.global_step == 3, id="fine-tuning, before its first checkpoint"),
         pytest.param(lambda logs, state: state.global_step == 16, id="fine-tuning, in mid-epoch"),
     ],
@@ -217,11 +217,11 @@ def test_every_phase_resumes_to_the_same_result(turn, tmp_path, when, peft):
         return [
             {name: value for name, value in entry.items() if not name.endswith("runtime")}
             for entry in trainer.state.log_history
-            if any(name.startswith(("probe/", "cleanse/")) for name in entry)
+            if any(name.startswith(("probe_", "cleanse_")) for name in entry)
         ]
 
     assert of_phases(straight) == of_phases(resumed)
-    assert set(output.metrics) == set(expected.metrics) > {"probe/loss", "cleanse/purity", "finetune/loss"}
+    assert set(output.metrics) == set(expected.metrics) > {"probe_loss", "cleanse_purity", "finetune_loss"}
 
 
 def test_all_samples_called_noisy_and_the_probe_is_kept(turn, monkeypatch):
@@ -232,7 +232,7 @@ def test_all_samples_called_noisy_and_the_probe_is_kept(turn, monkeypatch):
     with pytest.raises(ValueError, match="above 0.6: all 160 are called noisy.*is 0.2.*Lower `turn_threshold`"):
         trainer.train()
     trainer.args.turn_threshold = 0.1  # in the same process
-    assert trainer.cleanse()["cleanse/kept"] == 160
+    assert trainer.cleanse()["cleanse_kept"] == 160
     # In another, where nothing is probed again.
     resumed = turn(dataset)
     monkeypatch.setattr(resumed, "linear_probe", None)
@@ -266,7 +266,7 @@ def test_the_phases_alone_are_the_training(turn):
     parts = turn()
     own = {**parts.linear_probe(), **parts.cleanse(), **parts.finetune().metrics}
     assert_same(state_of(whole), state_of(parts))
-    assert set(own) == set(metrics) and own["cleanse/purity"] == metrics["cleanse/purity"]
+    assert set(own) == set(metrics) and own["cleanse_purity"] == metrics["cleanse_purity"]
 
 
 def test_phases_out_of_order(turn):
@@ -316,10 +316,10 @@ def test_evaluation_in_every_phase(turn):
     trainer = turn(eval_dataset=sets, compute_metrics=accuracy, eval_strategy="epoch")
     metrics = trainer.train().metrics
     for name in sets:
-        assert 0 <= metrics[f"probe/eval_{name}_accuracy"] <= 1
+        assert 0 <= metrics[f"probe_eval_{name}_accuracy"] <= 1
         assert any(f"eval_{name}_accuracy" in entry for entry in trainer.state.log_history)
     logged = [next(iter(entry)) for entry in trainer.state.log_history]
-    assert logged.index("probe/loss") < logged.index("cleanse/clean_fraction") < logged.index("loss")
+    assert logged.index("probe_loss") < logged.index("cleanse_clean_fraction") < logged.index("loss")
 
 
 def test_model_init_gives_every_run_its_own_probe(turn):
@@ -371,8 +371,8 @@ def test_digits_through_a_vision_transformer(training_arguments):
     metrics = trainer.linear_probe() | trainer.cleanse()
     probe = trainer.predict_probe(test.with_format("torch")).metrics["test_accuracy"]
     trainer.finetune()
-    assert metrics["probe/detection_auroc"] > 0.95
-    assert metrics["cleanse/purity"] > 0.95
+    assert metrics["probe_detection_auroc"] > 0.95
+    assert metrics["cleanse_purity"] > 0.95
     assert trainer.evaluate(test.with_format("torch"))["eval_accuracy"] > max(probe, 0.8)
 
 
@@ -602,7 +602,7 @@ def test_labels_under_another_name_or_of_another_shape(turn, training_arguments)
     metrics = trainer.linear_probe()
     stock = turn()
     stock.linear_probe()
-    assert metrics["probe/loss"] == pytest.approx(stock.phase_metrics["probe/loss"], rel=1e-3)
+    assert metrics["probe_loss"] == pytest.approx(stock.phase_metrics["probe_loss"], rel=1e-3)
     column = turn()
     column.data_collator = lambda items: {**(batch := collate(items)), "labels": batch["labels"][:, None]}
     with pytest.raises(ValueError, match=r"no labels of shape \[batch\].*data collator"):
@@ -613,9 +613,9 @@ def test_evaluation_of_the_probe_takes_what_it_can(turn, caplog):
     trainer = turn(eval_dataset=toy_dataset(20), compute_metrics=accuracy)
     trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(dim=-1)
     trainer.compute_metrics = lambda p: {"accuracy": float((p.predictions == p.label_ids).mean())}
-    assert trainer.linear_probe()["probe/eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
+    assert trainer.linear_probe()["probe_eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
     trainer.eval_dataset = toy_dataset(20).to_iterable_dataset()
-    assert "probe/eval_loss" not in trainer.linear_probe() and "not evaluated on an IterableDataset" in caplog.text
+    assert "probe_eval_loss" not in trainer.linear_probe() and "not evaluated on an IterableDataset" in caplog.text
     unlabelled = trainer.predict_probe(toy_dataset(5).remove_columns("labels"))
     assert unlabelled.label_ids is None and unlabelled.metrics == {}
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import transformers
@@ -16,15 +16,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from torch import nn
+from transformers import Trainer
 
-from ._version import __version__
-from .estimators import NamedEstimator
-from .files import write_atomically
-from .training_args import ClearArguments, ProbeArguments, TurnArguments
-from .tuners.base import ClearConfig
-
-if TYPE_CHECKING:
-    from .noisy_labels import NoisyLabelsMixin
+from .._version import __version__
+from ..estimators import NamedEstimator
+from ..files import write_atomically
+from ..training_args import ClearArguments, ProbeArguments, TurnArguments
+from ..tuners.base import ClearConfig
 
 _DESCRIPTIONS = {
     "CleaR": (
@@ -84,7 +82,7 @@ def dataset_names(dataset: Any) -> list[str]:
     return [next(with_owner, name)]
 
 
-def complete_model_card(trainer: NoisyLabelsMixin, tags: str | list[str] | None = None) -> None:
+def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -> None:
     """Adds to the README.md that `Trainer.create_model_card` wrote to `output_dir`: the method with its citation and
     settings, how to load the model, what each fit found, the estimated noise rate, and tags, `tags` among them."""
     path = Path(trainer.args.output_dir) / "README.md"
@@ -129,7 +127,7 @@ def _with_section(text: str, title: str, body: str) -> str:
     return text.replace(blank, body) if blank in text else f"{text.rstrip()}\n\n{body}"
 
 
-def _loading(trainer: NoisyLabelsMixin) -> str:
+def _loading(trainer: Trainer) -> str:
     """Code that loads what is saved, from the Hub if it was pushed; nothing where transformers can't."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     saved = json.dumps(trainer.hub_model_id or trainer.args.output_dir)
@@ -162,7 +160,7 @@ def _loading(trainer: NoisyLabelsMixin) -> str:
     return "\n".join(["To load it:", "", "```python", *imports, "", *loads, "```"])
 
 
-def _data(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
+def _data(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     samples = "The training samples"
     if trainer.sample_store is not None:
         samples = f"{len(trainer.sample_store.losses):,} training samples"
@@ -173,7 +171,7 @@ def _data(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
     return f"{samples}, with an estimated {rate:.1%} of wrong labels (1 - mean clean probability at the last fit)."
 
 
-def _procedure(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
+def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     rows = [
         [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else f"`{name}`", f"`{value}`"]
         for name, value in _settings(trainer).items()
@@ -190,14 +188,14 @@ def _procedure(trainer: NoisyLabelsMixin, fits: list[dict[str, float]]) -> str:
     phases = [
         f"- {name}: {_rounded(value)}"
         for name, value in getattr(trainer, "phase_metrics", {}).items()
-        if name.removeprefix("cleanse/") not in _FIT
+        if name.removeprefix("cleanse_") not in _FIT
     ]
     if phases:
         parts += ["What the phases before fine-tuning found:", "\n".join(phases)]
     return "\n\n".join(parts)
 
 
-def _settings(trainer: NoisyLabelsMixin) -> dict[str, Any]:
+def _settings(trainer: Trainer) -> dict[str, Any]:
     """The arguments of the method as they were in force, by name."""
     is_clear = trainer.method == "CleaR"
     arguments = trainer.clear_args if is_clear else trainer.turn_args
@@ -217,9 +215,9 @@ def _settings(trainer: NoisyLabelsMixin) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _fits(trainer: NoisyLabelsMixin) -> list[dict[str, float]]:
+def _fits(trainer: Trainer) -> list[dict[str, float]]:
     """What each fit of the clean probabilities logged; in TURN, the last."""
-    logs = [{name.removeprefix("cleanse/"): value for name, value in log.items()} for log in trainer.state.log_history]
+    logs = [{name.removeprefix("cleanse_"): value for name, value in log.items()} for log in trainer.state.log_history]
     fits = [log for log in logs if "estimated_noise_rate" in log]
     return fits if trainer.method == "CleaR" else fits[-1:]
 
