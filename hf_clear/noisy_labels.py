@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class NoisyLabelsMixin(CompleteCheckpointsMixin):
     """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`.
 
-    Logs have names like `Trainer`'s: words and underscores, the phase first (`eval_loss`, `probe_loss`, `cleanse_kept`).
+    Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.
     """
 
     method: str  # what messages call it

@@ -13,16 +13,14 @@ from transformers import AutoModelForCausalLM, GPT2Config, ResNetConfig, ResNetF
 from hf_clear import TurnTrainingArguments
 from hf_clear.features import FrozenFeatures
 from hf_clear.losses import generalized_cross_entropy
-from hf_clear.passes import sample_dataloader
 from hf_clear.probing import (
     Probe,
     base_model_context,
-    find_head,
     features_for_probe,
+    find_head,
     probe_optimizer,
     train_probe,
 )
-from hf_clear.sample_index import SAMPLE_INDEX
 
 
 @pytest.fixture
@@ -85,16 +83,6 @@ def test_features_under_autocast_are_those_of_full_precision_rounded(trainer_of,
         exact, rounded = (getattr(some, part) for some in features)
         assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
         torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
-
-
-def test_the_longest_sequences_come_first(trainer_of):
-    dataset = toy_dataset(20)
-    trainer = trainer_of(tiny_bert(), dataset)
-    trainer.data_collator = collate
-    batches = sample_dataloader(trainer, dataset)
-    rows = [row for batch in batches for row in batch[SAMPLE_INDEX].tolist()]
-    lengths = [len(dataset[row]["input_ids"]) for row in rows]
-    assert sorted(rows) == list(range(20)) and lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
 
 
 def test_mean_features_leave_padding_out(trainer_of):
