@@ -12,7 +12,7 @@ from ._version import __version__ as __version__
 from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
 
 if TYPE_CHECKING:
-    from .adapters import load_adapter
+    from .adapters.loading import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .clean_probability import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
     from .estimators import SampleEvidence, register_estimator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .turn.trainer import TurnMixin, TurnTrainer
 
 _MODULES = {
-    "adapters": ("load_adapter",),
+    "adapters.loading": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "clean_probability": ("CleanProbabilityEstimate", "gaussian_mixture", "per_class_gaussian_mixture"),
     "estimators": ("SampleEvidence", "register_estimator"),

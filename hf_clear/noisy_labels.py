@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from .adapters import check_checkpoint
+from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .clean_probability import CleanProbabilityEstimate
 from .estimators import NamedEstimator, SampleEvidence

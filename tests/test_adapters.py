@@ -23,7 +23,7 @@ from hf_clear import (
     TurnTrainingArguments,
     load_adapter,
 )
-from hf_clear.adapters import check_adapter
+from hf_clear.adapters.checks import check_adapter
 
 ADAPTERS = {
     "lora": ClearLoraConfig(task_type="SEQ_CLS", r=2, lora_dropout=0, lora_alpha=0.5),

@@ -52,7 +52,7 @@ def load_adapter(
     if isinstance(model, PeftModel):
         raise ValueError(
             "`load_adapter` takes the base model, and this one is a PeftModel already. For one more adapter, call "
-            "`hf_clear.adapters.check_adapter(folder)` and then `model.load_adapter(folder, adapter_name)`."
+            "`hf_clear.adapters.checks.check_adapter(folder)` and then `model.load_adapter(folder, adapter_name)`."
         )
     folder = Path(path)
     if not folder.is_dir():

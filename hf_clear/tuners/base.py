@@ -74,7 +74,7 @@ class ClearConfig(PeftConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs) -> ClearConfig:
-        """As in peft; refuses what [`~hf_clear.adapters.check_adapter`] does in the config, and pickled
+        """As in peft; refuses what [`~hf_clear.adapters.checks.check_adapter`] does in the config, and pickled
         weights."""
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         if (folder / CONFIG_NAME).is_file():
