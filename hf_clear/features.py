@@ -48,7 +48,7 @@ def predict_features(
     storage: Path | None = None,
     description: str | None = None,
 ) -> FrozenFeatures:
-    """Features of every sample, in float32, in one pass; other arguments as of [`predict_samples`].
+    """Features of every sample, in float32, in one pass; other arguments as of [`~hf_clear.passes.predict_samples`].
 
     Args:
         mean (`bool`, *optional*, defaults to `True`): whether to keep the averaged last hidden states.
