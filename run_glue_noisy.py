@@ -76,14 +76,14 @@ from hf_clear import (
 from hf_clear.checkpoints import INCOMPLETE, recover_checkpoints
 from hf_clear.embedded import load_embedded_dataset
 from hf_clear.files import write_atomically
+from hf_clear.hub.private_files import samples_left_out
 from hf_clear.metrics import Accuracy, EpochAccuracy, Glue, detection_metrics
 from hf_clear.noise import NOISE_TYPES, TRUE_LABEL, inject_label_noise, load_transition_matrix
 from hf_clear.presets import PRESETS
 from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
 from hf_clear.tuners.base import ClearConfig, note_loading
-from hf_clear.turn_state import STATE_NAME as TURN_STATE
-from hf_clear.uploads import samples_left_out
+from hf_clear.turn.state import STATE_NAME as TURN_STATE
 
 task_to_keys = {
     "cola": ("sentence",),
@@ -557,8 +557,7 @@ def run(
 
     logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
     train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
-    metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
-    metrics |= {"train_samples": len(train_dataset), **noise}
+    metrics = {**train_result.metrics, "train_samples": len(train_dataset), **noise}
     for entry in trainer.state.log_history if training_args.report_memorization else ():  # the last epoch's stay
         metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()
@@ -620,7 +619,7 @@ class ProbeTestCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # a checkpoint has the result with it
-            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe/test").metrics
+            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics
 
 
 # ---- Data ----

@@ -236,7 +236,7 @@ def run_probe(trainer: TurnTrainer, test: Dataset) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     return {
         "accuracy": trainer.predict_probe(test).metrics["test_accuracy"],
-        "detection_auroc": metrics.get("probe/detection_auroc"),
+        "detection_auroc": metrics.get("probe_detection_auroc"),
         "seconds": seconds,
     }
 

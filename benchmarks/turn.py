@@ -68,8 +68,8 @@ def main():
         stages = {"pretrained": trainer.features()} if args.finetune else {}
         probe = trainer.linear_probe()
         row["probe_test_accuracy"] = trainer.predict_probe(test).metrics["test_accuracy"]
-        row["probe_detection_auroc"] = probe["probe/detection_auroc"]
-        row |= {name.replace("/", "_"): value for name, value in trainer.cleanse().items() if "mixture" not in name}
+        row["probe_detection_auroc"] = probe["probe_detection_auroc"]
+        row |= {name: value for name, value in trainer.cleanse().items() if "mixture" not in name}
         tables[f"{rate:.0%} noise"] = cleansing_table(trainer.sample_store.clean_probability.numpy(), is_noisy)
         if args.finetune:
             stages["after probing"] = trainer.features()
@@ -82,8 +82,8 @@ def main():
             trainer.model = plain.model
             stages["after plain fine-tuning"] = trainer.features()
             row |= {
-                "ratio_features": probe["probe/features_runtime"] / epoch,
-                "ratio_probing": probe["probe/runtime"] / epoch,
+                "ratio_features": probe["probe_features_runtime"] / epoch,
+                "ratio_probing": probe["probe_runtime"] / epoch,
                 "ratio_finetuning": metrics["train_runtime"] / epoch,
                 "ratio_plain": float(args.epochs),
                 "plain_epoch_seconds": epoch,

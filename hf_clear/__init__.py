@@ -12,7 +12,7 @@ from ._version import __version__ as __version__
 from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
 
 if TYPE_CHECKING:
-    from .adapter_files import load_adapter
+    from .adapters.loading import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .estimators import (
         CleanProbabilityEstimate,
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
         register_estimator,
     )
     from .losses import consistency_loss
-    from .prediction import per_sample_losses
+    from .passes import per_sample_losses
     from .presets import preset
     from .routing import num_routed_layers, route
     from .trainer import ClearMixin, ClearTrainer
-    from .training_args import ClearArguments, ClearTrainingArguments, TurnArguments, TurnTrainingArguments
-    from .turn import TurnMixin, TurnTrainer
+    from .training_args import ClearArguments, ClearTrainingArguments
+    from .turn.trainer import TurnMixin, TurnTrainer
+    from .turn.training_args import TurnArguments, TurnTrainingArguments
 
 _MODULES = {
-    "adapter_files": ("load_adapter",),
+    "adapters.loading": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
         "CleanProbabilityEstimate",
@@ -40,12 +41,13 @@ _MODULES = {
         "register_estimator",
     ),
     "losses": ("consistency_loss",),
-    "prediction": ("per_sample_losses",),
+    "passes": ("per_sample_losses",),
     "presets": ("preset",),
     "routing": ("num_routed_layers", "route"),
     "trainer": ("ClearMixin", "ClearTrainer"),
-    "training_args": ("ClearArguments", "ClearTrainingArguments", "TurnArguments", "TurnTrainingArguments"),
-    "turn": ("TurnMixin", "TurnTrainer"),
+    "training_args": ("ClearArguments", "ClearTrainingArguments"),
+    "turn.trainer": ("TurnMixin", "TurnTrainer"),
+    "turn.training_args": ("TurnArguments", "TurnTrainingArguments"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,20 +12,23 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
 
-from .adapter_files import check_checkpoint
+from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
-from .model_card import complete_model_card, dataset_names
-from .prediction import per_sample_losses
+from .hub.model_card import complete_model_card, dataset_names
+from .hub.private_files import samples_left_out
+from .passes import per_sample_losses
+from .probe_args import ProbeArguments
 from .sample_store import SampleStore
-from .training_args import ProbeArguments
 from .truth import true_labels_of
-from .uploads import samples_left_out
 
 logger = logging.getLogger(__name__)
 
 
 class BaseTrainerMixin(CompleteCheckpointsMixin):
-    """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`."""
+    """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`.
+
+    Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.
+    """
 
     method: str  # what messages call it
     sample_store: SampleStore | None  # None before there is anything in it
@@ -114,8 +117,8 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
             super()._push_from_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As in `Trainer`, and on the method and what it found ([`~hf_clear.model_card.complete_model_card`]), which
-        also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
+        """As in `Trainer`, and on the method and what it found ([`~hf_clear.hub.model_card.complete_model_card`]),
+        which also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
         if self._is_stock:
             return super().create_model_card(*args, **kwargs)
         tags = copy.copy(kwargs.get("tags"))  # which peft forgets
@@ -124,6 +127,10 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             complete_model_card(self, tags)
+
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of the method as they are in force, by name."""
+        raise NotImplementedError
 
     def _first_fit(self) -> str:
         """When there will be clean probabilities, for a message."""

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from .prediction import random_state_preserved
+from ._modes import random_state_preserved
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels, predicts_tokens
 from .training_args import ClearArguments

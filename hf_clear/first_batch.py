@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from transformers import Trainer
 
+from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
+from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .estimators import NamedEstimator
 from .losses import LossEvidence
-from .prediction import add_decoder_inputs, evaluation_mode, random_state_preserved, scores_and_labels, shifts_labels
 from .probing import find_head
 from .refit import Refit
 from .sample_index import SAMPLE_INDEX

@@ -9,8 +9,29 @@ from transformers import Trainer
 
 from .estimators import NamedEstimator, SampleEvidence
 from .metrics import detection_metrics, memorization
-from .prediction import SamplePredictions
+from .passes import SamplePredictions
 from .sample_store import SampleStore
+
+
+def store_of(predictions: SamplePredictions) -> SampleStore:
+    """A store that knows losses and labels, and no clean probability yet."""
+    store = SampleStore.empty(len(predictions.losses))
+    store.add_losses(predictions.losses, predictions.labels)
+    return store
+
+
+def fitted_store(
+    trainer: Trainer,
+    estimator: NamedEstimator,
+    predictions: SamplePredictions,
+    features: torch.Tensor | None = None,
+    true_labels: np.ndarray | None = None,
+) -> tuple[SampleStore, dict[str, float]]:
+    """A store of its own for one fit, and what was found; see [`fit_clean_probability`]."""
+    store = SampleStore.empty(len(predictions.losses))
+    logs = fit_clean_probability(trainer, store, estimator, predictions, features, true_labels)
+    store.fitted_epoch = 0
+    return store, logs
 
 
 def fit_clean_probability(

@@ -21,9 +21,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Trainer
 
+from .features import FrozenFeatures, predict_features
 from .losses import cross_entropy, generalized_cross_entropy
-from .prediction import FrozenFeatures, SamplePredictions, predict_features, sample_dataloader
-from .training_args import ProbeArguments
+from .passes import SamplePredictions, sample_dataloader
+from .probe_args import ProbeArguments
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ def probe_predictions(probe: Probe, features: FrozenFeatures) -> SamplePredictio
 
 
 @contextlib.contextmanager
-def frozen_features(
+def features_for_probe(
     trainer: Trainer,
     dataset: Dataset,
     args: ProbeArguments,

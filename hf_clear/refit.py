@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .estimators import NamedEstimator
+from .features import predict_features
 from .fit import fit_clean_probability
 from .losses import IGNORED_LABEL, sharpen
-from .prediction import SamplePredictions, predict_features, predict_samples, sample_dataloader
-from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
+from .passes import SamplePredictions, predict_samples, sample_dataloader
+from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import gate_probability, route, sample_gates
 from .sample_store import SampleStore, finite_rows
 from .training_args import ClearArguments
@@ -149,7 +150,7 @@ class Refit:
         sees a label."""
         trainer, settings = self._trainer, self.settings
         mean = settings.probe_features == "mean"
-        with frozen_features(
+        with features_for_probe(
             trainer, trainer.train_dataset, settings, mean or estimator.uses_features, self.bypassed
         ) as features:
             head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)

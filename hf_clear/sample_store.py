@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .files import write_atomically
 from .losses import IGNORED_LABEL
 
 STATE_NAME = "clear_state.safetensors"
-_FORMATS = ("hf_clear.sample_store.v3", "hf_clear.sample_store.v2")  # what is written, and what is also read
+_FORMAT = "hf_clear.sample_store.v3"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
@@ -117,7 +117,7 @@ class SampleStore:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
-        metadata = {"format": _FORMATS[0], "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
+        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
         write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
@@ -137,7 +137,7 @@ class SampleStore:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
-        tensors, state = read_state(path, _FORMATS, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
+        tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
         of_samples = read_sample_tensors(path, tensors, num_samples)
         targets = tensors.get("targets")
         if targets is not None:
@@ -158,7 +158,7 @@ class SampleStore:
 
 def read_state(
     path: str | os.PathLike,
-    formats: Sequence[str],
+    format: str,
     writer: str,
     required: Iterable[str] = (),
     device: torch.device | str = "cpu",
@@ -167,7 +167,7 @@ def read_state(
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where the file is damaged, or of none of the formats.
+        ValueError: where the file is damaged, or of another format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -180,8 +180,8 @@ def read_state(
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
-    if metadata.get("format") not in formats or not set(required) <= tensors.keys():
-        raise ValueError(f"{path} is not a state of {writer} (format {formats[0]}). {_WAY_OUT}")
+    if metadata.get("format") != format or not set(required) <= tensors.keys():
+        raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
     try:
         state = json.loads(metadata.get("state", ""))
     except (ValueError, RecursionError) as error:
@@ -194,8 +194,7 @@ def read_state(
 def read_sample_tensors(
     path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int
 ) -> dict[str, torch.Tensor]:
-    """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`]. (Clean probabilities were float64
-    in former formats.)
+    """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`].
 
     Raises:
         ValueError: where losses, clean probabilities, labels and mean losses are not such, one a sample.

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._modes import evaluation_mode, low_precision
+from ._scores import add_decoder_inputs, scores_and_labels
 from .first_batch import FirstBatch
 from .losses import IGNORED_LABEL, LossPart, cross_entropy
-from .prediction import add_decoder_inputs, evaluation_mode, low_precision, scores_and_labels
 from .refit import Refit
 from .routing import route
 from .sample_index import SAMPLE_INDEX

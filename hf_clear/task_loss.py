@@ -16,8 +16,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer
 
+from ._scores import scores_and_labels
 from .losses import IGNORED_LABEL, cross_entropy
-from .prediction import scores_and_labels
 
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative, of a loss in this precision
 _HALF_ROUNDING = 2e-2

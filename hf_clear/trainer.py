@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from ._modes import evaluation_mode
+from ._scores import shifts_labels
 from ._version import __version__
 from .base_trainer import BaseTrainerMixin
 from .callbacks import CleanProbabilityCallback
@@ -22,7 +24,6 @@ from .estimators import NamedEstimator, get_estimator
 from .files import write_atomically
 from .first_batch import check_first_batch
 from .losses import LossEvidence
-from .prediction import evaluation_mode, shifts_labels
 from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
@@ -84,6 +85,13 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
     def sample_store(self) -> SampleStore | None:
         """What is known of each training sample; None before the first training. Not to be written to."""
         return None if self._refit is None else self._refit.store
+
+    def method_settings(self) -> dict[str, Any]:
+        settings = self.clear_args.in_force(self.labels_tokens)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, CleanProbabilityCallback) and callback.estimator is not None:
+                settings["clear_estimator"] = callback.estimator.name  # in place of the argument
+        return settings
 
     # ---- When the callback says so ----
 

@@ -1,156 +1,21 @@
-"""The arguments of CleaR and TURN."""
+"""The arguments of CleaR."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
 
-from .cleansing import check_selection
+from ._argument_checks import check_numbers, check_whole_numbers, dictionary
 from .estimators import get_estimator
 from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
+from .probe_args import ProbeArguments
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
-PROBE_FEATURES = ("head", "mean")
 WARMUPS = ("epochs", "linear_probe")
-
-
-def _check_numbers(arguments: ProbeArguments, *names: str) -> None:
-    for name in names:
-        value = getattr(arguments, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"`{name}` has to be a number; got {value!r}.")
-
-
-def _check_whole_numbers(arguments: ProbeArguments, **least: int) -> None:
-    _check_numbers(arguments, *least)
-    for name, smallest in least.items():
-        value = getattr(arguments, name)
-        if value != value or value in (float("inf"), float("-inf")) or value != int(value) or value < smallest:
-            raise ValueError(f"`{name}` has to be a whole number, {smallest} or above; got {value}.")
-        setattr(arguments, name, int(value))
-
-
-@dataclass
-class ProbeArguments:
-    """The settings of linear probing, in TURN and as the warm-up of CleaR; a mixin for any `TrainingArguments`. Symbols
-    as in TURN (arXiv 2310.17668)."""
-
-    probe_epochs: int = field(default=20, metadata={"help": "Epochs of linear probing, on features computed once."})
-    probe_learning_rate: float = field(
-        default=1e-3,
-        metadata={
-            "help": "Learning rate of linear probing (AdamW, falling to 0 along a cosine) for features with a standard "
-            "deviation of 1: it is divided by theirs, since the steps of Adam don't depend on the scale of a gradient."
-        },
-    )
-    probe_batch_size: int = field(default=32, metadata={"help": "Batch size of linear probing, on every process."})
-    probe_gce_q: float = field(
-        default=0.7,
-        metadata={
-            "help": "q in [0, 1] of the generalized cross entropy (1 - p^q) / q: 0 is cross entropy, 1 the mean "
-            "absolute error."
-        },
-    )
-    probe_features: str = field(
-        default="head",
-        metadata={
-            "help": "What the probe that looks for wrong labels sees: 'head', what the model's head sees, or 'mean', "
-            "the last hidden states averaged over the tokens. The model's own head is trained either way.",
-            "choices": list(PROBE_FEATURES),
-        },
-    )
-    probe_head: str | None = field(
-        default=None,
-        metadata={
-            "help": "The module that turns features into class scores. Default: `classifier`, `score` or "
-            "`classification_head`, whichever the model has."
-        },
-    )
-    probe_feature_memory: float = field(
-        default=4.0,
-        metadata={"help": "GiB that the features may take in memory; above it they are mapped from a file on disk."},
-    )
-
-    def __post_init__(self):
-        # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
-        if hasattr(super(), "__post_init__"):
-            super().__post_init__()
-        self.check_settings()
-
-    def check_settings(self) -> None:
-        """Looks at the settings of the method once more: whoever assigned them, a hyperparameter search for one, did so
-        without a look.
-
-        Raises:
-            ValueError: where one is out of its range.
-        """
-        _check_numbers(self, "probe_learning_rate", "probe_gce_q", "probe_feature_memory")
-        _check_whole_numbers(self, probe_epochs=1, probe_batch_size=1)
-        if not self.probe_learning_rate > 0:
-            raise ValueError(f"`probe_learning_rate` has to be above 0; got {self.probe_learning_rate}.")
-        if not 0 <= self.probe_gce_q <= 1:
-            raise ValueError(
-                f"`probe_gce_q` has to be in [0, 1], from cross entropy to the mean absolute error; got "
-                f"{self.probe_gce_q}."
-            )
-        if self.probe_features not in PROBE_FEATURES:
-            raise ValueError(f"`probe_features` has to be 'head' or 'mean'; got {self.probe_features!r}.")
-        if not self.probe_feature_memory >= 0:
-            raise ValueError(f"`probe_feature_memory` has to be 0 or above; got {self.probe_feature_memory}.")
-
-
-@dataclass
-class TurnArguments(ProbeArguments):
-    """What TURN adds to any `TrainingArguments`; a mixin. Symbols as in the paper (arXiv 2310.17668)."""
-
-    turn_threshold: float = field(
-        default=0.6,
-        metadata={"help": "τ in (0, 1): the model is fine-tuned on samples with a clean probability above it."},
-    )
-    turn_balance: str = field(
-        default="none",
-        metadata={
-            "help": "How many samples a class has in fine-tuning: 'none' takes all that were kept, 'min' draws from "
-            "each as many as the smallest has kept (the paper), a number at most so many."
-        },
-    )
-    turn_estimator: str = field(
-        default="per_class_gaussian_mixture",
-        metadata={
-            "help": "What turns the probe's losses into clean probabilities: see `clear_estimator` of CleaR. TURN fits "
-            "a mixture to each class."
-        },
-    )
-
-    def check_settings(self) -> None:
-        super().check_settings()
-        _check_numbers(self, "turn_threshold")
-        if str(self.turn_balance).isdecimal():
-            self.turn_balance = int(self.turn_balance)  # from a command line
-        check_selection(self.turn_threshold, self.turn_balance)
-        get_estimator(self.turn_estimator)  # refuses what it doesn't know
-
-
-@dataclass
-class TurnTrainingArguments(TurnArguments, TrainingArguments):
-    """[`~transformers.TrainingArguments`] plus the arguments of TURN ([`TurnArguments`], [`ProbeArguments`]).
-
-    `num_train_epochs`, `learning_rate` and all other arguments of transformers are those of fine-tuning.
-
-    Raises:
-        ValueError: where an argument of TURN is out of its range.
-
-    Example:
-
-    ```python
-    >>> args = TurnTrainingArguments(output_dir="out", probe_epochs=20, turn_threshold=0.6, turn_balance="min")
-    ```
-    """
 
 
 @dataclass
@@ -263,9 +128,9 @@ class ClearArguments(ProbeArguments):
         super().check_settings()
         if self.clear_warmup not in WARMUPS:
             raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
-        _check_numbers(self, "clear_gamma", "clear_min_clean_probability")
-        _check_numbers(self, "clear_consistency_weight", "clear_ensemble_temperature")
-        _check_whole_numbers(self, clear_warmup_epochs=0)
+        check_numbers(self, "clear_gamma", "clear_min_clean_probability")
+        check_numbers(self, "clear_consistency_weight", "clear_ensemble_temperature")
+        check_whole_numbers(self, clear_warmup_epochs=0)
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
         if not 0 <= self.clear_min_clean_probability <= 1:
@@ -301,7 +166,7 @@ class ClearArguments(ProbeArguments):
                 f"{self.clear_routing!r}."
             )
         get_estimator(self.clear_estimator)  # refuses what it doesn't know
-        self.clear_loss_kwargs = _dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
+        self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
         self.get_training_loss()  # refuses a name or a setting that it doesn't know
 
     def ensemble_source(self, labels_tokens: bool) -> str:
@@ -309,22 +174,19 @@ class ClearArguments(ProbeArguments):
         much to keep from epoch to epoch."""
         return self.clear_ensemble_source or ("step" if labels_tokens else "online")
 
+    def in_force(self, labels_tokens: bool) -> dict[str, Any]:
+        """The settings of the method by name, as far as they have an effect, with what stands for None."""
+        own = [setting.name for setting in fields(ClearArguments)]
+        if self.clear_warmup != "linear_probe":
+            probe = [setting.name for setting in fields(ProbeArguments)]
+            own = [name for name in own if name not in probe]
+        settings = {name: getattr(self, name) for name in own}
+        return {**settings, "clear_ensemble_source": self.ensemble_source(labels_tokens)}
+
     def get_training_loss(self) -> TrainingLoss:
         """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as
         `clear_consistency_weight`."""
         return get_training_loss(self.clear_loss, self.clear_loss_kwargs, vars(self))
-
-
-def _dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """A command line gives dictionaries as JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"`{name}` is no valid JSON ({error}); got {value!r}.") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"`{name}` has to be a dictionary, by name of the setting; got {value!r}.")
-    return value
 
 
 @dataclass

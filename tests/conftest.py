@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 
@@ -7,6 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import datasets
 import pytest
 from helpers.toy import tiny_bert
+from helpers.turn import turn_trainer
 
 from hf_clear import ClearTrainingArguments
 
@@ -40,6 +42,12 @@ def training_arguments(tmp_path):
         )
 
     return build
+
+
+@pytest.fixture
+def turn(training_arguments):
+    """Builds a `TurnTrainer` on toy data."""
+    return functools.partial(turn_trainer, training_arguments)
 
 
 @pytest.fixture(scope="session")

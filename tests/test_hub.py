@@ -251,7 +251,7 @@ def test_what_the_cards_say(pushed):
     said = [[float(cell) for cell in row.strip("| ").split("|")] for row in table]
     assert said == [pytest.approx([fit[name] for name in columns], rel=1e-3) for fit in fits] and len(fits) == 1
     assert f"72 training samples of mteb/banking77, with an estimated {fits[-1]['estimated_noise_rate']:.1%}" in card
-    assert "cleanse/kept" in pushed.cards["turn"] and "| `turn_threshold` (τ) | `0.6` |" in pushed.cards["turn"]
+    assert "cleanse_kept" in pushed.cards["turn"] and "| `turn_threshold` (τ) | `0.6` |" in pushed.cards["turn"]
 
 
 def test_without_routing_the_card_is_that_of_trainer(tmp_path, training_arguments):

@@ -11,17 +11,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, ResNetConfig, ResNetForImageClassification, Trainer
 
 from hf_clear import TurnTrainingArguments
+from hf_clear.features import FrozenFeatures
 from hf_clear.losses import generalized_cross_entropy
-from hf_clear.prediction import FrozenFeatures, sample_dataloader
 from hf_clear.probing import (
     Probe,
     base_model_context,
+    features_for_probe,
     find_head,
-    frozen_features,
     probe_optimizer,
     train_probe,
 )
-from hf_clear.sample_index import SAMPLE_INDEX
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_cached_features_give_the_scores_of_the_whole_model(trainer_of, name, pe
             parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     trainer = trainer_of(model, dataset)
     trainer.data_collator = collate_any
-    with frozen_features(trainer, dataset, trainer.args, True, base_model_context(trainer)) as features:
+    with features_for_probe(trainer, dataset, trainer.args, True, base_model_context(trainer)) as features:
         probe = Probe(find_head(model), features.head_shape, features.mean.shape[1])
     torch.testing.assert_close(probe(features, slice(None))[0], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(probe(features, slice(None))[1], torch.zeros_like(expected))  # the layer of its own starts at 0
@@ -78,7 +77,7 @@ def test_features_under_autocast_are_those_of_full_precision_rounded(trainer_of,
     for bf16 in (False, True):
         trainer = trainer_of(model_of(name), dataset, bf16=bf16)
         trainer.data_collator = collate_any
-        with frozen_features(trainer, dataset, trainer.args, True) as some:
+        with features_for_probe(trainer, dataset, trainer.args, True) as some:
             features.append(some)
     for part in ("head", "mean"):
         exact, rounded = (getattr(some, part) for some in features)
@@ -86,21 +85,11 @@ def test_features_under_autocast_are_those_of_full_precision_rounded(trainer_of,
         torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
 
 
-def test_the_longest_sequences_come_first(trainer_of):
-    dataset = toy_dataset(20)
-    trainer = trainer_of(tiny_bert(), dataset)
-    trainer.data_collator = collate
-    batches = sample_dataloader(trainer, dataset)
-    rows = [row for batch in batches for row in batch[SAMPLE_INDEX].tolist()]
-    lengths = [len(dataset[row]["input_ids"]) for row in rows]
-    assert sorted(rows) == list(range(20)) and lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
-
-
 def test_mean_features_leave_padding_out(trainer_of):
     model, dataset = tiny_bert(), toy_dataset(8)
     trainer = trainer_of(model, dataset)
     trainer.data_collator = collate
-    with frozen_features(trainer, dataset, trainer.args, True) as features, torch.no_grad():
+    with features_for_probe(trainer, dataset, trainer.args, True) as features, torch.no_grad():
         for row, item in enumerate(dataset):
             states = model.eval().bert(torch.tensor([item["input_ids"]])).last_hidden_state
             torch.testing.assert_close(features.mean[row], states[0].mean(dim=0), rtol=1e-4, atol=1e-5)
@@ -112,7 +101,7 @@ def test_probing_equals_probing_through_the_whole_model(trainer_of):
     trainer = trainer_of(model, dataset, probe_epochs=3, probe_batch_size=16, probe_learning_rate=1e-2)
     trainer.data_collator = collate
     whole = copy.deepcopy(model).eval()
-    with frozen_features(trainer, dataset, trainer.args, False) as features:
+    with features_for_probe(trainer, dataset, trainer.args, False) as features:
         probe = Probe(find_head(model), features.head_shape)
         optimizer = probe_optimizer(probe, features, trainer.args)
         rate = optimizer.param_groups[0]["initial_lr"]
@@ -142,7 +131,7 @@ def test_features_above_the_memory_cap_are_on_disk_and_the_same(trainer_of, tmp_
     for cap in (1.0, 0.0):
         trainer = trainer_of(tiny_bert(), dataset, probe_feature_memory=cap)
         trainer.data_collator = collate
-        with frozen_features(trainer, dataset, trainer.args, True) as features:
+        with features_for_probe(trainer, dataset, trainer.args, True) as features:
             files = list((tmp_path / "out").glob("_features*"))
             assert len(files) == (cap == 0.0)
             assert all(file.stat().st_size == 20 * (1 + 1 + 32 + 32) * 4 for file in files)
@@ -173,7 +162,7 @@ def test_a_head_of_another_name_and_shape(trainer_of):
     with pytest.raises(ValueError, match="no module 'tip'.*Candidates: body, top"):
         find_head(model, "tip")
     trainer.args.probe_head = "top"
-    with frozen_features(trainer, dataset, trainer.args, False) as features, torch.no_grad():
+    with features_for_probe(trainer, dataset, trainer.args, False) as features, torch.no_grad():
         torch.testing.assert_close(
             Probe(find_head(model, "top"), features.head_shape)(features, slice(None))[0],
             model(images)["logits"],
@@ -181,7 +170,7 @@ def test_a_head_of_another_name_and_shape(trainer_of):
     trainer.args.probe_head = "body"  # gives no class scores
     with (
         pytest.raises(ValueError, match="class scores of Pictures are not what its head"),
-        frozen_features(trainer, dataset, trainer.args, False),
+        features_for_probe(trainer, dataset, trainer.args, False),
     ):
         pass
 
@@ -213,7 +202,7 @@ def test_mean_features_of_a_convolutional_network(trainer_of):
     dataset = Dataset.from_dict({"pixel_values": images.numpy(), "labels": [0, 1, 2] * 2})
     trainer = trainer_of(model, dataset)
     trainer.data_collator = collate_any
-    with frozen_features(trainer, dataset, trainer.args, True) as features, torch.no_grad():
+    with features_for_probe(trainer, dataset, trainer.args, True) as features, torch.no_grad():
         outputs = model.eval()(images, output_hidden_states=True)
         torch.testing.assert_close(features.mean, outputs.hidden_states[-1].mean(dim=(2, 3)))
         scores = Probe(find_head(model), features.head_shape)(features, slice(None))[0]
@@ -226,7 +215,7 @@ def test_a_probe_that_learns_nothing_says_so(trainer_of, caplog):
     )
     trainer = trainer_of(tiny_bert(), dataset, probe_epochs=2, probe_learning_rate=1.0)
     trainer.data_collator = collate
-    with frozen_features(trainer, dataset, trainer.args, False) as features:
+    with features_for_probe(trainer, dataset, trainer.args, False) as features:
         train_probe(Probe(find_head(trainer.model), features.head_shape), features, trainer.args, 0)
     assert "is not below that of guessing" in caplog.text
 

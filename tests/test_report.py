@@ -6,8 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from hf_clear import report
-from hf_clear.report import cleansing_table, knn_accuracy, linear_cka, plot_cleansing, plot_feature_drift
+from hf_clear.report import cleansing_table, knn_accuracy, linear_cka, plot_cleansing, plot_feature_drift, plots
 
 
 def test_cleansing_table_by_hand():
@@ -122,8 +121,8 @@ def drifting(num_samples: int = 240):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were saved."""
-    saved, save = [], report._save
-    monkeypatch.setattr(report, "_save", lambda figure, *a, **b: (saved.append(figure), save(figure, *a, **b)))
+    saved, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, *a, **b: (saved.append(figure), save(figure, *a, **b)))
     return saved
 
 
@@ -150,7 +149,7 @@ def test_plot_cleansing(num_tables, tmp_path, figures):
 
 
 def test_plot_feature_drift(tmp_path, figures, monkeypatch):
-    monkeypatch.setattr(report, "_DRAWN", 150)
+    monkeypatch.setattr(plots, "_DRAWN", 80)
     stages, labels, is_noisy = drifting()
     path = tmp_path / "drift.png"
 
@@ -170,7 +169,7 @@ def test_plot_feature_drift(tmp_path, figures, monkeypatch):
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["1", "2", "3"]  # the most frequent
     for axis, row in zip(figures[0].axes, rows, strict=True):
         dots, crosses = (scatter.get_offsets() for scatter in axis.collections[:2])
-        assert len(dots) + len(crosses) == 150 and 30 < len(crosses) < 90
+        assert len(dots) + len(crosses) == 80 and 15 < len(crosses) < 50
         assert axis.get_title() == (
             f"{row['stage']}\nk-NN accuracy {row['knn_accuracy']:.3f}, CKA to first {row['cka_to_first']:.3f}"
         )
@@ -178,7 +177,7 @@ def test_plot_feature_drift(tmp_path, figures, monkeypatch):
     plot_feature_drift(stages, labels, again, num_classes=3, is_noisy=is_noisy)
     assert again.read_bytes() == path.read_bytes()
     plot_feature_drift({"only": after[:20].astype(np.float16)}, labels[:20], again)  # few samples, no noise known
-    assert "wrong" not in figures[-1].legends[0].get_title().get_text() and "matplotlib.pyplot" not in vars(report)
+    assert "wrong" not in figures[-1].legends[0].get_title().get_text() and "matplotlib.pyplot" not in vars(plots)
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path):

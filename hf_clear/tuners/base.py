@@ -16,8 +16,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
-from ..adapter_config import check_settings, read_config
-from ..adapter_files import first_not_finite, refuse_pickle
+from ..adapters.checks import first_not_finite, refuse_pickle
+from ..adapters.config_checks import check_config_values, read_config
 from ..files import write_atomically
 from ..routing import apply_gate, register_routable
 
@@ -61,7 +61,7 @@ class ClearConfig(PeftConfig):
 
     def __new__(cls, *args, **kwargs):
         # Here, since peft drops unknown settings of a file with a warning where `__init__` stumbles over them.
-        check_settings(cls, kwargs)
+        check_config_values(cls, kwargs)
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -74,7 +74,7 @@ class ClearConfig(PeftConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs) -> ClearConfig:
-        """As in peft; refuses what [`~hf_clear.adapter_files.check_adapter`] does in the config, and pickled
+        """As in peft; refuses what [`~hf_clear.adapters.checks.check_adapter`] does in the config, and pickled
         weights."""
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         if (folder / CONFIG_NAME).is_file():

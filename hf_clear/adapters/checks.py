@@ -1,4 +1,4 @@
-"""Adapters on disk: what is looked at before one is loaded."""
+"""What is looked at before an adapter or a checkpoint is loaded: its files, its tensors, its settings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
@@ -20,66 +17,10 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
 from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
 
-from .adapter_config import read_config
-from .files import check_inside
+from ..files import check_inside
+from .config_checks import read_config
 
 _MAX_NAMES = 5  # in a message
-
-
-def load_adapter(
-    model: nn.Module,
-    path: str | os.PathLike,
-    adapter_name: str = "default",
-    is_trainable: bool = False,
-    *,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    **kwargs: Any,
-) -> PeftModel:
-    """[`~peft.PeftModel.from_pretrained`] for adapters that come from elsewhere: of any type that peft or hf_clear
-    knows, from safetensors alone, and after [`check_adapter`] has found nothing wrong. A refused adapter leaves the
-    model as it was.
-
-    Args:
-        model (`nn.Module`): the base model. As in peft, it is changed in place.
-        path (`str`): a local folder, or the id of a repository on the Hub, from which `adapter_config.json` and
-            `adapter_model.safetensors` are downloaded and nothing else.
-        adapter_name (`str`, *optional*, defaults to `"default"`), is_trainable (`bool`, *optional*, defaults to
-            `False`), subfolder, revision, token, cache_dir: as in peft.
-        kwargs: for [`~peft.PeftModel.from_pretrained`], such as `torch_device` and `low_cpu_mem_usage`.
-
-    Raises:
-        ValueError: what [`check_adapter`] raises, and where `model` carries adapters already.
-
-    Example:
-
-    ```python
-    >>> base = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=77)
-    >>> model = hf_clear.load_adapter(base, "path/or/repository")
-    ```
-    """
-    if isinstance(model, PeftModel):
-        raise ValueError(
-            "`load_adapter` takes the base model, and this one is a PeftModel already. For one more adapter, call "
-            "`hf_clear.adapter_files.check_adapter(folder)` and then `model.load_adapter(folder, adapter_name)`."
-        )
-    folder = Path(path)
-    if not folder.is_dir():
-        hub_args = {"subfolder": subfolder, "revision": revision, "token": token, "cache_dir": cache_dir}
-        for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-            try:
-                folder = Path(hf_hub_download(str(path), name, **hub_args)).parent
-            except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
-                raise ValueError(
-                    f"{path} is no folder, and there is no {name} in a repository of this name on the Hub, or in its "
-                    f"cache where that is offline ({error}). Pickled weights are not loaded."
-                ) from error
-    elif subfolder is not None:
-        folder = folder / subfolder
-    check_adapter(folder, model)
-    return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, **kwargs)
 
 
 def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, adapter_name: str = "default") -> None:

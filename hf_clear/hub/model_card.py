@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -18,11 +17,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer
 
-from ._version import __version__
-from .estimators import NamedEstimator
-from .files import write_atomically
-from .training_args import ClearArguments, ProbeArguments, TurnArguments
-from .tuners.base import ClearConfig
+from .._version import __version__
+from ..files import write_atomically
 
 _DESCRIPTIONS = {
     "CleaR": (
@@ -139,7 +135,7 @@ def _loading(trainer: Trainer) -> str:
         base_name = json.dumps(base_name) if _is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
             labels = f", num_labels={base.config.num_labels}"
-        if isinstance(model.peft_config[name], ClearConfig):
+        if model.peft_config[name].peft_type.value.startswith("CLEAR_"):  # not one of peft's own
             imports.append("import hf_clear  # pip install hf-clear")
         imports.append("from peft import PeftModel")
         folder = "" if name == "default" else f", subfolder={json.dumps(name)}"
@@ -188,7 +184,7 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     phases = [
         f"- {name}: {_rounded(value)}"
         for name, value in getattr(trainer, "phase_metrics", {}).items()
-        if name.removeprefix("cleanse/") not in _FIT
+        if name.removeprefix("cleanse_") not in _FIT
     ]
     if phases:
         parts += ["What the phases before fine-tuning found:", "\n".join(phases)]
@@ -197,18 +193,7 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """The arguments of the method as they were in force, by name."""
-    is_clear = trainer.method == "CleaR"
-    arguments = trainer.clear_args if is_clear else trainer.turn_args
-    names = [field.name for field in dataclasses.fields(ClearArguments if is_clear else TurnArguments)]
-    if is_clear and arguments.clear_warmup != "linear_probe":
-        probe = [field.name for field in dataclasses.fields(ProbeArguments)]
-        names = [name for name in names if name not in probe]
-    settings = {name: getattr(arguments, name) for name in names if name not in _NO_SETTINGS}
-    if is_clear:
-        settings["clear_ensemble_source"] = trainer.ensemble_source
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(getattr(callback, "estimator", None), NamedEstimator):  # in place of the argument
-                settings["clear_estimator"] = callback.estimator.name
+    settings = {name: value for name, value in trainer.method_settings().items() if name not in _NO_SETTINGS}
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         settings["peft_type"] = model.peft_config[model.active_adapter].peft_type.value
@@ -217,7 +202,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 
 def _fits(trainer: Trainer) -> list[dict[str, float]]:
     """What each fit of the clean probabilities logged; in TURN, the last."""
-    logs = [{name.removeprefix("cleanse/"): value for name, value in log.items()} for log in trainer.state.log_history]
+    logs = [{name.removeprefix("cleanse_"): value for name, value in log.items()} for log in trainer.state.log_history]
     fits = [log for log in logs if "estimated_noise_rate" in log]
     return fits if trainer.method == "CleaR" else fits[-1:]
 

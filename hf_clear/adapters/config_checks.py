@@ -17,7 +17,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import CONFIG_NAME
 
-from .files import check_inside
+from ..files import check_inside
 
 _LIBRARIES = ("hf_clear", "peft", "transformers")  # that an adapter may ask peft to import
 _FILE_KEYS = ("_file", "_path", "_dir")  # ends of the names of settings that hold one
@@ -58,7 +58,7 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
         )
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     try:
-        check_settings(cls, values)
+        check_config_values(cls, values)
         _check_reach(cls, values, trusted or {})
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
@@ -66,7 +66,7 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
         raise ValueError(f"{path}: {error}") from error
 
 
-def check_settings(cls: type[PeftConfig], values: Mapping[str, Any]) -> None:
+def check_config_values(cls: type[PeftConfig], values: Mapping[str, Any]) -> None:
     """Makes sure that the settings are those of a config class, and of its types.
 
     Raises:

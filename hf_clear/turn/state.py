@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialize
 
-from .files import write_atomically
-from .sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
+from ..files import write_atomically
+from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
-_FORMATS = ("hf_clear.turn.v2", "hf_clear.turn.v1")  # what is written, and what is also read
+_FORMAT = "hf_clear.turn.v2"
 _PLAIN = {"settings": dict, "probe_epochs": int, "head_shape": list, "metrics": dict, "logs": list}
 
 
@@ -57,7 +58,7 @@ class TurnState:
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["is_fitted"] = self.sample_store is not None and self.sample_store.is_fitted
-        write_atomically(path, serialize(tensors, {"format": _FORMATS[0], "state": json.dumps(plain)}))
+        write_atomically(path, serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)}))
 
     @classmethod
     def load(cls, path: Path) -> TurnState:
@@ -67,7 +68,7 @@ class TurnState:
             FileNotFoundError: where there is no such file.
             ValueError: where the file is damaged, or is not a state of TURN.
         """
-        tensors, plain = read_state(path, _FORMATS, "TurnTrainer")
+        tensors, plain = read_state(path, _FORMAT, "TurnTrainer")
         for name, kind in {**_PLAIN, "is_fitted": bool}.items():
             if type(plain.get(name)) is not kind:
                 raise damaged(path, f"{name} in its metadata is {plain.get(name)!r}, not a {kind.__name__}")
@@ -97,3 +98,19 @@ class TurnState:
             sample_store=None if store is None else SampleStore(**store, fitted_epoch=0 if is_fitted else -1),
             fine_tuning_samples=parts["fine_tuning"]["samples"].numpy() if "fine_tuning" in parts else None,
         )
+
+    def changed_settings(self, path: Path, settings: dict[str, Any], can_change: Sequence[str] = ()) -> list[str]:
+        """The names of the `settings` that are others than in the run that wrote this to `path`.
+
+        Raises:
+            ValueError: where one is not among those that `can_change`.
+        """
+        changed = [name for name, value in settings.items() if self.settings.get(name) != value]
+        wrong = [name for name in changed if name not in can_change]
+        if wrong:
+            earlier = ", ".join(f"{name}={self.settings.get(name)!r}" for name in wrong)
+            raise ValueError(
+                f"{path} is of a run with other settings ({earlier}). Resume with these, or start again "
+                "without `resume_from_checkpoint`."
+            )
+        return changed

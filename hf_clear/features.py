@@ -1,0 +1,147 @@
+"""Features of a data set from a model that stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from ._scores import first_output
+from .losses import IGNORED_LABEL
+from .passes import table_by_index
+from .sample_index import label_names
+
+
+@dataclass
+class FrozenFeatures:
+    """Features of a data set from a model that stays as it is; row i belongs to sample i. On CPU, or in a file that is
+    mapped to memory; the same on every process.
+
+    Attributes:
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where a sample has no single one.
+        mean (`torch.Tensor` of shape `[num_samples, hidden_size]`, *optional*): the last hidden state, averaged over
+            the tokens that are no padding; of an encoder-decoder model, the encoder's.
+        head (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): what the model's head makes its scores from.
+        head_shape (`tuple[int, ...]`): of one sample of it, as the head takes it, such as `(dim,)`.
+    """
+
+    labels: torch.Tensor
+    mean: torch.Tensor | None = None
+    head: torch.Tensor | None = None
+    head_shape: tuple[int, ...] = ()
+
+
+def predict_features(
+    trainer: Trainer,
+    dataloader: DataLoader,
+    batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    mean: bool = True,
+    head: nn.Module | None = None,
+    storage: Path | None = None,
+    description: str | None = None,
+) -> FrozenFeatures:
+    """Features of every sample, in float32, in one pass; other arguments as of [`~hf_clear.passes.predict_samples`].
+
+    Args:
+        mean (`bool`, *optional*, defaults to `True`): whether to keep the averaged last hidden states.
+        head (`nn.Module`, *optional*): the module of the model that turns features into class scores; given, what it
+            takes in is kept.
+        storage (`Path`, *optional*): a file for the features, then mapped to memory; of all processes.
+        description (`str`, *optional*): of a progress bar.
+
+    Raises:
+        ValueError: where the model doesn't give its hidden states, or its scores are not those of `head`.
+    """
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # what the head took in and gave
+    hook = None if head is None else head.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+    shape, width = (), 0
+
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+        nonlocal shape, width
+        batch = trainer._prepare_inputs(batch)
+        names = label_names(trainer)
+        labels = next((batch[name] for name in names if name in batch), None)
+        labels = labels if labels is not None and labels.ndim == 1 else torch.full_like(index, IGNORED_LABEL)
+        batch = {name: value for name, value in batch.items() if name not in names}
+        seen.clear()
+        rows = [labels.unsqueeze(1).float()]
+        context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
+        with torch.no_grad(), trainer.compute_loss_context_manager(), context:
+            outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
+            if head is not None:
+                taken = _head_features(trainer, head, *seen[0], first_output(outputs)) if seen else None
+                if taken is None:
+                    raise ValueError(
+                        f"The class scores of {type(trainer.model).__name__} are not what its head "
+                        f"({type(head).__name__}) makes of one vector a sample, so that the head can't be trained by "
+                        "itself. Name another module in `probe_head`."
+                    )
+                shape, width = tuple(taken.shape[1:]), taken[0].numel()
+                rows.append(taken.flatten(1).float())
+        if mean:
+            rows.append(_mean_state(trainer, outputs, batch))
+        return torch.cat([part.to(rows[-1].device) for part in rows], dim=1)
+
+    try:
+        table = table_by_index(trainer, dataloader, rows_of, storage, description)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return FrozenFeatures(
+        labels=table[:, 0].long(),
+        head=None if head is None else table[:, 1 : 1 + width],
+        mean=table[:, 1 + width :] if mean else None,
+        head_shape=shape,
+    )
+
+
+def _head_features(
+    trainer: Trainer, head: nn.Module, taken: torch.Tensor, given: torch.Tensor, scores: torch.Tensor
+) -> torch.Tensor | None:
+    """The part of the head's input, `[batch, ...]`, that its scores are made from: its shape doesn't depend on the
+    length of a sequence. None where that can't be told."""
+    if not isinstance(given, torch.Tensor) or len(taken) != len(scores):
+        return None
+    if given.ndim == 3:  # scores of every token, of which the model picks one
+        picked = (given.float() == scores.float().unsqueeze(1)).all(dim=-1) if scores.ndim == 2 else None
+        if picked is None or taken.ndim != 3 or not picked.any(dim=1).all():
+            return None
+        return taken[torch.arange(len(taken), device=taken.device), picked.int().argmax(dim=1)]
+    if not _close(given, scores):
+        return None
+    if taken.ndim == 3:  # a sequence, of which heads of transformers look at the first token
+        return taken[:, :1] if _close(head(taken[:, :1]), scores) else None
+    return taken
+
+
+def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Equal up to the rounding of half precision."""
+    return first.shape == second.shape and bool(
+        torch.allclose(first.float(), second.float(), rtol=0.02, atol=0.02, equal_nan=True)
+    )
+
+
+def _mean_state(trainer: Trainer, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    states = None
+    if isinstance(outputs, Mapping):
+        states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
+    if not states:
+        raise ValueError(
+            f"{type(trainer.model).__name__} doesn't give its hidden states (`output_hidden_states=True`), which "
+            "the chosen estimator of clean probabilities or `probe_features='mean'` needs. Choose one that doesn't, "
+            "such as 'gaussian_mixture' or 'head'."
+        )
+    state, mask = states[-1].float(), batch.get("attention_mask")
+    if mask is None or mask.shape != state.shape[:2]:
+        # Images as [batch, channels, height, width], or tokens with the features last.
+        return state.flatten(2).mean(dim=2) if state.ndim == 4 else state.flatten(1, -2).mean(dim=1)
+    mask = mask.unsqueeze(-1).to(state)
+    return (state * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)

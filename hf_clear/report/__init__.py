@@ -1,0 +1,7 @@
+"""Tables and pictures for a report on a training with wrong labels."""
+
+from .plots import plot_cleansing as plot_cleansing
+from .plots import plot_feature_drift as plot_feature_drift
+from .tables import cleansing_table as cleansing_table
+from .tables import knn_accuracy as knn_accuracy
+from .tables import linear_cka as linear_cka
