@@ -1,3 +1,4 @@
 """Names that several modules agree on. It imports nothing, so that none of them needs another for a name."""
 
 TRUE_LABEL = "true_label"  # the column of a data set that holds the labels before noise was injected, or -100
+IGNORED_LABEL = -100  # marks samples and tokens without a label, as everywhere in transformers

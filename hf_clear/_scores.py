@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .losses import IGNORED_LABEL
+from ._names import IGNORED_LABEL
 
 
 def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ._names import IGNORED_LABEL
 from ._scores import shifts_labels
 from .estimators import Estimator, NamedEstimator, get_estimator
-from .losses import IGNORED_LABEL
 from .metrics import memorization
 from .passes import predict_samples, sample_dataloader
 from .sample_index import label_names

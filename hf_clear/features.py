@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from ._names import IGNORED_LABEL
 from ._scores import first_output
-from .losses import IGNORED_LABEL
 from .passes import table_by_index
 from .sample_index import label_names
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from transformers import Trainer
 
@@ -15,27 +13,11 @@ from .losses import LossEvidence
 from .probing import find_head
 from .refit import Refit
 from .sample_index import SAMPLE_INDEX
-from .task_loss import base_loss_of, model_loss_of, scores_of, takes
+from .task_loss import FirstBatch, base_loss_of, model_loss_of, scores_of, takes
 from .training_args import ClearArguments
 from .truth import true_labels_of
 
 _SAMPLES = 4  # some: one would not show that rows are no samples
-
-
-@dataclass
-class FirstBatch:
-    """What was found.
-
-    Attributes:
-        labels_tokens (`bool`): whether every token has a label, instead of every sample.
-        base_loss (`str`, *optional*): what has a loss of its own, which is the task loss then, for messages. None:
-            plain cross entropy.
-        base_predicts (`bool`): whether that loss comes with class scores that have a gradient.
-    """
-
-    labels_tokens: bool
-    base_loss: str | None
-    base_predicts: bool = True
 
 
 def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator, mixin: type) -> FirstBatch:

@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 from ._modes import evaluation_mode, low_precision, random_state_preserved
+from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
-from .losses import IGNORED_LABEL, cross_entropy, per_sample
+from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
 
 

@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from ._names import IGNORED_LABEL
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
-from .losses import IGNORED_LABEL, sharpen
+from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import gate_probability, route, sample_gates

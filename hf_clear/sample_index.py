@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from .losses import IGNORED_LABEL
+from ._names import IGNORED_LABEL
 
 SAMPLE_INDEX = "_clear_sample_index"  # in a batch; no column of a user's data is called so
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
+from ._names import IGNORED_LABEL
 from .files import write_atomically
-from .losses import IGNORED_LABEL
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v3"

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ._modes import evaluation_mode, low_precision
+from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels
-from .first_batch import FirstBatch
-from .losses import IGNORED_LABEL, LossPart, cross_entropy
+from .losses import LossPart, cross_entropy
 from .refit import Refit
 from .routing import route
 from .sample_index import SAMPLE_INDEX
-from .task_loss import TaskLoss, scores_of
+from .task_loss import FirstBatch, TaskLoss, scores_of
 
 _NO_INDEX = (
     "A training batch has no sample indices, so CleaR can't tell its samples. ClearTrainer adds them in "

@@ -16,11 +16,28 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer
 
+from ._names import IGNORED_LABEL
 from ._scores import scores_and_labels
-from .losses import IGNORED_LABEL, cross_entropy
+from .losses import cross_entropy
 
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative, of a loss in this precision
 _HALF_ROUNDING = 2e-2
+
+
+@dataclass
+class FirstBatch:
+    """What a look at a first batch found.
+
+    Attributes:
+        labels_tokens (`bool`): whether every token has a label, instead of every sample.
+        base_loss (`str`, *optional*): what has a loss of its own, which is the task loss then, for messages. None:
+            plain cross entropy.
+        base_predicts (`bool`): whether that loss comes with class scores that have a gradient.
+    """
+
+    labels_tokens: bool
+    base_loss: str | None
+    base_predicts: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ._names import TRUE_LABEL
-from .losses import IGNORED_LABEL
+from ._names import IGNORED_LABEL, TRUE_LABEL
 
 
 def true_labels_of(dataset: Any) -> np.ndarray | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ._functional import IGNORED_LABEL
+from .._names import IGNORED_LABEL
 
 
 @dataclass(frozen=True)

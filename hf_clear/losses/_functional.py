@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-IGNORED_LABEL = -100  # marks tokens without a label, as everywhere in transformers
+from .._names import IGNORED_LABEL
 
 
 def consistency_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from ..losses import IGNORED_LABEL, LossEvidence, TrainingLoss, get_training_loss
+from .._names import IGNORED_LABEL
+from ..losses import LossEvidence, TrainingLoss, get_training_loss
 
 _NUM_LABELS = 5
 

@@ -16,8 +16,9 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from .._modes import random_state_preserved
+from .._names import IGNORED_LABEL
 from ..features import FrozenFeatures
-from ..losses import IGNORED_LABEL, cross_entropy
+from ..losses import cross_entropy
 from ..passes import SamplePredictions
 from ..probe_args import ProbeArguments
 from ..probing import (

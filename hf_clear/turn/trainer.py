@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import Trainer, enable_full_determinism, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
+from .._names import IGNORED_LABEL
 from ..checks import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
-from ..losses import IGNORED_LABEL
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
