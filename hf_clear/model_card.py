@@ -21,7 +21,7 @@ from ._version import __version__
 from .estimators import NamedEstimator
 from .files import write_atomically
 from .training_args import ClearArguments, ProbeArguments, TurnArguments
-from .tuners.base import ClearConfig
+from .tuners import RoutedLayerConfig
 
 if TYPE_CHECKING:
     from .noisy_labels import NoisyLabelsMixin
@@ -141,7 +141,7 @@ def _loading(trainer: NoisyLabelsMixin) -> str:
         base_name = json.dumps(base_name) if _is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
             labels = f", num_labels={base.config.num_labels}"
-        if isinstance(model.peft_config[name], ClearConfig):
+        if isinstance(model.peft_config[name], RoutedLayerConfig):
             imports.append("import hf_clear  # pip install hf-clear")
         imports.append("from peft import PeftModel")
         folder = "" if name == "default" else f", subfolder={json.dumps(name)}"

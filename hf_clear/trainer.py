@@ -35,7 +35,7 @@ from .prediction import (
     shifts_labels,
 )
 from .probing import Probe, find_head, frozen_features, probe_predictions, set_head, train_probe
-from .routing import gate_probability, num_routed_layers, route, sample_gates
+from .routing import ROUTING_STRATEGIES, gate_probability, num_routed_layers, route, sample_gates
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
 from .training_args import ClearArguments
@@ -194,7 +194,7 @@ class ClearMixin(NoisyLabelsMixin):
         fitted_epoch, probability = self._gate_probability_of
         if fitted_epoch != self.sample_store.fitted_epoch:
             clean_probability, is_clean = self.sample_store.clean_probability, None
-            if self.clear_args.clear_routing == "oracle":
+            if ROUTING_STRATEGIES.find(self.clear_args.clear_routing).needs_truth:
                 true = torch.from_numpy(self.true_labels).to(clean_probability.device)
                 is_clean = (true == self.sample_store.labels).to(clean_probability)
                 is_clean[true < 0] = torch.nan
@@ -322,10 +322,10 @@ class ClearMixin(NoisyLabelsMixin):
                 )
             find_head(self.accelerator.unwrap_model(self.model), self.clear_args.probe_head)
         true_labels = self.true_labels  # refuses what is no class number
-        if self.clear_args.clear_routing == "oracle" and true_labels is None:
+        if ROUTING_STRATEGIES.find(self.clear_args.clear_routing).needs_truth and true_labels is None:
             raise ValueError(
-                "`clear_routing='oracle'` needs to know the truth: one true label a sample in a column "
-                f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
+                f"`clear_routing={self.clear_args.clear_routing!r}` needs to know the truth: one true label a sample "
+                f"in a column {TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
             )
 
     def _predict(self, *args: Any) -> SamplePredictions:

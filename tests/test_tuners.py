@@ -29,7 +29,7 @@ from hf_clear import (
     num_routed_layers,
     route,
 )
-from hf_clear.tuners.base import note_loading
+from hf_clear.tuners import note_loading
 from hf_clear.tuners.prompt import PromptLayer
 
 STOCK_PEFT = """
