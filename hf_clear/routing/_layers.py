@@ -47,7 +47,8 @@ def walk(model: nn.Module) -> list[Place]:
     ]
 
 
-# How likely an element of a numbered list is a layer. A deeper one takes over if it is as likely as the one around it.
+# How likely an element of a numbered list is a layer. A deeper one takes over if it is as likely as the one around it,
+# and from `_BLOCK` on: a list of one is the wrapper of a model as often as of a part.
 _PART, _SOLE, _BLOCK, _REPEATED, _CHECKPOINTED, _PASSED = range(6)
 _PARALLEL = {"expert", "experts", "head", "heads", "branch", "branches"}  # names of lists whose elements are no layers
 
@@ -77,7 +78,7 @@ class _Walk:
                     inner_path = f"{child_path}.{inner}"
                     inner_layer = Layer(inner_path, number)
                     self.visit(child.get_submodule(inner), inner_path, inner_layer, _PASSED, child, ancestors)
-            elif name.isdigit() and (not layer.path or self._rank(module, path, name) >= max(rank, _SOLE)):
+            elif name.isdigit() and (not layer.path or self._rank(module, path, name) >= max(rank, _BLOCK)):
                 self._take_over(layer, owner)
                 found = self._rank(module, path, name)
                 self.visit(child, child_path, Layer(child_path), found, child, ancestors)
