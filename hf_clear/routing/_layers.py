@@ -40,10 +40,10 @@ def walk(model: nn.Module) -> list[Place]:
     """All modules in the order of the model, each at every path that it has. A layer that a forward pass goes through
     several times comes by once a pass, as a [`Layer`] of its own each time."""
     walker = _Walk()
-    walker.visit(model, "", Layer(""), _PART, None, ())
+    walker.visit(model, "", Layer(""), _PART, None)
+    around = walker.around
     return [
-        place._replace(layer=Layer(place.path)) if place.layer.path in walker.around else place
-        for place in walker.places
+        place._replace(layer=Layer(place.path)) if place.layer.path in around else place for place in walker.places
     ]
 
 
@@ -58,15 +58,16 @@ class _Walk:
         self.places: list[Place] = []
         self.around: set[str] = set()  # numbered modules with layers inside: what else they hold is in no layer
         self._ranks: dict[int, dict[str, int]] = {}  # by the id of the list
+        self._ancestors: set[int] = set()
 
-    def visit(
-        self, module: nn.Module, path: str, layer: Layer, rank: int, owner: nn.Module | None, ancestors: tuple
-    ) -> None:
+    def visit(self, module: nn.Module, path: str, layer: Layer, rank: int, owner: nn.Module | None) -> None:
         """`layer` is where `module` is in (empty outside of all), `owner` its module, `rank` how likely it is one."""
-        if any(module is ancestor for ancestor in ancestors):  # a module that holds its parent
+        if id(module) in self._ancestors:  # a module that holds its parent
             return
         self.places.append(Place(path, module, layer if layer.path else Layer(path)))
-        ancestors = (*ancestors, module)
+        if not module._modules:
+            return
+        self._ancestors.add(id(module))
         shared, passes = _passes(module)
         for name, child in module._modules.items():
             if child is None:
@@ -77,13 +78,14 @@ class _Walk:
                 for number, inner in enumerate(passes):
                     inner_path = f"{child_path}.{inner}"
                     inner_layer = Layer(inner_path, number)
-                    self.visit(child.get_submodule(inner), inner_path, inner_layer, _PASSED, child, ancestors)
+                    self.visit(child.get_submodule(inner), inner_path, inner_layer, _PASSED, child)
             elif name.isdigit() and (not layer.path or self._rank(module, path, name) >= max(rank, _BLOCK)):
                 self._take_over(layer, owner)
                 found = self._rank(module, path, name)
-                self.visit(child, child_path, Layer(child_path), found, child, ancestors)
+                self.visit(child, child_path, Layer(child_path), found, child)
             else:
-                self.visit(child, child_path, layer, rank, owner, ancestors)
+                self.visit(child, child_path, layer, rank, owner)
+        self._ancestors.remove(id(module))
 
     def _take_over(self, layer: Layer, owner: nn.Module | None) -> None:
         """What surrounds layers is none, but for the stages of transformers: a row stands for their downsampling."""
@@ -130,7 +132,7 @@ def _albert_passes(groups: nn.ModuleList, num_passes: int) -> list[str]:
 def _passes(module: nn.Module) -> tuple[str, list[str]]:
     """If a module goes through its layers several times: the name of their list, and the path in it of each pass's
     layer, in order. The one place for models that say so in their code alone."""
-    model_type = getattr(getattr(module, "config", None), "model_type", None)
-    if model_type == "albert" and hasattr(module, "albert_layer_groups"):
-        return "albert_layer_groups", _albert_passes(module.albert_layer_groups, module.config.num_hidden_layers)
+    config = module.__dict__.get("config")
+    if getattr(config, "model_type", None) == "albert" and "albert_layer_groups" in module._modules:
+        return "albert_layer_groups", _albert_passes(module.albert_layer_groups, config.num_hidden_layers)
     return "", []

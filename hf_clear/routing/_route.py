@@ -135,8 +135,12 @@ def _count_passes(undo: contextlib.ExitStack, module: nn.Module, gates: tuple[to
 def _routed_layers(model: nn.Module) -> dict[Layer, list[tuple[nn.Module, GateSetter]]]:
     layers: dict[Layer, list[tuple[nn.Module, GateSetter]]] = {}
     shapes: dict[int, str] = {}
+    setters: dict[type, GateSetter | None] = {}
     for path, module, layer in walk(model):
-        set_gate = next((setter for kind, setter in _GATE_SETTERS.items() if isinstance(module, kind)), None)
+        kind = type(module)
+        if kind not in setters:
+            setters[kind] = next((setter for base, setter in _GATE_SETTERS.items() if issubclass(kind, base)), None)
+        set_gate = setters[kind]
         if set_gate is None:
             continue
         # One module at several places of a list is passed several times; under two names (`self.encoder` beside

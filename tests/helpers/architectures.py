@@ -83,8 +83,8 @@ ARCHITECTURES = {
     ),
     "vit": lambda: ViTConfig(**_SIZES, image_size=8, patch_size=4),
 }
-# Gate rows: one a layer; ALBERT's layers are one, an encoder and a decoder count apart.
-ROWS = {**dict.fromkeys(ARCHITECTURES, 2), "albert": 1, "t5": 4, "bart": 4}
+# Gate rows: one a layer (in ALBERT one for each pass through its layer); an encoder and a decoder count apart.
+ROWS = {**dict.fromkeys(ARCHITECTURES, 2), "t5": 4, "bart": 4}
 # Heads that peft doesn't know by itself, and LoRA targets where it has no (or, in DeBERTa, no routable) default.
 _HEADS = {**dict.fromkeys(["t5", "bart"], ["classification_head"]), "vit": ["classifier"]}
 _LORA_TARGETS = {
