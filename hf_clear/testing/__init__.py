@@ -2,3 +2,8 @@
 
 Call one in a test of your own: `check_estimator("mine")`. It raises an AssertionError that says what is broken.
 """
+
+from .routing import check_routing_strategy
+from .tuners import check_peft_method
+
+__all__ = ["check_peft_method", "check_routing_strategy"]
