@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..routing import check_routable, num_routed_layers, route
 
 _BATCH = 4
-_GRADIENT_TOLERANCE = 1e-6  # of the largest gradient: recomputed sums may come in another order
+_GRADIENT_TOLERANCE = 1e-5  # of the largest gradient: recomputed sums may come in another order
 
 
 def check_peft_method(
@@ -173,7 +173,7 @@ class _Check:
         model.train()
         torch.manual_seed(3)  # the same dropout each time
         with route(model, gates):
-            sum(output.float().square().sum() for output in _outputs(model, inputs)).backward()
+            _loss(_outputs(model, inputs)).backward()
         model.eval()
         return {name: parameter.grad for name, parameter in _adapter_parameters(model)}
 
@@ -238,6 +238,12 @@ def _outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> list[torch.Te
     return list(_tensors(model(**inputs, **options)))
 
 
+def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
+    """A random direction: squares would be constant after a LayerNorm."""
+    generator = torch.Generator().manual_seed(4)
+    return sum((output.float() * torch.randn(output.shape, generator=generator)).sum() for output in outputs)
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
@@ -259,12 +265,11 @@ def _inputs_for(model: nn.Module) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.randn(_BATCH, config.num_channels, *size, generator=generator)}
     if not hasattr(config, "vocab_size"):
         raise ValueError(f"Pass `inputs`: what a {type(model).__name__} takes can't be read off its config.")
-    special = [config.pad_token_id, config.bos_token_id, config.eos_token_id]
+    special = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")]
     low = max(token for token in (2, *special) if isinstance(token, int) and token < config.vocab_size // 2) + 1
     tokens = torch.randint(low, config.vocab_size, (_BATCH, 9), generator=generator)
     lengths = torch.tensor([9, 7, 9, 5])
-    if isinstance(config.eos_token_id, int):
-        tokens[torch.arange(_BATCH), lengths - 1] = config.eos_token_id  # where BART and T5 read their classes off
+    if isinstance(special[2], int):
+        tokens[torch.arange(_BATCH), lengths - 1] = special[2]  # where BART and T5 read their classes off
     mask = torch.arange(9) < lengths[:, None]
-    pad = config.pad_token_id or 0
-    return {"input_ids": torch.where(mask, tokens, pad), "attention_mask": mask.long()}
+    return {"input_ids": torch.where(mask, tokens, special[0] or 0), "attention_mask": mask.long()}
