@@ -34,7 +34,7 @@ def official(peft_method: str) -> dict[str, Any]:
     if peft_method not in _OFFICIAL_GAMMA:
         raise ValueError(
             f"The official code of CleaR has no PEFT method {peft_method!r}, only {', '.join(_OFFICIAL_GAMMA)}: take "
-            "`preset(\"paper\")`, and choose `clear_gamma` yourself."
+            '`preset("paper")`, and choose `clear_gamma` yourself.'
         )
     settings = {
         # One value for all methods in the paper.

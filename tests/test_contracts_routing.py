@@ -6,6 +6,7 @@ import torch
 from hf_clear.routing import ROUTING_STRATEGIES, RoutingStrategy
 from hf_clear.testing import check_routing_strategy
 
+
 @pytest.mark.parametrize("name", ROUTING_STRATEGIES)
 def test_ours_keep_it(name):
     check_routing_strategy(name)

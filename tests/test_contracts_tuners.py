@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from helpers.architectures import ARCHITECTURES, METHODS, ROWS, UNSUPPORTED, config_of, model_of
+from helpers.architectures import ROWS, SUPPORTED, config_of, model_of
 from helpers.toy import tiny_bert
 from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.ia3 import IA3Layer
@@ -14,8 +14,6 @@ from hf_clear.routing import apply_gate, gate_output
 from hf_clear.routing._route import _GATE_SETTERS
 from hf_clear.testing import check_peft_method
 
-ALL = [(method, name) for method in METHODS for name in ARCHITECTURES]
-SUPPORTED = [row for row in ALL if row not in UNSUPPORTED]
 TOLERANCE = {"prompt": 1e-5}  # masked out, but summed over in another order; `exact=True` is exact
 
 

@@ -169,7 +169,11 @@ WHERE = {
         [*numbered("blocks", 3), "pooler"],
     ),
     "one foreign block": (lambda: Transformer(Block()), ["q", "mlp.0", "fc1"], ["blocks.0"]),
-    "foreign blocks of two classes": (lambda: Transformer(Block(), OtherBlock()), ["q", "mlp.0"], numbered("blocks", 2)),
+    "foreign blocks of two classes": (
+        lambda: Transformer(Block(), OtherBlock()),
+        ["q", "mlp.0"],
+        numbered("blocks", 2),
+    ),
     "foreign models in a list": (
         lambda: nn.ModuleList([Transformer(Block(), Block()), Transformer(Block(), Block())]),
         ["q", "mlp.0", "fc2", "pooler"],

@@ -5,10 +5,9 @@ import sys
 
 import pytest
 import torch
-from helpers.architectures import batch_of, config_of, hidden_states, model_of
+from helpers.architectures import adapted, all_equal, batch_of, config_of, hidden_states, model_of, randomized
 from peft import PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from test_peft_methods import adapted, all_equal, randomized
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,

@@ -42,9 +42,7 @@ def walk(model: nn.Module) -> list[Place]:
     walker = _Walk()
     walker.visit(model, "", Layer(""), _PART, None)
     around = walker.around
-    return [
-        place._replace(layer=Layer(place.path)) if place.layer.path in around else place for place in walker.places
-    ]
+    return [place._replace(layer=Layer(place.path)) if place.layer.path in around else place for place in walker.places]
 
 
 # How likely an element of a numbered list is a layer. A deeper one takes over if it is as likely as the one around it,

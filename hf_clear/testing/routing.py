@@ -62,7 +62,9 @@ def _check_call(
         f"{who} returned values outside of [0, 1]: from {rate.min():.3g} to {rate.max():.3g}."
     )
     assert torch.equal(p, before[0]), f"{who} changed the clean probabilities."
-    assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), before[1].nan_to_num(-1)), f"{who} changed the truth."
+    assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), before[1].nan_to_num(-1)), (
+        f"{who} changed the truth."
+    )
     again = member.function(p, gamma, is_clean)
     assert torch.equal(rate, again), f"{who} returned something else when it was called again."
     assert torch.equal(state, torch.get_rng_state()), (

@@ -136,7 +136,9 @@ class _Check:
             tolerance = 0.05 if self.tolerance else 0.0
             bypassed = self._routed(self._all(False))
             self._equal(bypassed, expected, "under autocast with closed gates it is not the frozen base", tolerance)
-            self._equal(self._routed(self._all(True)), plain, "under autocast with open gates it is not the ungated one")
+            self._equal(
+                self._routed(self._all(True)), plain, "under autocast with open gates it is not the ungated one"
+            )
 
     def gradients(self) -> None:
         for name, gradient in self._gradients(self.model, self._all(False)).items():

@@ -75,7 +75,9 @@ class RoutedLayerConfig(PeftConfig):
             self.modules_to_save = list(self.modules_to_save)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs) -> RoutedLayerConfig:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs
+    ) -> RoutedLayerConfig:
         """As in peft; refuses what [`~hf_clear.adapter_files.check_adapter`] does in the config, and pickled
         weights."""
         folder = Path(pretrained_model_name_or_path, subfolder or "")

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
-from ._base import RoutedLayerConfig, RoutedLayerModel, RoutedLayer
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel
 from ._registration import register_with_peft
 from ._table import register_peft_method
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..routing import layer_paths
-from ._base import RoutedLayerConfig, RoutedLayerModel, RoutedLayer, alone
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel, alone
 from ._registration import register_with_peft
 from ._table import register_peft_method
 

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..routing import expand_gate
-from ._base import RoutedLayerConfig, RoutedLayerModel, RoutedLayer, alone
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel, alone
 from ._registration import register_with_peft
 from ._table import register_peft_method
 
