@@ -109,6 +109,7 @@ def _ranks(parent: nn.Module, parent_name: str) -> dict[str, int]:
     repeated = only_blocks and len({type(block) for block in blocks.values()}) < len(blocks)
     ranks = {}
     for name, child in elements.items():
+        # transformers checkpoints some models by stage (`SwinStage`, `HieraStage`): their blocks are the layers.
         if isinstance(child, GradientCheckpointingLayer) and not type(child).__name__.endswith("Stage"):
             ranks[name] = _CHECKPOINTED
         elif name not in blocks or not _PARALLEL.isdisjoint(parent_name.split("_")):
