@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import HfArgumentParser
 
+from hf_clear import ClearTrainingArguments, register_routing_strategy
 from hf_clear.routing import ROUTING_STRATEGIES, RoutingStrategy
 from hf_clear.testing import check_routing_strategy
 
@@ -38,3 +40,19 @@ def test_one_that_needs_the_truth_has_to_take_what_is_unknown():
         check_routing_strategy(RoutingStrategy("broken", lambda p, gamma, is_clean: is_clean, needs_truth=True))
     with pytest.raises(ValueError, match="no routing strategy 'nothing'. There are: 'clean'"):
         check_routing_strategy("nothing")
+
+
+def test_one_that_is_registered_at_run_time_is_an_argument(tmp_path, capsys):
+    register_routing_strategy("squared", lambda p, gamma, is_clean: gamma * p**2)
+    try:
+        check_routing_strategy("squared")
+        with pytest.raises(SystemExit):
+            HfArgumentParser(ClearTrainingArguments).parse_args_into_dataclasses(["--help"])
+        assert "none,oracle,random,squared}" in capsys.readouterr().out
+        arguments = ["--output_dir", str(tmp_path), "--clear_routing", "squared"]
+        (parsed,) = HfArgumentParser(ClearTrainingArguments).parse_args_into_dataclasses(arguments)
+        assert parsed.clear_routing == "squared"
+        with pytest.raises(ValueError, match="'cleen'. There are: .*'squared'. `register_routing_strategy` adds one"):
+            ClearTrainingArguments(output_dir=str(tmp_path), clear_routing="cleen")
+    finally:
+        del ROUTING_STRATEGIES["squared"]
