@@ -82,7 +82,8 @@ from hf_clear.noise import NOISE_TYPES, TRUE_LABEL, inject_label_noise, load_tra
 from hf_clear.presets import PRESETS
 from hf_clear.routing import ROUTING_STRATEGIES
 from hf_clear.sample_index import check_labels
-from hf_clear.tuners.base import ClearConfig, note_loading
+from hf_clear.tuners import RoutedLayerConfig as ClearConfig
+from hf_clear.tuners import note_loading
 from hf_clear.turn.state import STATE_NAME as TURN_STATE
 
 task_to_keys = {

@@ -9,7 +9,14 @@ from ._version import __version__ as __version__
 
 # At once: this registers their types with peft. All else comes when it is asked for, since `transformers.Trainer` and
 # scikit-learn take longer to import than peft's part of hf_clear.
-from .tuners import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, export_to_peft
+from .tuners import (
+    ClearAdapterConfig,
+    ClearBitFitConfig,
+    ClearLoraConfig,
+    ClearPromptConfig,
+    export_to_peft,
+    register_peft_method,
+)
 
 if TYPE_CHECKING:
     from .adapters.loading import load_adapter
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from .losses import consistency_loss
     from .passes import per_sample_losses
     from .presets import preset
-    from .routing import num_routed_layers, route
+    from .routing import num_routed_layers, register_routable, register_routing_strategy, route
     from .trainer import ClearMixin, ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
     from .turn.trainer import TurnMixin, TurnTrainer
@@ -43,7 +50,7 @@ _MODULES = {
     "losses": ("consistency_loss",),
     "passes": ("per_sample_losses",),
     "presets": ("preset",),
-    "routing": ("num_routed_layers", "route"),
+    "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
     "trainer": ("ClearMixin", "ClearTrainer"),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
     "turn.trainer": ("TurnMixin", "TurnTrainer"),
@@ -77,6 +84,9 @@ __all__ = [
     "per_sample_losses",
     "preset",
     "register_estimator",
+    "register_peft_method",
+    "register_routable",
+    "register_routing_strategy",
     "route",
 ]
 

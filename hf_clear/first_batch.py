@@ -12,6 +12,7 @@ from .estimators import NamedEstimator
 from .losses import LossEvidence
 from .probing import find_head
 from .refit import Refit
+from .routing import ROUTING_STRATEGIES
 from .sample_index import SAMPLE_INDEX
 from .task_loss import FirstBatch, base_loss_of, model_loss_of, scores_of, takes
 from .training_args import ClearArguments
@@ -53,9 +54,10 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
         _check_tokens(refit.settings, estimator)
     if refit.settings.clear_warmup == "linear_probe":
         find_head(trainer.accelerator.unwrap_model(model), refit.settings.probe_head)
-    if refit.settings.clear_routing == "oracle" and refit.true_labels is None:
+    strategy = ROUTING_STRATEGIES.find(refit.settings.clear_routing, "clear_routing")
+    if strategy.needs_truth and refit.true_labels is None:
         raise ValueError(
-            "`clear_routing='oracle'` needs to know the truth: one true label a sample in a column "
+            f"`clear_routing={strategy.name!r}` needs to know the truth: one true label a sample in a column "
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
         )
     _check_loss(trainer, refit, base_loss)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .tuners import PEFT_METHODS
+
 # `γ` of the official code, by PEFT method.
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}
 
@@ -29,6 +31,11 @@ def paper(peft_method: str) -> dict[str, Any]:
 
 def official(peft_method: str) -> dict[str, Any]:
     """CleaR as its authors' code does it, which differs from the paper."""
+    if peft_method not in _OFFICIAL_GAMMA:
+        raise ValueError(
+            f"The official code of CleaR has no PEFT method {peft_method!r}, only {', '.join(_OFFICIAL_GAMMA)}: take "
+            '`preset("paper")`, and choose `clear_gamma` yourself.'
+        )
     settings = {
         # One value for all methods in the paper.
         "clear_gamma": _OFFICIAL_GAMMA[peft_method],
@@ -72,14 +79,14 @@ def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
 
     Args:
         name (`str`): `"paper"` or `"official"`.
-        peft_method (`str`, *optional*, defaults to `"lora"`): `"lora"`, `"adapter"`, `"bitfit"` or `"prompt"`; the
-            official code's settings depend on it.
+        peft_method (`str`, *optional*, defaults to `"lora"`): a name among `PEFT_METHODS` (`hf_clear.tuners`). The
+            official code's settings depend on it; it has `"lora"`, `"adapter"`, `"bitfit"` and `"prompt"`.
 
     Returns:
         `dict[str, Any]`: keyword arguments; to change one, `{**preset("paper"), "clear_gamma": 0.7}`.
 
     Raises:
-        ValueError: where the name or the method is unknown.
+        ValueError: if the name or the method is unknown, or the official code doesn't have the method.
 
     Example:
 
@@ -89,7 +96,5 @@ def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise ValueError(f"The preset has to be one of {', '.join(PRESETS)}; got {name!r}.")
-    if peft_method not in _OFFICIAL_GAMMA:
-        methods = ", ".join(_OFFICIAL_GAMMA)
-        raise ValueError(f"The PEFT method of a preset has to be one of {methods}; got {peft_method!r}.")
+    PEFT_METHODS.find(peft_method, "peft_method")
     return PRESETS[name](peft_method)

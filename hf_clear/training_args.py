@@ -56,7 +56,7 @@ class ClearArguments(ProbeArguments):
             "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
             "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
             "true labels, from a column `true_label`) and 'none' are its ablations.",
-            "choices": list(ROUTING_STRATEGIES),
+            "choices": ROUTING_STRATEGIES,
         },
     )
     clear_estimator: str = field(
@@ -160,11 +160,7 @@ class ClearArguments(ProbeArguments):
             )
         if not self.clear_ensemble_temperature > 0:
             raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")
-        if self.clear_routing not in ROUTING_STRATEGIES:
-            raise ValueError(
-                f"`clear_routing` has to be one of {', '.join(map(repr, ROUTING_STRATEGIES))}; got "
-                f"{self.clear_routing!r}."
-            )
+        ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
         get_estimator(self.clear_estimator)  # refuses what it doesn't know
         self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
         self.get_training_loss()  # refuses a name or a setting that it doesn't know

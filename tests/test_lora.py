@@ -14,7 +14,7 @@ from peft import (
 from transformers import AutoModelForSequenceClassification
 
 from hf_clear import ClearLoraConfig, num_routed_layers, route
-from hf_clear.tuners.registration import register
+from hf_clear.tuners._registration import register_with_peft
 
 WITHOUT_HF_CLEAR = """
 import sys, warnings
@@ -72,7 +72,8 @@ def test_config_is_registered_and_equals_loraconfig():
     config = get_peft_config({"peft_type": "CLEAR_LORA", "task_type": "SEQ_CLS", "r": 5})
     assert isinstance(config, ClearLoraConfig) and config.r == 5
     assert ClearLoraConfig().to_dict() == LoraConfig().to_dict()
-    assert register("clear_lora", ClearLoraConfig, None) is PeftType.CLEAR_LORA, "registering again is harmless"
+    # Registering again is harmless.
+    assert register_with_peft("clear_lora", ClearLoraConfig, None) is PeftType.CLEAR_LORA
     assert PeftType("CLEAR_LORA") is PeftType["CLEAR_LORA"] and PeftType.CLEAR_LORA in list(PeftType)
 
 

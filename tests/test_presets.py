@@ -1,13 +1,23 @@
 import dataclasses
 
 import pytest
+from peft import IA3Config
 
-from hf_clear import ClearTrainingArguments, preset
+from hf_clear import (
+    ClearAdapterConfig,
+    ClearBitFitConfig,
+    ClearLoraConfig,
+    ClearPromptConfig,
+    ClearTrainingArguments,
+    preset,
+    register_peft_method,
+)
 from hf_clear.presets import PRESETS
+from hf_clear.tuners import PEFT_METHODS
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
+@pytest.mark.parametrize("method", PEFT_METHODS)
 def test_presets_are_arguments_of_the_trainer(name, method, tmp_path):
     settings = preset(name, method)
     arguments = ClearTrainingArguments(output_dir=str(tmp_path), **settings)
@@ -33,5 +43,33 @@ def test_what_the_official_code_does_otherwise():
 def test_unknown_names():
     with pytest.raises(ValueError, match="one of paper, official; got 'papers'"):
         preset("papers")
-    with pytest.raises(ValueError, match="one of lora, adapter, bitfit, prompt; got 'ia3'"):
+    with pytest.raises(
+        ValueError, match="`peft_method` has to be the name of.*got 'ia3'. There are: 'adapter'.*'lora'"
+    ):
         preset("paper", "ia3")
+
+
+def test_a_method_that_was_registered_has_the_papers_preset_alone():
+    register_peft_method("ia3", IA3Config, learning_rate=1e-2)
+    try:
+        assert preset("paper", "ia3") == preset("paper")
+        with pytest.raises(ValueError, match="official code of CleaR has no PEFT method 'ia3', only lora, adapter"):
+            preset("official", "ia3")
+    finally:
+        del PEFT_METHODS["ia3"]
+
+
+def test_the_table_of_methods():
+    assert {method.name: (method.config, method.learning_rate) for method in PEFT_METHODS.values()} == {
+        "lora": (ClearLoraConfig, 2e-3),
+        "adapter": (ClearAdapterConfig, 3e-3),
+        "bitfit": (ClearBitFitConfig, 3e-3),
+        "prompt": (ClearPromptConfig, 1e-2),
+    }
+    for arguments, message in [
+        (("lora", IA3Config, 1e-2), "a PEFT method 'lora' already"),
+        (("ia3", "IA3", 1e-2), "subclass of PeftConfig; got 'IA3'"),
+        (("ia3", IA3Config, 0.0), "above 0; got 0.0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            register_peft_method(*arguments)

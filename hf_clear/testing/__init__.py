@@ -6,5 +6,13 @@ Call one in a test of your own: `check_estimator("mine")`. It raises an Assertio
 from .estimators import check_estimator
 from .losses import check_training_loss
 from .noise import check_noise_type
+from .routing import check_routing_strategy
+from .tuners import check_peft_method
 
-__all__ = ["check_estimator", "check_noise_type", "check_training_loss"]
+__all__ = [
+    "check_estimator",
+    "check_noise_type",
+    "check_peft_method",
+    "check_routing_strategy",
+    "check_training_loss",
+]

@@ -1,9 +1,21 @@
 """PEFT methods, one file each: its config, its registration with peft, and how its layers are gated."""
 
+from ._base import RoutedLayerConfig, export_to_peft, note_loading
+from ._table import PEFT_METHODS, PeftMethod, register_peft_method
 from .adapter import ClearAdapterConfig
-from .base import export_to_peft
 from .bitfit import ClearBitFitConfig
 from .lora import ClearLoraConfig
 from .prompt import ClearPromptConfig
 
-__all__ = ["ClearAdapterConfig", "ClearBitFitConfig", "ClearLoraConfig", "ClearPromptConfig", "export_to_peft"]
+__all__ = [
+    "PEFT_METHODS",
+    "ClearAdapterConfig",
+    "ClearBitFitConfig",
+    "ClearLoraConfig",
+    "ClearPromptConfig",
+    "PeftMethod",
+    "RoutedLayerConfig",
+    "export_to_peft",
+    "note_loading",
+    "register_peft_method",
+]

@@ -10,8 +10,9 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
-from .base import ClearConfig, ClearModel, RoutedLayer
-from .registration import register
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel
+from ._registration import register_with_peft
+from ._table import register_peft_method
 
 # The linear layers that end attention (cross-attention too) and the feed-forward part.
 TARGET_MODULES = {
@@ -29,7 +30,7 @@ TARGET_MODULES = {
 
 
 @dataclass
-class ClearAdapterConfig(ClearConfig):
+class ClearAdapterConfig(RoutedLayerConfig):
     """Bottleneck adapters (Houlsby et al., 2019, arXiv 1902.00751): `h + up(activation(down(h)))` after the attention
     output and after the feed-forward output, before the residual connection and its LayerNorm.
 
@@ -98,7 +99,7 @@ class AdapterLayer(RoutedLayer):
         return self.gated(result, base)
 
 
-class ClearAdapterModel(ClearModel):
+class ClearAdapterModel(RoutedLayerModel):
     prefix = "clear_adapter_"
     tuner_layer_cls = AdapterLayer
     target_module_mapping = TARGET_MODULES
@@ -110,4 +111,5 @@ class ClearAdapterModel(ClearModel):
         )
 
 
-register("clear_adapter", ClearAdapterConfig, ClearAdapterModel)
+register_with_peft("clear_adapter", ClearAdapterConfig, ClearAdapterModel)
+register_peft_method("adapter", ClearAdapterConfig, learning_rate=3e-3)

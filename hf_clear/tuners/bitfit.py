@@ -11,16 +11,17 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..routing import layer_of
-from .base import ClearConfig, ClearModel, RoutedLayer, alone
-from .registration import register
+from ..routing import layer_paths
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel, alone
+from ._registration import register_with_peft
+from ._table import register_peft_method
 
 # These also project relative positions, whose rows are no samples.
 _NO_SAMPLES = {"deberta-v2": ("query_proj", "key_proj", "pos_query_proj", "pos_key_proj")}
 
 
 @dataclass
-class ClearBitFitConfig(ClearConfig):
+class ClearBitFitConfig(RoutedLayerConfig):
     """BitFit (Ben Zaken et al., 2022, arXiv 2106.10199): trains the biases of the layers, those of LayerNorm included.
 
     Each targeted module gets a bias change `δb` that starts at zero: a routed sample uses `b0 + δb`, a bypassed one the
@@ -97,7 +98,7 @@ class BitFitLayer(RoutedLayer):
             bias.data = bias.data - self.clear_bitfit_bias[name].weight.data.to(bias.dtype)
 
 
-class ClearBitFitModel(ClearModel):
+class ClearBitFitModel(RoutedLayerModel):
     prefix = "clear_bitfit_"
     tuner_layer_cls = BitFitLayer
     target_module_mapping: dict[str, list[str]] = {}  # the biases are looked up in the model
@@ -106,9 +107,9 @@ class ClearBitFitModel(ClearModel):
         if peft_config.target_modules is None:
             left_out = _NO_SAMPLES.get(model_config["model_type"], ())
             names = set()
+            layers = layer_paths(self.model)
             for path, module in self.model.named_modules():
-                path = path.replace(".base_layer", "")  # of an earlier adapter
-                layer = layer_of(path)
+                layer, path = (name.replace(".base_layer", "") for name in (layers[path], path))  # earlier adapters
                 if layer != path and _has_bias(module) and not path.endswith(left_out):
                     names.add(path[len(layer) + 1 :])
             if not names:
@@ -134,4 +135,5 @@ def _has_bias(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D, nn.LayerNorm)) and module.bias is not None
 
 
-register("clear_bitfit", ClearBitFitConfig, ClearBitFitModel)
+register_with_peft("clear_bitfit", ClearBitFitConfig, ClearBitFitModel)
+register_peft_method("bitfit", ClearBitFitConfig, learning_rate=3e-3)

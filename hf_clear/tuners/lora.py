@@ -13,7 +13,8 @@ from peft.tuners.lora.layer import Embedding, LoraVariant
 from torch import nn
 
 from ..routing import apply_gate, register_routable
-from .registration import register
+from ._registration import register_with_peft
+from ._table import register_peft_method
 
 
 @dataclass
@@ -118,4 +119,5 @@ def _calls_variant(module: LoraLayer) -> bool:
 
 register_routable(LoraLayer, _set_gate, _check_model)
 # On disk and in memory the type is peft's LORA; CLEAR_LORA is a name under which configs may ask for it.
-register("clear_lora", ClearLoraConfig, LoraModel, prefix=LoraModel.prefix)
+register_with_peft("clear_lora", ClearLoraConfig, LoraModel, prefix=LoraModel.prefix)
+register_peft_method("lora", ClearLoraConfig, learning_rate=2e-3)

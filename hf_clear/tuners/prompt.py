@@ -15,8 +15,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..routing import expand_gate
-from .base import ClearConfig, ClearModel, RoutedLayer, alone
-from .registration import register
+from ._base import RoutedLayer, RoutedLayerConfig, RoutedLayerModel, alone
+from ._registration import register_with_peft
+from ._table import register_peft_method
 
 # The self-attention modules, of architectures whose attention goes through transformers' attention interface.
 TARGET_MODULES = {
@@ -33,7 +34,7 @@ _LENGTH_FREE_ROPE = ("default", "linear", "llama3")  # rotate alike at every len
 
 
 @dataclass
-class ClearPromptConfig(ClearConfig):
+class ClearPromptConfig(RoutedLayerConfig):
     """Deep prompt tuning (P-tuning v2, Liu et al., 2022, arXiv 2110.07602): trained keys and values that every layer's
     self-attention sees in front of the tokens.
 
@@ -170,7 +171,7 @@ class PromptLayer(RoutedLayer):
         )
 
 
-class ClearPromptModel(ClearModel):
+class ClearPromptModel(RoutedLayerModel):
     prefix = "clear_prompt_"
     tuner_layer_cls = PromptLayer
     target_module_mapping = TARGET_MODULES
@@ -257,4 +258,5 @@ def _uses_attention_interface(module: nn.Module) -> bool:
 
 
 AttentionInterface.register(_ATTENTION, prompt_attention)
-register("clear_prompt", ClearPromptConfig, ClearPromptModel)
+register_with_peft("clear_prompt", ClearPromptConfig, ClearPromptModel)
+register_peft_method("prompt", ClearPromptConfig, learning_rate=1e-2)

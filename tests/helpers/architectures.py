@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import (
     AlbertConfig,
     AutoModelForImageClassification,
@@ -83,8 +83,8 @@ ARCHITECTURES = {
     ),
     "vit": lambda: ViTConfig(**_SIZES, image_size=8, patch_size=4),
 }
-# Gate rows: one a layer; ALBERT's layers are one, an encoder and a decoder count apart.
-ROWS = {**dict.fromkeys(ARCHITECTURES, 2), "albert": 1, "t5": 4, "bart": 4}
+# Gate rows: one a layer (in ALBERT one for each pass through its layer); an encoder and a decoder count apart.
+ROWS = {**dict.fromkeys(ARCHITECTURES, 2), "t5": 4, "bart": 4}
 # Heads that peft doesn't know by itself, and LoRA targets where it has no (or, in DeBERTa, no routable) default.
 _HEADS = {**dict.fromkeys(["t5", "bart"], ["classification_head"]), "vit": ["classifier"]}
 _LORA_TARGETS = {
@@ -107,6 +107,7 @@ UNSUPPORTED = {
     **{("bitfit", name): _NO_BIASES for name in ("modernbert", "llama", "t5")},
     **{(method, name): _NO_INTERFACE for method in ("prompt", "prompt-exact") for name in ("deberta-v2", "mpnet")},
 }
+SUPPORTED = [(method, name) for method in METHODS for name in ARCHITECTURES if (method, name) not in UNSUPPORTED]
 
 
 def model_of(name: str) -> PreTrainedModel:
@@ -118,6 +119,19 @@ def model_of(name: str) -> PreTrainedModel:
 def config_of(method: str, name: str) -> PeftConfig:
     task_type = None if name == "vit" else "SEQ_CLS"
     return METHODS[method](name, task_type=task_type, modules_to_save=_HEADS.get(name))
+
+
+def adapted(method: str, name: str) -> PeftModel:
+    return randomized(get_peft_model(model_of(name), config_of(method, name)).eval())
+
+
+def randomized(model: PeftModel, seed: int = 1) -> PeftModel:
+    """Deltas start at zero: gives them values, so that acting and bypassed modules differ."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.3, generator=generator)
+    return model
 
 
 def batch_of(name: str, size: int = 4) -> dict[str, torch.Tensor]:
@@ -137,3 +151,7 @@ def hidden_states(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> lis
     outputs = model(**batch, output_hidden_states=True)
     names = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
     return [state for name in names for state in getattr(outputs, name, None) or ()]
+
+
+def all_equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) > 0 and all(torch.equal(a, b) for a, b in zip(first, second))

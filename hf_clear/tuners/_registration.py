@@ -1,13 +1,13 @@
-"""Registers a PEFT method of ours with peft."""
+"""Makes a PEFT type of ours known to peft; [`~hf_clear.register_peft_method`] makes a method known to hf_clear."""
 
 from __future__ import annotations
 
+import peft.utils
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.utils import register_peft_method
 
 
-def register(name: str, config_cls: type[PeftConfig], model_cls: type, prefix: str | None = None) -> PeftType:
+def register_with_peft(name: str, config_cls: type[PeftConfig], model_cls: type, prefix: str | None = None) -> PeftType:
     """Adds the method to peft's registry and returns its `PeftType`; safe to call again.
 
     peft has no plugin mechanism: `register_peft_method` wants a member of the `PeftType` enum, and a plain string in
@@ -24,5 +24,5 @@ def register(name: str, config_cls: type[PeftConfig], model_cls: type, prefix: s
         PeftType._value2member_map_[value] = member
         type.__setattr__(PeftType, value, member)  # around EnumType.__setattr__, which refuses
     if PeftType[value] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls, prefix=prefix)
+        peft.utils.register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls, prefix=prefix)
     return PeftType[value]

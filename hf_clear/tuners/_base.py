@@ -38,8 +38,10 @@ model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
 
 
 @dataclass
-class ClearConfig(PeftConfig):
-    """What the configs of all our PEFT methods have: arguments as in peft.
+class RoutedLayerConfig(PeftConfig):
+    """What the configs of PEFT methods with layers of our own ([`RoutedLayer`]) have: arguments as in peft.
+
+    CleaR-LoRA uses layers of peft, so its config is none of these.
 
     Args:
         target_modules (`list[str]` or `str`, *optional*): names (their ends suffice) or a regular expression of the
@@ -73,7 +75,9 @@ class ClearConfig(PeftConfig):
             self.modules_to_save = list(self.modules_to_save)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs) -> ClearConfig:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs
+    ) -> RoutedLayerConfig:
         """As in peft; refuses what [`~hf_clear.adapters.checks.check_adapter`] does in the config, and pickled
         weights."""
         folder = Path(pretrained_model_name_or_path, subfolder or "")
@@ -111,7 +115,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.merged_adapters = []
 
-    def update_layer(self, adapter_name: str, config: ClearConfig) -> None:
+    def update_layer(self, adapter_name: str, config: RoutedLayerConfig) -> None:
         """Adds a fresh delta for `adapter_name`."""
         raise NotImplementedError
 
@@ -152,7 +156,7 @@ def _set_gate(layer: RoutedLayer, gate: torch.Tensor) -> Callable[[], None]:
 register_routable(RoutedLayer, _set_gate)
 
 
-class ClearModel(BaseTuner):
+class RoutedLayerModel(BaseTuner):
     """Places the layers of a method of ours in a model. A method sets `prefix` (the registered name and "_"),
     `tuner_layer_cls` (its [`RoutedLayer`]) and `target_module_mapping`."""
 
@@ -247,7 +251,7 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
     if adapter_name not in model.peft_config:
         raise ValueError(f"There is no adapter {adapter_name!r} to export, only {', '.join(model.peft_config)}.")
     own, exported, selected = model.peft_config[adapter_name], model, adapter_name
-    if isinstance(model.base_model, ClearModel):
+    if isinstance(model.base_model, RoutedLayerModel):
         exported, selected = model.base_model.export_to_peft(adapter_name), "default"
         config = exported.peft_config[selected]
         config.base_model_name_or_path, config.revision = own.base_model_name_or_path, own.revision
@@ -263,7 +267,7 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
                 os.replace(file, output_dir / file.name)
 
 
-def alone(tuner: ClearModel, adapter_name: str) -> ClearModel:
+def alone(tuner: RoutedLayerModel, adapter_name: str) -> RoutedLayerModel:
     """A copy of the model with one adapter active, nothing merged."""
     tuner = copy.deepcopy(tuner)
     tuner.unmerge_adapter()

@@ -1,0 +1,80 @@
+"""The strategies of routing by name: how clean probabilities become gate probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .._registry import Registry
+
+StrategyFunction = Callable[[torch.Tensor, float, "torch.Tensor | None"], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class RoutingStrategy:
+    """How a clean probability becomes the probability that a layer's PEFT module acts.
+
+    Attributes:
+        name (`str`): as in the argument `clear_routing`.
+        function (`Callable`): `function(clean_probability, gamma, is_clean)`; see [`register_routing_strategy`].
+        needs_truth (`bool`): whether the function reads `is_clean`.
+    """
+
+    name: str
+    function: StrategyFunction
+    needs_truth: bool = False
+
+
+ROUTING_STRATEGIES: Registry[RoutingStrategy] = Registry("routing strategy", "register_routing_strategy")
+
+
+def register_routing_strategy(name: str, function: StrategyFunction, needs_truth: bool = False) -> None:
+    """Adds a routing strategy; `clear_routing=name` chooses it.
+
+    Args:
+        name (`str`): a new name.
+        function (`Callable`): `function(clean_probability, gamma, is_clean)` returns the probability that a PEFT
+            module acts on each sample, a float tensor `[num_samples]` in [0, 1], as its first argument. That is the
+            clean probability of the whole training set, also a float tensor `[num_samples]`; `gamma` is the cap γ in
+            [0, 1]; `is_clean` is None without `needs_truth`, otherwise 1 for a correct label, 0 for a wrong one and
+            NaN where unknown. It changes no argument and uses no random numbers: every process calls it for itself,
+            and a resumed training calls it again.
+        needs_truth (`bool`, *optional*, defaults to `False`): whether the function reads `is_clean`. A training set
+            without true labels is then refused.
+
+    Raises:
+        ValueError: if the name is taken or empty.
+
+    Example:
+
+    ```python
+    >>> register_routing_strategy("squared", lambda clean_probability, gamma, is_clean: gamma * clean_probability**2)
+    ```
+    """
+    ROUTING_STRATEGIES.add(name, RoutingStrategy(name, function, needs_truth))
+
+
+def gate_probability(
+    strategy: str, clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The probability that a layer's PEFT module acts on each sample (CleaR, arXiv 2411.00873, and its ablations).
+
+    Args:
+        strategy (`str`): a name among `ROUTING_STRATEGIES`.
+        clean_probability (`torch.Tensor` of shape `[num_samples]`): of the whole training set.
+        gamma (`float`): the cap γ in [0, 1].
+        is_clean (`torch.Tensor` of shape `[num_samples]`, *optional*): 1 for a correct label, 0 for a wrong one, NaN
+            where unknown. For strategies that need the truth; the others don't see it.
+
+    Returns:
+        `torch.Tensor` of shape `[num_samples]`, in [0, 1].
+
+    Raises:
+        ValueError: if the strategy is unknown, or needs the truth and `is_clean` is None.
+    """
+    member = ROUTING_STRATEGIES.find(strategy)
+    if member.needs_truth and is_clean is None:
+        raise ValueError(f"The routing strategy {strategy!r} needs to know which labels are correct.")
+    return member.function(clean_probability, gamma, is_clean if member.needs_truth else None)

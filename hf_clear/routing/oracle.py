@@ -1,0 +1,16 @@
+"""`"oracle"`: CleaR if it knew the truth."""
+
+from __future__ import annotations
+
+import torch
+
+from ._registry import register_routing_strategy
+
+
+def oracle(clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None) -> torch.Tensor:
+    """1 for truly clean samples, 0 for truly noisy ones, `γ·p` where the truth is unknown. The row "oracle" among
+    the paper's routing strategies: what a perfect estimate would give."""
+    return torch.where(is_clean.isnan(), gamma * clean_probability, is_clean)
+
+
+register_routing_strategy("oracle", oracle, needs_truth=True)
