@@ -53,23 +53,17 @@ from hf_clear.data.labels import TEXTS
 from hf_clear.data.noise import realized_noise
 from hf_clear.data.questions import load_questions
 from hf_clear.data.splits import check_classes, train_validation_split
-from hf_clear.data.texts import labelled_texts
 from hf_clear.demo import demo_backbone
 from hf_clear.files import write_atomically
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
-from hf_clear.runs.arguments import (
-    NoiseArguments,
-    NoisyTrainingArguments,
-    PeftArguments,
-    check_choices,
-    default_learning_rate,
-)
+from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
 from hf_clear.runs.results import accuracy_over_epochs, results_table, save_clean_probabilities, save_predictions
+from hf_clear.runs.training_arguments import NoisyTrainingArguments, default_learning_rate
 from hf_clear.tuners.base import ClearConfig, note_loading
 from hf_clear.uploads import samples_left_out
 
@@ -99,7 +93,7 @@ warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", categ
 
 
 @dataclass
-class DataTrainingArguments(NoiseArguments):
+class DataTrainingArguments(LabelArguments):
     """What data to train and evaluate on, and the noise to inject into the training labels."""
 
     task_name: str | None = field(
@@ -117,17 +111,6 @@ class DataTrainingArguments(NoiseArguments):
         default=None, metadata={"help": "Validation data, in the format of train_file."}
     )
     test_file: str | None = field(default=None, metadata={"help": "Test data, in the format of train_file."})
-    text_column_name: str | None = field(
-        default=None, metadata={"help": "Column with the text; two, separated by a comma, for pairs. Default: 'text'."}
-    )
-    label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
-    clean_label_column_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the training data with the true label, empty where it is unknown: for noisy data from "
-            "the real world. Used for metrics and --routing oracle alone. Goes with --noise_type none."
-        },
-    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer sequences are truncated (in tokens)."})
     pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to max_seq_length, not to the longest."})
     overwrite_cache: bool = field(default=False, metadata={"help": "Overwrite the cached preprocessed data."})
@@ -161,28 +144,14 @@ class DataTrainingArguments(NoiseArguments):
         for name in ("train_file", "validation_file", "test_file"):
             if getattr(self, name) is not None:
                 check_file(getattr(self, name), f"--{name}")
-        super().__post_init__()  # of the noise
-        if self.clean_label_column_name is not None:
-            if self.adds_noise:
-                raise ValueError("--clean_label_column_name is for data that are noisy already: add no noise to them.")
-            if self.clean_label_column_name in (self.label_column_name, *self.text_columns):
-                raise ValueError(
-                    f"Column {self.clean_label_column_name!r} can't be the true label and another at once."
-                )
+        super().__post_init__()
         if not 0 <= self.validation_split_percentage < 100:
             raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
-        if len(self.text_columns) > 2:
-            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
-        if self.label_column_name in self.text_columns:
-            raise ValueError(f"Column {self.label_column_name!r} can't be text and label at once.")
         for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
 
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        if self.text_column_name is not None:
-            return tuple(name.strip() for name in self.text_column_name.split(","))
+    def default_text_columns(self) -> tuple[str, ...]:
         return task_to_keys.get(self.task_name, ("text",))
 
 
@@ -249,32 +218,15 @@ def main():
     transformers.utils.logging.set_verbosity(log_level)
 
     if model_args.method != "both":
-        folders = [training_args.output_dir]
         results = {model_args.method: run(model_args, data_args, training_args)}
     else:
-        folders = [os.path.join(training_args.output_dir, method) for method in ("none", "clear")]
         results = {}
-        for method, folder in zip(("none", "clear"), folders):
+        for method in ("none", "clear"):
             own_args = copy.copy(training_args)
-            own_args.output_dir = folder
+            own_args.output_dir = os.path.join(training_args.output_dir, method)
             results[method] = run(dataclasses.replace(model_args, method=method), data_args, own_args)
     if training_args.should_log:
-        first = next(iter(results.values()))
-        noise = data_args.describe_noise()
-        if data_args.clean_label_column_name is not None:
-            noise = f"noise of its own (truth known of {first['true_labels']} training samples)"
-        if "noise_rate" in first:
-            noise += f", realized rate {first['noise_rate']:.3f}"
-        peft = "full fine-tuning" if model_args.peft_method == "none" else model_args.peft_method.upper()
-        data = data_args.task_name or data_args.dataset_name or data_args.train_file or "embedded data set"
-        print(
-            f"\n{data}, {noise}\n{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, "
-            f"seed {training_args.seed}\n"
-        )
-        titles = {METHODS[method][0]: of_it for method, of_it in results.items()}
-        print(results_table(titles, training_args.clear_warmup_epochs))
-        print("\nOutputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:")
-        print("\n".join(f"  {folder}" for folder in folders))
+        print(summary(results, model_args, data_args, training_args))
     return results
 
 
@@ -456,15 +408,8 @@ def load_data(
         raw_datasets = load_questions()
 
     # Labels
-    raw_datasets, label_names = labelled_texts(
-        raw_datasets,
-        data_args.text_columns,
-        data_args.label_column_name,
-        data_args.clean_label_column_name,
-        source=data_args.train_file or data_args.dataset_name,
-        options={f"{name}_column": f"--{name}_column_name" for name in ("label", "clean_label")}
-        | {"text_columns": "--text_column_name"},
-    )
+    source = data_args.train_file or data_args.dataset_name
+    raw_datasets, label_names = data_args.labelled_texts(raw_datasets, source)
 
     # Noise, in all training samples, whichever of them this run is going to use
     train_dataset = raw_datasets["train"].add_column(ROW, range(len(raw_datasets["train"])))
@@ -506,6 +451,29 @@ def load_model(model_args: ModelArguments, label_names: list[str]):
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def summary(
+    results: dict[str, dict[str, float]],
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    training_args: NoisyTrainingArguments,
+) -> str:
+    """The settings, the results of the methods side by side, and where they are."""
+    first = next(iter(results.values()))
+    data = data_args.task_name or data_args.dataset_name or data_args.train_file or "embedded data set"
+    peft = "full fine-tuning" if model_args.peft_method == "none" else model_args.peft_method.upper()
+    folders = [os.path.join(training_args.output_dir, method) for method in results]
+    return "\n".join(
+        [
+            f"\n{data}, {data_args.describe_noise(first)}",
+            f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
+            f"{training_args.seed}\n",
+            results_table({METHODS[name][0]: results[name] for name in results}, training_args.clear_warmup_epochs),
+            "\nOutputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:",
+            *(f"  {folder}" for folder in (folders if len(results) > 1 else [training_args.output_dir])),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,39 +1,24 @@
-"""Arguments of a script, for [`~transformers.HfArgumentParser`]: what is trained, what noise is added, and how it is
-trained. Choices are asked for anew each time: what is registered before the command line is parsed can be chosen."""
+"""Arguments of a script, for [`~transformers.HfArgumentParser`]: what of a model is trained, on which columns, with what
+noise. Choices are asked for anew each time: what is registered before the command line is parsed can be chosen."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
 from .._peft_stand_in import PEFT_METHODS  # lead: from ..tuners
 from ..data.noise import add_noise
+from ..data.texts import labelled_texts
 from ..noise import NOISE_TYPES, load_transition_matrix
-from ..routing import ROUTING_STRATEGIES
-from ..training_args import ClearTrainingArguments, TurnArguments
+from .training_arguments import FULL_FINE_TUNING
 
-FULL_FINE_TUNING = "none"  # as the name of a PEFT method
 NO_NOISE = "none"  # as the name of a noise type
-_FULL_FINE_TUNING_LEARNING_RATE = 2e-4
-
-
-def default_learning_rate(peft_method: str) -> float:
-    """The learning rate that suits a PEFT method, or `"none"`: full fine-tuning. Chosen on clean data (20 intents of
-    BANKING77, 4 epochs).
-
-    Raises:
-        ValueError: if there is no such method.
-    """
-    if peft_method == FULL_FINE_TUNING:
-        return _FULL_FINE_TUNING_LEARNING_RATE
-    return PEFT_METHODS.find(peft_method).learning_rate
 
 
 def check_choices(arguments: Any) -> None:
@@ -87,13 +72,24 @@ class PeftArguments:
 
 
 @dataclass
-class NoiseArguments:
-    """The noise to inject into the training labels.
+class LabelArguments:
+    """Which columns hold texts and labels, and the noise to inject into the training labels.
 
     Raises:
         ValueError: if an argument is out of its range, missing or one too many, or a file holds no matrix.
     """
 
+    text_column_name: str | None = field(
+        default=None, metadata={"help": "Column with the text; two, separated by a comma, for pairs. Default: 'text'."}
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
+    clean_label_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the training data with the true label, empty where it is unknown: for noisy data from "
+            "the real world. Used for metrics and --routing oracle alone. Goes with --noise_type none."
+        },
+    )
     noise_type: str = field(
         default="none",
         metadata={
@@ -133,9 +129,39 @@ class NoiseArguments:
         elif self.noise_rate is not None and not 0 <= self.noise_rate <= 1:
             raise ValueError(f"--noise_rate has to be in [0, 1]; got {self.noise_rate}.")
 
+        if self.clean_label_column_name is not None:
+            if self.adds_noise:
+                raise ValueError("--clean_label_column_name is for data that are noisy already: add no noise to them.")
+            if self.clean_label_column_name in (self.label_column_name, *self.text_columns):
+                raise ValueError(
+                    f"Column {self.clean_label_column_name!r} can't be the true label and another at once."
+                )
+        if len(self.text_columns) > 2:
+            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
+        if self.label_column_name in self.text_columns:
+            raise ValueError(f"Column {self.label_column_name!r} can't be text and label at once.")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """One column, or two for pairs of texts."""
+        if self.text_column_name is not None:
+            return tuple(name.strip() for name in self.text_column_name.split(","))
+        return self.default_text_columns()
+
+    def default_text_columns(self) -> tuple[str, ...]:
+        """For a subclass that knows the data set."""
+        return ("text",)
+
     @property
     def adds_noise(self) -> bool:
         return self.noise_type != NO_NOISE or self.transition_matrix_file is not None
+
+    def labelled_texts(self, splits: Mapping[str, Dataset], source: str | None) -> tuple[DatasetDict, list[str]]:
+        """[`~hf_clear.data.labelled_texts`] from the columns that the arguments name."""
+        options = {f"{name}_column": f"--{name}_column_name" for name in ("label", "clean_label")}
+        options["text_columns"] = "--text_column_name"
+        columns = (self.text_columns, self.label_column_name, self.clean_label_column_name)
+        return labelled_texts(splits, *columns, source, options)
 
     def add_noise_to(self, dataset: Dataset) -> Dataset:
         """[`~hf_clear.data.add_noise`] as the arguments say; without any, the data set as it is."""
@@ -144,63 +170,12 @@ class NoiseArguments:
             return add_noise(dataset, None, None, self.noise_seed, self.transition_matrix, name)
         return add_noise(dataset, self.noise_type, self.noise_rate, self.noise_seed) if self.adds_noise else dataset
 
-    def describe_noise(self) -> str:
-        """For reading, such as "symmetric noise"."""
+    def describe_noise(self, realized: Mapping[str, float]) -> str:
+        """For reading, such as "symmetric noise, realized rate 0.397"; `realized` as in
+        [`~hf_clear.data.realized_noise`]."""
+        noise = f"{self.noise_type} noise" if self.adds_noise else "no noise added"
         if self.transition_matrix_file is not None:
-            return f"noise from {self.transition_matrix_file}"
-        return f"{self.noise_type} noise" if self.adds_noise else "no noise added"
-
-
-@dataclass
-class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
-    """The arguments of both methods, with defaults that suit LoRA on a small encoder.
-
-    Raises:
-        ValueError: if an argument is out of its range, or the output folder is a file.
-    """
-
-    output_dir: str = field(default="outputs/run_glue_noisy", metadata={"help": "Where results and checkpoints go."})
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Start again in an output_dir; what an earlier run wrote there (OUTPUTS) is deleted."},
-    )
-    learning_rate: float = field(
-        default=2e-3,
-        metadata={
-            "help": "The initial learning rate. Default: "
-            + ", ".join(f"{default_learning_rate(name)} for {name}" for name in (*PEFT_METHODS, FULL_FINE_TUNING))
-        },
-    )
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Number of training epochs."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Batch size per device in training."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size per device in evaluation."})
-    train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Batches of similar lengths need less padding."}
-    )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on the validation set."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints to keep."})
-    clear_routing: str = field(
-        default="clean",
-        metadata={
-            "aliases": ["--routing"],
-            "help": "What CleaR's gates follow: the clean probability, or one of its ablations.",
-            "choices": ROUTING_STRATEGIES,
-        },
-    )
-    report_memorization: bool = field(
-        default=False,
-        metadata={
-            "help": "After each epoch, log the memorization of clean and of noisy training samples (one more pass over "
-            "the training set an epoch)."
-        },
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss."})
-    dataloader_pin_memory: bool = field(
-        default=torch.cuda.is_available(), metadata={"help": "Pin memory in data loaders. Default: if there is a GPU."}
-    )
-
-    def __post_init__(self):
-        if os.path.isfile(self.output_dir):
-            raise ValueError(f"--output_dir {self.output_dir} is a file.")
-        super().__post_init__()
+            noise = f"noise from {self.transition_matrix_file}"
+        if self.clean_label_column_name is not None:
+            noise = f"noise of its own (truth known of {realized['true_labels']} training samples)"
+        return noise + (f", realized rate {realized['noise_rate']:.3f}" if "noise_rate" in realized else "")
