@@ -34,7 +34,7 @@ from typing import Any
 import datasets
 import numpy as np
 import transformers
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from peft import get_peft_model
 from transformers import (
     AutoConfig,
@@ -275,76 +275,15 @@ def run(
     model, tokenizer = load_model(model_args, label_names)
 
     # Preprocessing the raw_datasets
-    def preprocess_function(examples):
-        # Tokenize the texts
-        return tokenizer(
-            *(examples[name] for name in TEXTS[: len(data_args.text_columns)]),
-            padding="max_length" if data_args.pad_to_max_length else False,
-            max_length=min(data_args.max_seq_length, tokenizer.model_max_length),
-            truncation=True,
-        )
-
-    with training_args.main_process_first(desc="dataset map pre-processing"):
-        tokenized_datasets = raw_datasets.map(
-            preprocess_function,
-            batched=True,
-            load_from_cache_file=not data_args.overwrite_cache,
-            desc="Running tokenizer on dataset",
-        )
-    train_dataset, eval_dataset, predict_dataset = (
-        tokenized_datasets.get(name) for name in ("train", "validation", "test")
-    )
-
-    # Get the metric function
-    metrics_of_task = [Accuracy()] if data_args.task_name is None else [Accuracy(), Glue(data_args.task_name)]
-
-    def compute_metrics(p):
-        predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
-        predictions = np.argmax(predictions, axis=1)
-        results = {}
-        for metric in metrics_of_task:
-            results.update(metric.compute(predictions=predictions, references=p.label_ids))
-        return results
+    tokenized_datasets = preprocess(raw_datasets, tokenizer, data_args, training_args)
+    eval_dataset, predict_dataset = tokenized_datasets.get("validation"), tokenized_datasets.get("test")
 
     # Initialize our Trainer
-    test_dataset = predict_dataset if data_args.test_each_epoch else None
-    scored = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
-    set_seed(training_args.seed)  # the head and LoRA start alike for every method
-    peft_config = model_args.peft_config(task_type="SEQ_CLS")
-    if peft_config is not None:
-        model = get_peft_model(model, peft_config)
-    trainer_class = METHODS[model_args.method][1]
-    trainer = trainer_class(
-        model=model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=scored,
-        compute_metrics=compute_metrics,
-        processing_class=tokenizer,
-        data_collator=default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
-    )
-    if isinstance(trainer, TurnTrainer) and predict_dataset is not None:
-        trainer.add_callback(ProbeTestCallback(trainer, predict_dataset))
-    if training_args.report_memorization:
-        if TRUE_LABEL not in train_dataset.column_names:
-            raise ValueError(
-                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
-                "(--clean_label_column_name)."
-            )
-        trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
+    trainer = initialize_trainer(model, tokenizer, tokenized_datasets, model_args, data_args, training_args)
 
     # Training
-    logger.info(f"*** {model_args.method}: training on {len(train_dataset)} samples ***")
-    train_result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint or last_checkpoint)
-    metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
-    metrics |= {"train_samples": len(train_dataset), **noise}
-    for entry in trainer.state.log_history if training_args.report_memorization else ():  # the last epoch's stay
-        metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
-    trainer.save_model()  # Saves the tokenizer too for easy upload
-    trainer.log_metrics("train", metrics)
-    if trainer.state.global_step > steps_of(last_checkpoint):
-        trainer.save_metrics("train", metrics)  # else those of the run itself are there already
-    trainer.save_state()
+    logger.info(f"*** {model_args.method}: training on {len(trainer.train_dataset)} samples ***")
+    train(trainer, last_checkpoint, noise)
 
     # Clean probabilities, and how well they find the wrong labels
     path = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
@@ -361,16 +300,7 @@ def run(
 
     # Prediction
     if predict_dataset is not None:
-        training_args.train_sampling_strategy = "random"  # grouping by length would reorder the predictions too
-        prediction = trainer.predict(predict_dataset, metric_key_prefix="test")
-        over_epochs = accuracy_over_epochs(trainer.state.log_history, training_args.clear_warmup_epochs)
-        metrics = {**prediction.metrics, **over_epochs, "test_samples": len(predict_dataset)}
-        trainer.log_metrics("test", metrics)
-        trainer.save_metrics("test", metrics)
-        if trainer.is_world_process_zero():
-            scores = prediction.predictions
-            scores = scores[0] if isinstance(scores, tuple) else scores
-            save_predictions(scores, label_names, os.path.join(training_args.output_dir, "predict_results.txt"))
+        predict(trainer, predict_dataset, label_names)
 
     if trainer.is_world_process_zero():  # an adapter doesn't say what its classes are called
         names = json.dumps(label_names, indent=2, ensure_ascii=False) + "\n"
@@ -382,7 +312,7 @@ def run(
         trainer.push_to_hub(**kwargs)
     else:
         trainer.create_model_card(**kwargs)
-        if isinstance(peft_config, ClearConfig) and trainer.is_world_process_zero():
+        if isinstance(model_args.peft_config("SEQ_CLS"), ClearConfig) and trainer.is_world_process_zero():
             note_loading(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
@@ -451,6 +381,100 @@ def load_model(model_args: ModelArguments, label_names: list[str]):
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def preprocess(
+    raw_datasets: DatasetDict, tokenizer: Any, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
+) -> DatasetDict:
+    def preprocess_function(examples):
+        # Tokenize the texts
+        return tokenizer(
+            *(examples[name] for name in TEXTS[: len(data_args.text_columns)]),
+            padding="max_length" if data_args.pad_to_max_length else False,
+            max_length=min(data_args.max_seq_length, tokenizer.model_max_length),
+            truncation=True,
+        )
+
+    with training_args.main_process_first(desc="dataset map pre-processing"):
+        return raw_datasets.map(
+            preprocess_function,
+            batched=True,
+            load_from_cache_file=not data_args.overwrite_cache,
+            desc="Running tokenizer on dataset",
+        )
+
+
+def initialize_trainer(
+    model: Any,
+    tokenizer: Any,
+    tokenized_datasets: DatasetDict,
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    training_args: NoisyTrainingArguments,
+) -> Trainer:
+    train_dataset, eval_dataset, predict_dataset = (
+        tokenized_datasets.get(name) for name in ("train", "validation", "test")
+    )
+    # Get the metric function
+    metrics_of_task = [Accuracy()] if data_args.task_name is None else [Accuracy(), Glue(data_args.task_name)]
+
+    def compute_metrics(p):
+        predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
+        predictions = np.argmax(predictions, axis=1)
+        results = {}
+        for metric in metrics_of_task:
+            results.update(metric.compute(predictions=predictions, references=p.label_ids))
+        return results
+
+    test_dataset = predict_dataset if data_args.test_each_epoch else None
+    scored = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
+    set_seed(training_args.seed)  # the head and LoRA start alike for every method
+    peft_config = model_args.peft_config(task_type="SEQ_CLS")
+    trainer = METHODS[model_args.method][1](
+        model=model if peft_config is None else get_peft_model(model, peft_config),
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=scored,
+        compute_metrics=compute_metrics,
+        processing_class=tokenizer,
+        data_collator=default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
+    )
+    if isinstance(trainer, TurnTrainer) and predict_dataset is not None:
+        trainer.add_callback(ProbeTestCallback(trainer, predict_dataset))
+    if training_args.report_memorization:
+        if TRUE_LABEL not in train_dataset.column_names:
+            raise ValueError(
+                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
+                "(--clean_label_column_name)."
+            )
+        trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
+    return trainer
+
+
+def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:
+    train_result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint or last_checkpoint)
+    metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
+    metrics |= {"train_samples": len(trainer.train_dataset), **noise}
+    for entry in trainer.state.log_history if trainer.args.report_memorization else ():  # the last epoch's stay
+        metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
+    trainer.save_model()  # Saves the tokenizer too for easy upload
+    trainer.log_metrics("train", metrics)
+    if trainer.state.global_step > steps_of(last_checkpoint):
+        trainer.save_metrics("train", metrics)  # else those of the run itself are there already
+    trainer.save_state()
+
+
+def predict(trainer: Trainer, predict_dataset: Dataset, label_names: list[str]) -> None:
+    trainer.args.train_sampling_strategy = "random"  # grouping by length would reorder the predictions too
+    prediction = trainer.predict(predict_dataset, metric_key_prefix="test")
+    over_epochs = accuracy_over_epochs(trainer.state.log_history, trainer.args.clear_warmup_epochs)
+    metrics = {**prediction.metrics, **over_epochs, "test_samples": len(predict_dataset)}
+    trainer.log_metrics("test", metrics)
+    trainer.save_metrics("test", metrics)
+    if trainer.is_world_process_zero():
+        scores = prediction.predictions
+        scores = scores[0] if isinstance(scores, tuple) else scores
+        save_predictions(scores, label_names, os.path.join(trainer.args.output_dir, "predict_results.txt"))
 
 
 def summary(

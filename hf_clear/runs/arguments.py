@@ -1,5 +1,5 @@
-"""Arguments of a script, for [`~transformers.HfArgumentParser`]: what of a model is trained, on which columns, with what
-noise. Choices are asked for anew each time: what is registered before the command line is parsed can be chosen."""
+"""Arguments of a script, for [`~transformers.HfArgumentParser`]: what of a model is trained, on which columns, with
+what noise. Choices are asked for anew each time: what is registered before the command line is parsed can be chosen."""
 
 from __future__ import annotations
 
