@@ -85,7 +85,7 @@ def test_what_is_not_registered_is_no_choice(script, tmp_path, capsys):  # noqa:
         script("--noise_type", "to_blue", "--noise_rate", 0.5)
     assert "invalid choice: 'to_blue'" in capsys.readouterr().err
     (tmp_path / "arguments.json").write_text(json.dumps({"noise_type": "to_blue", "noise_rate": 0.5}))
-    with pytest.raises(ValueError, match="--noise_type has to be one of none, symmetric, .*; got 'to_blue'"):
+    with pytest.raises(ValueError, match="--noise_type has to be one of none, .*symmetric.*; got 'to_blue'"):
         script(tmp_path / "arguments.json", defaults=False)
 
 
@@ -182,7 +182,7 @@ BAD_INPUT = {
     "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),
     "noise rate": (with_arguments("--noise_type", "symmetric", "--noise_rate", "1.5"), r"in \[0, 1\]; got 1.5"),
     "rate without type": (with_arguments("--noise_rate", "0.2"), "needs a --noise_type"),
-    "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method lora"),
+    "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method .*lora"),
     "text is label": (with_arguments("--text_column_name", "label"), "'label' can't be text and label at once"),
     "limit": (with_arguments("--max_eval_samples", "0"), "--max_eval_samples has to be 1 or above; got 0"),
     "best of nothing": (
@@ -218,7 +218,7 @@ BAD_INPUT = {
     ),
     "memorization of what": (with_arguments("--report_memorization"), "needs true labels"),
     "oracle without truth": (with_arguments("--routing", "oracle"), "needs to know the truth"),
-    "estimator": (with_arguments("--clear_estimator", "mixture"), "no estimator 'mixture'"),
+    "estimator": (with_arguments("--clear_estimator", "mixture"), "no .*estimator 'mixture'"),
     "bottleneck": (with_arguments("--peft_method", "adapter", "--adapter_size", "0"), "`bottleneck_size`"),
     "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
     "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
