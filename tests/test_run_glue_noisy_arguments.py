@@ -41,7 +41,7 @@ def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(parsed, tmp
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered():
     """A member of each family, for one test."""
     families = (NOISE_TYPES, PEFT_METHODS, ROUTING_STRATEGIES, PRESETS, run_glue_noisy.METHODS)
     before = [dict(family) for family in families]
@@ -61,7 +61,7 @@ class ClearRsLoraConfig(ClearLoraConfig):
     use_rslora: bool = True
 
 
-def test_a_noise_type_that_was_registered_is_a_choice(script, registered, tmp_path, capsys):  # noqa: F811
+def test_what_is_registered_is_a_choice(script, registered, tmp_path, capsys):  # noqa: F811
     with pytest.raises(SystemExit, match="0"):
         script("--help", defaults=False)
     helped = capsys.readouterr().out
