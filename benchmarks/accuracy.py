@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _loading import DATA_SETS, DEMO, model_path
+from cells import PEERS, Cell, parse_method
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # of run_glue_noisy.py
-from benchmarks.cells import DATA_SETS, DEMO, PEERS, Cell, parse_method
 from hf_clear.files import write_atomically
 from hf_clear.noise import NOISE_TYPES
-from run_glue_noisy import PEFT_METHODS, demo_backbone
+from hf_clear.tuners import PEFT_METHODS
 
 COORDINATES = [field.name for field in dataclasses.fields(Cell)]
 TABLE = ("model", "data", "noise_type", "noise_rate", "peft_method", "epochs")  # what the rows of a table share
@@ -109,8 +109,7 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         raise ImportError(
             '--methods cleanlab: cleanlab is not installed. pip install -e ".[benchmarks]", or leave the method out.'
         )
-    if args.model_name_or_path == DEMO:
-        demo_backbone()
+    model_path(args.model_name_or_path)  # the extra `demo` may be missing
     cells = []
     product = itertools.product(args.data_sets, args.noise_types, args.noise_rates, args.peft_methods, args.methods)
     for seed, (data, noise_type, rate, peft_method, method) in itertools.product(args.seeds, list(product)):
@@ -146,7 +145,7 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
 
 
 def run_in_process(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
-    """[`benchmarks.cells.run_cell`] in a process of its own, which ends where this one does.
+    """[`cells.run_cell`] in a process of its own, which ends where this one does.
 
     Raises:
         RuntimeError: where it fails, with the end of its log.

@@ -18,46 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import peft
 import torch
 import transformers
-from datasets import ClassLabel, Dataset
+from _loading import accuracy, load
+from datasets import Dataset
 from peft import get_peft_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
-    EvalPrediction,
     HfArgumentParser,
     Trainer,
-    set_seed,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # of run_glue_noisy.py
 from hf_clear import ClearArguments, ClearTrainer, TurnTrainer, per_sample_losses
-from hf_clear.metrics import Accuracy, detection_metrics
+from hf_clear.metrics import detection_metrics
 from hf_clear.noise import TRUE_LABEL
-from run_glue_noisy import (
-    LEARNING_RATES,
-    DataTrainingArguments,
-    ModelArguments,
-    NoisyTrainingArguments,
-    accuracy_over_epochs,
-    add_noise,
-    demo_backbone,
-    peft_config_of,
-)
+from hf_clear.runs import NoisyTrainingArguments, PeftArguments, accuracy_over_epochs, default_learning_rate
 
-DEMO = "all-MiniLM-L6-v2"  # the extra `demo`
-# Folder, column of the label, and how many classes (in alphabetical order; None: all).
-DATA_SETS = {
-    "banking77": ("banking77", "category", None),
-    "banking77-20": ("banking77", "category", 20),
-    "sst5": ("sst5", "label", None),
-}
 TRAINERS: dict[str, type[Trainer]] = {
     "plain": Trainer,
     "clear": ClearTrainer,
@@ -119,7 +98,8 @@ def parse_method(method: str) -> tuple[str, dict[str, Any]]:
 
 def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     """Trains and tests; returns the line of results.jsonl. `folder` holds the data sets."""
-    train, test, model, tokenizer = load(cell, folder)
+    source = (cell.data, folder, cell.model, cell.noise_type, cell.noise_rate, cell.seed)
+    train, test, model, tokenizer = load(*source)
     name, settings = parse_method(cell.method)
     settings = {"probe_features": "mean"} if name == "probe" else settings
     is_noisy = np.array(train["label"]) != np.array(train[TRUE_LABEL])
@@ -133,7 +113,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         arguments = NoisyTrainingArguments(
             output_dir=output_dir,
             num_train_epochs=epochs,
-            learning_rate=LEARNING_RATES[cell.peft_method or "none"],
+            learning_rate=default_learning_rate(cell.peft_method or "none"),
             seed=cell.seed,
             eval_strategy="epoch" if name in TRAINERS else "no",
             save_strategy="no",
@@ -143,7 +123,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
             **settings,
         )
         if cell.peft_method is not None:
-            model = get_peft_model(model, peft_config_of(ModelArguments(peft_method=cell.peft_method)))
+            model = get_peft_model(model, PeftArguments(peft_method=cell.peft_method).peft_config("SEQ_CLS"))
         trainer = TRAINERS.get(name, TurnTrainer)(
             model=model,
             args=arguments,
@@ -175,43 +155,6 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def load(cell: Cell, folder: Path) -> tuple[Dataset, Dataset, transformers.PreTrainedModel, Any]:
-    """The training set with noise, the test set, the model and its tokenizer; as in run_glue_noisy.py."""
-    subfolder, column, num_classes = DATA_SETS[cell.data]
-    frames = {
-        name: pd.read_csv(folder / subfolder / f"{name}.csv", keep_default_na=False) for name in ("train", "test")
-    }
-    classes = sorted(frames["train"][column].unique())[:num_classes]
-    numbers = {label: number for number, label in enumerate(classes)}
-    path = demo_backbone() if cell.model == DEMO else cell.model
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    limit = min(DataTrainingArguments().max_seq_length, tokenizer.model_max_length)
-    sets = []
-    for frame in frames.values():
-        frame = frame[frame[column].isin(classes)]
-        dataset = Dataset.from_dict(
-            {"text": list(frame.text), **tokenizer(list(frame.text), truncation=True, max_length=limit)}
-        )
-        labels = ClassLabel(names=[str(label) for label in classes])
-        sets.append(dataset.add_column("label", [numbers[label] for label in frame[column]], feature=labels))
-    train, test = sets
-    noise = DataTrainingArguments(noise_type=cell.noise_type, noise_rate=cell.noise_rate, noise_seed=cell.seed)
-    train = add_noise(train, noise, [str(label) for label in classes])
-    set_seed(cell.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        path, num_labels=len(classes), ignore_mismatched_sizes=True
-    )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    set_seed(cell.seed)  # the PEFT modules start alike for every method
-    return train, test, model, tokenizer
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    scores = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return Accuracy().compute(predictions=scores.argmax(axis=1), references=prediction.label_ids)
-
-
 def train_and_test(trainer: Trainer) -> dict[str, Any]:
     """`suspicion`, of shape `[num_samples]`, is the higher, the less a label is trusted."""
     start = time.perf_counter()
@@ -220,7 +163,7 @@ def train_and_test(trainer: Trainer) -> dict[str, Any]:
     tests = [entry for entry in trainer.state.log_history if "eval_test_accuracy" in entry]
     store = getattr(trainer, "sample_store", None)
     is_fitted = store is not None and store.is_fitted
-    over_epochs = accuracy_over_epochs(trainer)
+    over_epochs = accuracy_over_epochs(trainer.state.log_history, trainer.args.clear_warmup_epochs)
     return {
         "accuracy": tests[-1]["eval_test_accuracy"],
         "peak_accuracy": over_epochs["test_peak_accuracy"],

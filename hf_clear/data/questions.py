@@ -1,4 +1,4 @@
-"""A small text classification set made from templates, for examples and tests without a network."""
+"""A small data set of questions made from templates, for examples and tests without a network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _NAMES = """Anna Boris Clara David Emma Felix Grace Hugo Irene Jonas Karen Lucas
     Yuki""".split()
 
 
-def load_embedded_dataset() -> DatasetDict:
+def load_questions() -> DatasetDict:
     """Generates a data set of questions; the class is the kind of thing that is asked for.
 
     "I know the rice and the guard, but not which lute since 1960" asks for an instrument. Each text names three things

@@ -8,14 +8,14 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from hf_clear.embedded import load_embedded_dataset
+from hf_clear.data import load_questions
 
 SHA256 = "85eafda27cadf7552b82b42612310e81bd5fcdc13641488a2d1fe1521e2f0136"
 
 
 @pytest.fixture(scope="module")
 def data():
-    return load_embedded_dataset()
+    return load_questions()
 
 
 def test_columns_sizes_and_balance(data):
@@ -45,7 +45,7 @@ def test_every_word_occurs_in_several_classes(data):
 def test_content_is_fixed_and_leaves_the_global_generator_alone(data):
     random.seed(1)
     before = random.getstate()
-    again = load_embedded_dataset()
+    again = load_questions()
     assert random.getstate() == before
     for name, split in data.items():
         assert split.to_dict() == again[name].to_dict()

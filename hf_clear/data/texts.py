@@ -1,0 +1,97 @@
+"""Brings splits with columns of any name to one form, and refuses what is no text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, DatasetDict
+
+from .files import NUL
+from .labels import encode_labels
+
+SPLITS = ("train", "validation", "test")
+
+
+def labelled_texts(
+    splits: Mapping[str, Dataset],
+    text_columns: Sequence[str] = ("text",),
+    label_column: str = "label",
+    clean_label_column: str | None = None,
+    source: str = "The data set",
+    options: Mapping[str, str] | None = None,
+) -> tuple[DatasetDict, list[str]]:
+    """Checks texts and labels, and brings them to the columns `text` (`text_pair`), `label` and `true_label`.
+
+    Args:
+        splits (`Mapping[str, Dataset]`): `"train"`, and as you like `"validation"` and `"test"`; others are left out.
+        text_columns (`Sequence[str]`, *optional*, defaults to `("text",)`): one column, or two for pairs of texts.
+        label_column (`str`, *optional*, defaults to `"label"`): labels are a `ClassLabel`, integers or strings.
+        clean_label_column (`str`, *optional*): a column of the training data with the true labels.
+        source (`str`, *optional*): where the data come from, for messages.
+        options (`Mapping[str, str]`, *optional*): what a user calls the arguments of this function, for messages, such
+            as `{"text_columns": "--text_column_name"}`.
+
+    Returns:
+        `tuple[DatasetDict, list[str]]`: the splits as [`encode_labels`] returns them, and the names of the classes.
+
+    Raises:
+        ValueError: if there are no training samples, a column is missing, a text is empty, or a label is missing, of
+            another kind than the rest, or of a class that no training sample has.
+
+    Example:
+
+    ```python
+    >>> splits, label_names = labelled_texts(read_files({"train": "train.csv"}), ["question"], "category")
+    ```
+    """
+    splits = {name: dataset for name, dataset in splits.items() if name in SPLITS}
+    if "train" not in splits or len(splits["train"]) == 0:
+        raise ValueError(f"{source}: there are no training samples.")
+    options = options or {}
+    for name, dataset in splits.items():
+        columns = [("text_columns", column) for column in text_columns]
+        if clean_label_column is not None and name == "train":
+            columns.append(("clean_label_column", clean_label_column))
+        columns.append(("label_column", label_column))
+        check_columns(dataset, {column: options.get(argument, f"`{argument}`") for argument, column in columns}, name)
+        check_texts(dataset, text_columns, name)
+    encoded, label_names = encode_labels(splits, label_column, text_columns, clean_label_column)
+    return DatasetDict(encoded), label_names
+
+
+def check_columns(dataset: Dataset, columns: Mapping[str, str], split_name: str) -> None:
+    """Looks whether a data set has certain columns.
+
+    Args:
+        dataset (`Dataset`): any.
+        columns (`Mapping[str, str]`): from the name of a column to the argument that names it, for the message.
+        split_name (`str`): for the message, such as `"train"`.
+
+    Raises:
+        ValueError: if one is missing, with those that there are.
+    """
+    for name, argument in columns.items():
+        if name not in dataset.column_names:
+            raise ValueError(
+                f"The {split_name} data have no column {name!r} ({argument}). There are: "
+                f"{', '.join(dataset.column_names)}."
+                + (" In csv files, commas separate columns." if len(dataset.column_names) == 1 else "")
+            )
+
+
+def check_texts(dataset: Dataset, columns: Sequence[str], split_name: str) -> None:
+    """Looks whether every cell of some columns is a text.
+
+    Raises:
+        ValueError: if one is missing, blank, no string or has a NUL character, with its row.
+    """
+    for column in columns:
+        for row, text in enumerate(dataset[column]):
+            if not isinstance(text, str) or not text.strip():
+                state = "empty" if text is None or isinstance(text, str) else f"no text but {text!r}"
+                raise ValueError(
+                    f"Row {row} of the {split_name} data (counted from 0): column {column!r} is {state}. Give it a "
+                    "text or drop the row."
+                )
+            if "\0" in text:
+                raise ValueError(f"Row {row} of the {split_name} data (counted from 0), column {column!r}: {NUL}")

@@ -1,0 +1,61 @@
+"""What is scored while a run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
+
+from ..turn.trainer import TurnTrainer
+
+
+def datasets_of_each_epoch(
+    training_args: TrainingArguments, eval_dataset: Dataset | None, test_dataset: Dataset | None
+) -> Dataset | dict[str, Dataset] | None:
+    """What a trainer gets as `eval_dataset`, to be scored after each epoch. The best model is never chosen on the test
+    set.
+
+    Args:
+        training_args (`TrainingArguments`): changed to suit: `metric_for_best_model` becomes that of the validation
+            set, and without any set there is no evaluation.
+        eval_dataset (`Dataset`, *optional*): the validation set; its metrics begin with `eval_` if it is alone, and
+            else with `eval_validation_`.
+        test_dataset (`Dataset`, *optional*): a test set to score each epoch; its metrics begin with `eval_test_`.
+
+    Raises:
+        ValueError: if the best model would be chosen on the test set, or by nothing.
+    """
+    scored: Any = eval_dataset
+    if test_dataset is not None:
+        sets = {"validation": eval_dataset, "test": test_dataset}
+        scored = {name: dataset for name, dataset in sets.items() if dataset is not None}
+        if training_args.metric_for_best_model is not None:
+            name = training_args.metric_for_best_model.removeprefix("eval_")
+            if name.startswith("test_"):
+                raise ValueError(f"--metric_for_best_model {name}: the best model is never chosen on the test set.")
+            training_args.metric_for_best_model = f"eval_validation_{name.removeprefix('validation_')}"
+    if training_args.load_best_model_at_end and eval_dataset is None:
+        raise ValueError(
+            "--load_best_model_at_end needs a validation set: the best model is never chosen on the test set."
+        )
+    if scored is None:
+        training_args.eval_strategy = "no"
+    return scored
+
+
+class ProbeTestCallback(TrainerCallback):
+    """Tests TURN's probe before fine-tuning changes the features that it was trained on.
+
+    Args:
+        trainer (`TurnTrainer`): the metrics, `probe/test_...`, join those of its phases.
+        dataset (`Dataset`): the test set.
+    """
+
+    def __init__(self, trainer: TurnTrainer, dataset: Dataset):
+        self.trainer = trainer
+        self.dataset = dataset
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:  # a checkpoint has the result with it
+            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe/test").metrics

@@ -1,0 +1,144 @@
+"""What a run leaves: a table of clean probabilities, and its metrics beside those of other runs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import Trainer
+
+from .._names import TRUE_LABEL
+from ..estimators import gaussian_mixture
+from ..files import write_atomically
+from ..metrics import EpochAccuracy, detection_metrics
+from ..passes import per_sample_losses
+
+
+def save_clean_probabilities(
+    trainer: Trainer, dataset: Dataset, path: str | os.PathLike, row_column: str | None = None
+) -> dict[str, float]:
+    """Writes what a trainer thinks of the labels it was trained on, one row a sample.
+
+    A trainer without clean probabilities of its own, such as a stock `Trainer`, gets those of a mixture over its losses
+    now. The file has the columns `sample_index`, `given_label` (its name), `clean_probability`, `loss` (nats) and, if
+    the truth is known, `true_label` (empty for a sample of which it is not). Call it on every process; the first one
+    writes.
+
+    Args:
+        trainer (`Trainer`): after training.
+        dataset (`Dataset`): the training set in the trainer's order; `label` is a `ClassLabel`, `true_label`, if it is
+            there, holds class numbers (-100: unknown).
+        path (`str`): the parquet file.
+        row_column (`str`, *optional*): a column of `dataset` with the `sample_index`; by default samples are numbered
+            as they come.
+
+    Returns:
+        `dict[str, float]`: [`~hf_clear.metrics.detection_metrics`] of the samples whose truth is known; empty if it is
+        known of none.
+    """
+    store = getattr(trainer, "sample_store", None)
+    if store is not None and store.is_fitted:
+        table = trainer.clean_probabilities()
+        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
+    else:
+        loss = per_sample_losses(trainer)
+        probability = gaussian_mixture(loss).clean_probability
+    labels = dataset.features["label"]
+    columns = {
+        "sample_index": range(len(dataset)) if row_column is None else dataset[row_column],
+        "given_label": labels.int2str(dataset["label"]),
+        "clean_probability": probability,
+        "loss": loss,
+    }
+    metrics = {}
+    if TRUE_LABEL in dataset.column_names:
+        true = np.array(dataset[TRUE_LABEL])
+        known = true >= 0
+        columns["true_label"] = [labels.int2str(int(label)) if label >= 0 else None for label in true]
+        metrics = detection_metrics(probability[known], (np.array(dataset["label"]) != true)[known])
+    if trainer.is_world_process_zero():
+        buffer = io.BytesIO()
+        Dataset.from_dict(columns).to_parquet(buffer)
+        write_atomically(path, buffer.getvalue())
+    return metrics
+
+
+def save_predictions(scores: np.ndarray, label_names: Sequence[str], path: str | os.PathLike) -> None:
+    """Writes the predicted class of each sample: a header, then lines of index and name with a tab between them.
+
+    Args:
+        scores (`np.ndarray` of shape `[num_samples, num_classes]`): what `trainer.predict` returns.
+        label_names (`Sequence[str]`): of the classes, in the order of their numbers.
+        path (`str`): the text file.
+    """
+    names = (label_names[label] for label in np.argmax(scores, axis=1))
+    lines = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
+    write_atomically(path, f"index\tprediction\n{lines}".encode())
+
+
+def accuracy_over_epochs(log_history: Iterable[Mapping[str, Any]], warmup_epochs: float) -> dict[str, float]:
+    """Peak and average accuracy on a test set that was scored after each epoch ([`~hf_clear.metrics.EpochAccuracy`]).
+
+    Args:
+        log_history (`Iterable[Mapping]`): `trainer.state.log_history`; entries with `eval_test_accuracy` count.
+        warmup_epochs (`float`): the average is that of the epochs after them.
+
+    Returns:
+        `dict[str, float]`: `test_peak_accuracy` (best epoch) and `test_average_accuracy` (absent if no epoch is after
+        the warm-up). Empty if no test set was scored.
+    """
+    history = [entry for entry in log_history if "eval_test_accuracy" in entry]
+    if not history:
+        return {}
+    metrics = EpochAccuracy().compute(
+        predictions=[entry["eval_test_accuracy"] for entry in history],
+        references=[entry["epoch"] for entry in history],
+        warmup_epochs=warmup_epochs,
+    )
+    return {f"test_{name}": value for name, value in metrics.items()}
+
+
+def results_table(results: Mapping[str, Mapping[str, float]], warmup_epochs: float) -> str:
+    """Results of runs side by side, for reading.
+
+    Args:
+        results (`Mapping[str, Mapping[str, float]]`): from the title of a run to its `all_results.json`. The rows are
+            the metrics that the first run has.
+        warmup_epochs (`float`): named in the row of the average accuracy.
+
+    Returns:
+        `str`: one line a metric, and a line of titles above them.
+    """
+    names = {
+        "test_matthews_correlation": "test Matthews correlation",
+        "test_f1": "test F1",
+        "test_accuracy": "test accuracy",
+        "test_peak_accuracy": "  best epoch",
+        "test_average_accuracy": f"  mean after epoch {warmup_epochs}",
+        "detection_auroc": "wrong labels: AUROC",
+        "detection_average_precision": "  average precision",
+        "detection_precision": "  precision",
+        "detection_recall": "  recall",
+        "memorization_clean": "memorized: clean samples",
+        "memorization_noisy": "  noisy samples",
+        "probe_test_accuracy": "probe: test accuracy",
+        "probe_detection_auroc": "  wrong labels: AUROC",
+        "cleanse_kept": "kept samples",
+        "cleanse_purity": "  of them correct",
+        "cleanse_recall": "  of the correct, kept",
+        "cleanse_fine_tuning_samples": "  after the balanced draw",
+        "probe_features_runtime": "time for features (s)",
+        "probe_runtime": "  for probing (s)",
+        "train_runtime": "  for training (s)",
+    }
+    first = next(iter(results.values()))
+    lines = [" " * 26 + "".join(f"{title:>10}" for title in results)]
+    for key, name in names.items():
+        if key in first:
+            digits = 0 if key.endswith(("_runtime", "_kept", "_samples")) else 4
+            lines.append(f"{name:<26}" + "".join(f"{result[key]:>10.{digits}f}" for result in results.values()))
+    return "\n".join(lines)

@@ -1,0 +1,237 @@
+"""The command line of run_glue_noisy.py: defaults, choices, the data that it names, and errors before training."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.script import parsed, script  # noqa: F401
+from helpers.texts import rows, write
+from transformers import Trainer
+
+import run_glue_noisy
+from hf_clear import ClearLoraConfig, ClearTrainer
+from hf_clear.noise import NOISE_TYPES, register_noise_type
+from hf_clear.presets import PRESETS
+from hf_clear.routing import ROUTING_STRATEGIES
+from hf_clear.runs import default_learning_rate
+from hf_clear.tuners import PEFT_METHODS, register_peft_method
+
+
+@pytest.mark.parametrize("spelling", ["--peft_method adapter", "--peft-method adapter", "--peft_m=adapter", "json"])
+def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(parsed, tmp_path, spelling):  # noqa: F811
+    arguments = {"train_file": write(rows(6), tmp_path / "train.csv"), "preset": "official", "clear_gamma": 0.6}
+    arguments["output_dir"] = str(tmp_path / "out")
+    if spelling == "json":
+        arguments |= {"use_cpu": True, "peft_method": "adapter", "routing": "random"}
+        (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+        model_args, _, used = parsed(str(tmp_path / "arguments.json"))
+    else:
+        given = [f"--{name}={value}" for name, value in arguments.items()]
+        model_args, _, used = parsed(*given, "--use_cpu", "--routing", "random", *spelling.split(" "))
+    assert used.learning_rate == default_learning_rate("adapter") != 2e-3
+    assert (used.clear_gamma, used.clear_routing, model_args.lora_r) == (0.6, "random", 16)
+    assert used.clear_estimator == "ema_gaussian_mixture" and used.clear_dropout_after_warmup is False
+
+
+# ---- What is registered before `main()` is called ----
+
+
+@pytest.fixture
+def registered():
+    """A member of each family, for one test."""
+    families = (NOISE_TYPES, PEFT_METHODS, ROUTING_STRATEGIES, PRESETS, run_glue_noisy.METHODS)
+    before = [dict(family) for family in families]
+    register_noise_type("to_blue", lambda labels, num_labels, rate, rng, features: np.zeros_like(labels))
+    register_peft_method("rslora", ClearRsLoraConfig, 4e-3)
+    ROUTING_STRATEGIES["half"] = ROUTING_STRATEGIES["random"]
+    PRESETS["mine"] = lambda peft_method: {"clear_gamma": 0.3}
+    run_glue_noisy.METHODS["mine"] = ("mine", ClearTrainer)
+    yield
+    for family, members in zip(families, before):
+        for name in [name for name in family if name not in members]:
+            del family[name]
+
+
+@dataclass
+class ClearRsLoraConfig(ClearLoraConfig):
+    use_rslora: bool = True
+
+
+def test_what_is_registered_is_a_choice(script, registered, tmp_path, capsys):  # noqa: F811
+    with pytest.raises(SystemExit, match="0"):
+        script("--help", defaults=False)
+    helped = capsys.readouterr().out
+    added = {"noise-type": "to_blue", "peft-method": "rslora", "routing": "half", "preset": "mine", "method": "mine"}
+    for option, name in added.items():
+        choices = re.search(rf" --{option}\s+{{(.*?)}}", helped, re.DOTALL).group(1)
+        assert name in choices.split(","), option
+    results, out = script(
+        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
+        *("--method", "mine", "--peft_method", "rslora", "--routing", "half"),
+        *("--noise_type", "to_blue", "--noise_rate", 0.5),
+    )
+    assert set(pd.read_parquet(out / "clean_probabilities.parquet").given_label) == {"blue"}
+    assert results["mine"]["noise_rate"] == pytest.approx(2 / 3)
+    assert json.loads((out / "adapter_config.json").read_text())["use_rslora"] is True
+    assert "      mine" in capsys.readouterr().out
+
+
+def test_what_is_not_registered_is_no_choice(script, tmp_path, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        script("--noise_type", "to_blue", "--noise_rate", 0.5)
+    assert "invalid choice: 'to_blue'" in capsys.readouterr().err
+    (tmp_path / "arguments.json").write_text(json.dumps({"noise_type": "to_blue", "noise_rate": 0.5}))
+    with pytest.raises(ValueError, match="--noise_type has to be one of none, .*symmetric.*; got 'to_blue'"):
+        script(tmp_path / "arguments.json", defaults=False)
+
+
+# ---- Data ----
+
+
+@pytest.fixture
+def load_data(parsed):  # noqa: F811
+    """`load_data` of the script, from a command line."""
+    return lambda *argv: run_glue_noisy.load_data(*parsed(*map(str, argv)))
+
+
+def test_the_noise_does_not_depend_on_the_training_seed(load_data, tmp_path):
+    train = write(rows(90), tmp_path / "train.csv")
+
+    def given(seed: int) -> dict[int, int]:
+        raw_datasets, names, noise = load_data(
+            *("--train_file", train, "--max_train_samples", 60, "--seed", seed),
+            *("--noise_type", "symmetric", "--noise_rate", 0.5),
+        )
+        assert names == ["blue", "green", "red"] and noise["true_labels"] == 60
+        return dict(zip(raw_datasets["train"]["row"], raw_datasets["train"]["label"]))
+
+    first, second = given(1), given(2)
+    both = first.keys() & second.keys()
+    assert 0 < len(both) < 54 and all(first[row] == second[row] for row in both)
+
+
+def test_noise_from_a_matrix(load_data, tmp_path):
+    (tmp_path / "matrix.csv").write_text("1,0,0\n0,0,1\n0,0,1\n")  # green becomes red: classes in sorted order
+    train, test = write(rows(300), tmp_path / "train.csv"), write(rows(30), tmp_path / "test.csv")
+    arguments = ("--train_file", train, "--test_file", test, "--transition_matrix_file", tmp_path / "matrix.csv")
+    raw_datasets, names, noise = load_data(*arguments, "--max_eval_samples", 5, "--max_predict_samples", 7)
+    assert {name: len(split) for name, split in raw_datasets.items()} == {"train": 270, "validation": 5, "test": 7}
+    pairs = set(zip(raw_datasets["train"]["true_label"], raw_datasets["train"]["label"]))
+    assert {(names[true], names[given]) for true, given in pairs} == {
+        ("blue", "blue"),
+        ("green", "red"),
+        ("red", "red"),
+    }
+    assert noise == {"true_labels": 300, "noise_rate": pytest.approx(1 / 3)}
+
+
+# ---- Bad input: an error before training that says what to do ----
+
+
+def bad_file(change, *arguments: str):
+    """A csv file of 30 rows in which `change` changed something."""
+
+    def build(tmp_path: Path) -> list[str]:
+        return ["--train_file", write(change(rows(30)), tmp_path / "train.csv"), *arguments]
+
+    return build
+
+
+def with_arguments(*arguments: str):
+    return bad_file(lambda frame: frame, *arguments)
+
+
+def other_matrix(tmp_path: Path) -> list[str]:
+    (tmp_path / "matrix.csv").write_text("0.5,0.5\n0,1\n")
+    return [*bad_file(lambda frame: frame)(tmp_path), "--transition_matrix_file", str(tmp_path / "matrix.csv")]
+
+
+def best_on_the_test_set(tmp_path: Path) -> list[str]:
+    test = write(rows(9), tmp_path / "test.csv")
+    return [
+        *bad_file(lambda frame: frame)(tmp_path),
+        *("--test_file", test, "--test_each_epoch", "--load_best_model_at_end"),
+        *("--metric_for_best_model", "eval_test_accuracy"),
+    ]
+
+
+def in_a_file(**arguments):
+    def build(tmp_path: Path) -> list[str]:
+        (tmp_path / "arguments.json").write_text(json.dumps({"output_dir": str(tmp_path / "out"), **arguments}))
+        return [str(tmp_path / "arguments.json")]
+
+    return build
+
+
+BAD_INPUT = {
+    "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
+    "no text column": (
+        bad_file(lambda f: f.rename(columns={"text": "t"})),
+        "no column 'text' .--text_column_name.*There are: id, t",
+    ),
+    "class lost in the split": (
+        bad_file(lambda f: f.assign(label=f.label.where(f.id != 3, "purple")), "--validation_split_percentage", "90"),
+        "No training sample is left of 1 of the 4 classes .purple.*--validation_split_percentage",
+    ),
+    "gamma": (with_arguments("--clear_gamma", "1.5"), r"clear_gamma.*\[0, 1\]; got 1.5"),
+    "N": (with_arguments("--clear_ensemble_size", "0"), "1 or above; got 0"),
+    "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),
+    "noise rate": (with_arguments("--noise_type", "symmetric", "--noise_rate", "1.5"), r"in \[0, 1\]; got 1.5"),
+    "rate without type": (with_arguments("--noise_rate", "0.2"), "needs a --noise_type"),
+    "no modules to route": (with_arguments("--peft_method", "none"), "needs some: --peft_method .*lora"),
+    "text is label": (with_arguments("--text_column_name", "label"), "'label' can't be text and label at once"),
+    "limit": (with_arguments("--max_eval_samples", "0"), "--max_eval_samples has to be 1 or above; got 0"),
+    "best of nothing": (
+        with_arguments("--load_best_model_at_end", "--validation_split_percentage", "0"),
+        "needs a validation set",
+    ),
+    "two kinds of noise": (
+        with_arguments("--noise_type", "symmetric", "--transition_matrix_file", "m.csv"),
+        "drop these",
+    ),
+    "type without rate": (with_arguments("--noise_type", "symmetric"), "--noise_type symmetric needs a --noise_rate"),
+    "matrix of other classes": (
+        other_matrix,
+        "matrix.csv is for 2 classes. There are 3, in this order: blue, green, red",
+    ),
+    "method in a JSON file": (in_a_file(method="Clear"), "--method has to be one of none, .*turn, both; got 'Clear'"),
+    "best on the test set": (
+        best_on_the_test_set,
+        "never chosen on the test set",
+    ),
+    "no matrix": (with_arguments("--transition_matrix_file", __file__), "has to end in .csv, .npy or .json"),
+    "truth and noise": (
+        with_arguments("--clean_label_column_name", "id", "--noise_type", "symmetric", "--noise_rate", "0.1"),
+        "add no noise",
+    ),
+    "no truth column": (
+        with_arguments("--clean_label_column_name", "truth"),
+        "no column 'truth' .--clean_label_column_name",
+    ),
+    "truth of no class": (
+        bad_file(lambda f: f.assign(truth="purple"), "--clean_label_column_name", "truth"),
+        "Row 0 of the train data .* true label 'purple', which is no label",
+    ),
+    "memorization of what": (with_arguments("--report_memorization"), "needs true labels"),
+    "oracle without truth": (with_arguments("--routing", "oracle"), "needs to know the truth"),
+    "estimator": (with_arguments("--clear_estimator", "mixture"), "no .*estimator 'mixture'"),
+    "bottleneck": (with_arguments("--peft_method", "adapter", "--adapter_size", "0"), "`bottleneck_size`"),
+    "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
+    "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input(script, tmp_path, monkeypatch, case):  # noqa: F811
+    def no_step(*args, **kwargs):
+        raise AssertionError("a training step ran")
+
+    monkeypatch.setattr(Trainer, "training_step", no_step)
+    build, message = BAD_INPUT[case]
+    arguments = build(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        script(*arguments, defaults=not arguments[0].endswith(".json"))
