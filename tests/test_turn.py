@@ -466,7 +466,7 @@ def test_a_run_warmed_up_by_a_probe_resumes(training_arguments, tmp_path):
         ({"probe_gce_q": -0.1}, r"`probe_gce_q` has to be in \[0, 1\].*-0.1"),
         ({"turn_balance": "max"}, "`turn_balance` has to be 'min', 'none' or a number.*'max'"),
         ({"turn_balance": 0}, "`turn_balance` has to be"),
-        ({"turn_estimator": "guess"}, "no estimator 'guess'"),
+        ({"turn_estimator": "guess"}, "no clean-probability estimator 'guess'"),
         ({"probe_epochs": 0}, "`probe_epochs` has to be a whole number, 1 or above"),
         ({"probe_features": "cls"}, "`probe_features` has to be 'head' or 'mean'"),
         ({"probe_learning_rate": 0}, "`probe_learning_rate` has to be above 0"),
