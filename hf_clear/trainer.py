@@ -97,13 +97,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     def check_before_training(self, estimator: NamedEstimator | None = None) -> None:
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
-        can't be trained with this loss, shows before the first step.
-
-        Args:
-            estimator (`NamedEstimator`, *optional*): `clear_estimator` by default.
-
-        Raises:
-            ValueError: the message says what to do.
+        can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
         self._estimator = get_estimator(self.clear_args.clear_estimator)
         self._first_batch = check_first_batch(self, self._refit, estimator or self._estimator, ClearMixin)

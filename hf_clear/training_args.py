@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ._argument_checks import check_numbers, check_whole_numbers, dictionary
-from .estimators import get_estimator
+from .estimators import ESTIMATORS
 from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
 from .probe_args import ProbeArguments
 from .routing import ROUTING_STRATEGIES
@@ -62,8 +62,9 @@ class ClearArguments(ProbeArguments):
     clear_estimator: str = field(
         default="gaussian_mixture",
         metadata={
-            "help": "What turns losses into clean probabilities: gaussian_mixture, per_class_gaussian_mixture, "
-            "ema_gaussian_mixture, knn, or several with '+' between them, which are averaged."
+            "help": "What turns losses (or, for 'knn' and 'probe', the frozen model's features) into clean "
+            "probabilities. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
+            "choices": ESTIMATORS,
         },
     )
     clear_loss_source: str = field(
@@ -161,7 +162,7 @@ class ClearArguments(ProbeArguments):
         if not self.clear_ensemble_temperature > 0:
             raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")
         ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
-        get_estimator(self.clear_estimator)  # refuses what it doesn't know
+        ESTIMATORS.find(self.clear_estimator, "clear_estimator")
         self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
         self.get_training_loss()  # refuses a name or a setting that it doesn't know
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from .._argument_checks import check_numbers
-from ..estimators import get_estimator
+from ..estimators import ESTIMATORS
 from ..probe_args import ProbeArguments
 from .selection import check_selection
 
@@ -31,7 +31,8 @@ class TurnArguments(ProbeArguments):
         default="per_class_gaussian_mixture",
         metadata={
             "help": "What turns the probe's losses into clean probabilities: see `clear_estimator` of CleaR. TURN fits "
-            "a mixture to each class."
+            "a mixture to each class.",
+            "choices": ESTIMATORS,
         },
     )
 
@@ -41,7 +42,7 @@ class TurnArguments(ProbeArguments):
         if str(self.turn_balance).isdecimal():
             self.turn_balance = int(self.turn_balance)  # from a command line
         check_selection(self.turn_threshold, self.turn_balance)
-        get_estimator(self.turn_estimator)  # refuses what it doesn't know
+        ESTIMATORS.find(self.turn_estimator, "turn_estimator")
 
 
 @dataclass
