@@ -452,8 +452,7 @@ def initialize_trainer(
 
 def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:
     train_result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint or last_checkpoint)
-    metrics = {name.replace("/", "_"): value for name, value in train_result.metrics.items()}
-    metrics |= {"train_samples": len(trainer.train_dataset), **noise}
+    metrics = {**train_result.metrics, "train_samples": len(trainer.train_dataset), **noise}
     for entry in trainer.state.log_history if trainer.args.report_memorization else ():  # the last epoch's stay
         metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()  # Saves the tokenizer too for easy upload

@@ -47,8 +47,8 @@ class CleanProbabilityCallback(TrainerCallback):
     `clear_loss_source="online"`, the running mean of the predictions of training does), the estimator turns them into
     clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
     above 0.5) and the estimator's diagnostics (of a mixture: means, weight, separation); where true labels are known,
-    also how well it finds the wrong ones ([`~hf_clear.metrics.detection_metrics`]) and the memorization of clean and noisy samples
-    ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
+    also how well it finds the wrong ones ([`~hf_clear.metrics.detection_metrics`]) and the memorization of clean and
+    noisy samples ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
     the consistency term.
 
     Args:

@@ -48,7 +48,7 @@ class ProbeTestCallback(TrainerCallback):
     """Tests TURN's probe before fine-tuning changes the features that it was trained on.
 
     Args:
-        trainer (`TurnTrainer`): the metrics, `probe/test_...`, join those of its phases.
+        trainer (`TurnTrainer`): the metrics, `probe_test_...`, join those of its phases.
         dataset (`Dataset`): the test set.
     """
 
@@ -58,4 +58,4 @@ class ProbeTestCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # a checkpoint has the result with it
-            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe/test").metrics
+            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics
