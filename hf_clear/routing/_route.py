@@ -46,9 +46,8 @@ def gate_output(layer: nn.Module, gate: Gate) -> Callable[[], None]:
     """
     if layer.merged:
         raise ValueError("The adapter is merged into the base model, which can't be routed: unmerge it first.")
-    stock, outer = layer.forward, layer.__dict__.get("forward")  # `outer`: of a context around this one
-    if outer is not None:
-        stock = outer.stock
+    outer = layer.__dict__.get("forward")  # of a context around this one, or of whoever else wraps this layer
+    stock = getattr(outer, "stock", layer.forward)
 
     def forward(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         return apply_gate(gate, stock(x, *args, **kwargs), layer.base_layer(x, *args, **kwargs))
