@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         per_class_gaussian_mixture,
         register_estimator,
     )
-    from .losses import consistency_loss
+    from .losses import LossEvidence, LossPart, consistency_loss, register_training_loss
+    from .noise import inject_label_noise, register_noise_type
     from .passes import per_sample_losses
     from .presets import preset
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
@@ -47,7 +48,8 @@ _MODULES = {
         "per_class_gaussian_mixture",
         "register_estimator",
     ),
-    "losses": ("consistency_loss",),
+    "losses": ("LossEvidence", "LossPart", "consistency_loss", "register_training_loss"),
+    "noise": ("inject_label_noise", "register_noise_type"),
     "passes": ("per_sample_losses",),
     "presets": ("preset",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
@@ -69,6 +71,8 @@ __all__ = [
     "ClearPromptConfig",
     "ClearTrainer",
     "ClearTrainingArguments",
+    "LossEvidence",
+    "LossPart",
     "MemorizationCallback",
     "SampleEvidence",
     "TurnArguments",
@@ -78,15 +82,18 @@ __all__ = [
     "consistency_loss",
     "export_to_peft",
     "gaussian_mixture",
+    "inject_label_noise",
     "load_adapter",
     "num_routed_layers",
     "per_class_gaussian_mixture",
     "per_sample_losses",
     "preset",
     "register_estimator",
+    "register_noise_type",
     "register_peft_method",
     "register_routable",
     "register_routing_strategy",
+    "register_training_loss",
     "route",
 ]
 
