@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5ForConditionalGeneration, TrainerCallback
 
-import hf_clear.trainer
+import hf_clear.refit
 from helpers.architectures import ARCHITECTURES
 from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
 from hf_clear import (
@@ -139,22 +139,22 @@ def resumed(folder: Path, checkpoint: Path) -> tuple[ClearTrainer, Before]:
 def run(name: str, folder: Path) -> dict:
     """One row of `SETTINGS`: the state after the first refit and at the end, the weights, the gates drawn."""
     drawn = []
-    draw = hf_clear.trainer.sample_gates
+    draw = hf_clear.refit.sample_gates
 
     def record(probability, num_layers, index, key):
         gates = draw(probability, num_layers, index, key)
         drawn.append((key, index.clone(), probability.clone(), gates))
         return gates
 
-    hf_clear.trainer.sample_gates = record
+    hf_clear.refit.sample_gates = record
     first = Before()
     settings, config = SETTINGS[name]
     trainer = first.trainer = build(folder / name, settings, config, first)
     try:
         trainer.train()
     finally:
-        hf_clear.trainer.sample_gates = draw
-    gates = [entry for entry in drawn if entry[0][2] == hf_clear.trainer.LOSS]
+        hf_clear.refit.sample_gates = draw
+    gates = [entry for entry in drawn if entry[0][2] == hf_clear.refit.LOSS]
     end = {
         "first": first.state,
         "state": tensors(trainer.sample_store),
