@@ -72,9 +72,17 @@ def gate_probability(
         `torch.Tensor` of shape `[num_samples]`, in [0, 1].
 
     Raises:
-        ValueError: if the strategy is unknown, or needs the truth and `is_clean` is None.
+        ValueError: if the strategy is unknown, needs the truth and `is_clean` is None, or doesn't return probabilities.
     """
     member = ROUTING_STRATEGIES.find(strategy)
     if member.needs_truth and is_clean is None:
         raise ValueError(f"The routing strategy {strategy!r} needs to know which labels are correct.")
-    return member.function(clean_probability, gamma, is_clean if member.needs_truth else None)
+    probability = member.function(clean_probability, gamma, is_clean if member.needs_truth else None)
+    is_of_kind = isinstance(probability, torch.Tensor) and probability.shape == clean_probability.shape
+    if not is_of_kind or not bool(((probability >= 0) & (probability <= 1)).all()):
+        got = f"values from {probability.min()} to {probability.max()}" if is_of_kind else repr(probability)
+        raise ValueError(
+            f"The routing strategy {strategy!r} has to return one probability in [0, 1] for each sample, a tensor of "
+            f"shape {list(clean_probability.shape)}; got {got}."
+        )
+    return probability
