@@ -1,4 +1,4 @@
-"""The refit: what is known of the training samples, and how it is learned anew. All that writes the sample store."""
+"""The refit: what is known of the training samples, and how it is learned anew. It alone writes CleaR's store of them."""
 
 from __future__ import annotations
 
