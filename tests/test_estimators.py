@@ -1,11 +1,13 @@
+"""Each estimator by itself, and estimators by name: registered, combined, refused."""
+
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from helpers.losses import two_groups
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from test_mixtures import two_groups
 from transformers import HfArgumentParser
 
 from hf_clear.estimators import (

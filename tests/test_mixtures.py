@@ -1,8 +1,11 @@
+"""Clean probabilities from mixtures, over all samples and per class."""
+
 import json
 import logging
 
 import numpy as np
 import pytest
+from helpers.losses import two_groups
 from sklearn.mixture import GaussianMixture
 
 from hf_clear.estimators import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
@@ -11,12 +14,6 @@ NO_MIXTURE = {
     **{f"mixture_{name}": np.nan for name in ("mean_clean", "mean_noisy", "std_clean", "std_noisy", "separation")},
     "mixture_weight_noisy": 0.0,
 }
-
-
-def two_groups(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    noisy = rng.random(2000) < 0.3
-    return np.where(noisy, rng.normal(3.0, 0.5, 2000), rng.normal(0.6, 0.3, 2000)), noisy
 
 
 def by_scikit_learn(losses: np.ndarray) -> np.ndarray:

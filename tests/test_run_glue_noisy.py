@@ -1,11 +1,7 @@
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+"""run_glue_noisy.py: data of every kind in, results out."""
 
-import numpy as np
+import json
+
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -13,14 +9,7 @@ from helpers.script import script  # noqa: F401
 from helpers.texts import rows, write
 
 import run_glue_noisy
-from hf_clear import TurnTrainer
 from hf_clear.metrics import detection_metrics
-
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("HF_CLEAR_DATA", ROOT.parent / "shared" / "data"))
-
-
-# ---- What it writes ----
 
 
 @pytest.mark.parametrize("extension, numbers", [("csv", False), ("parquet", True)])
@@ -144,83 +133,6 @@ def test_full_fine_tuning(script, tmp_path):  # noqa: F811
     assert (out / "model.safetensors").is_file() and results["none"]["train_samples"] == 36
 
 
-def turn_arguments(tmp_path) -> list:
-    return [
-        *("--train_file", write(rows(300), tmp_path / "train.csv"), "--method", "turn", "--probe_features", "mean"),
-        *("--test_file", write(rows(60, seed=1), tmp_path / "test.csv"), "--noise_type", "symmetric"),
-        *("--noise_rate", 0.3, "--num_train_epochs", 2, "--turn_balance", "none", "--learning_rate", "1e-3"),
-    ]
-
-
-def test_turn(script, tmp_path, capsys):  # noqa: F811
-    results, out = script(*turn_arguments(tmp_path), "--turn_threshold", 0.7)
-    results = results["turn"]
-    assert (out / "model.safetensors").is_file()  # the whole model is trained, by default
-    assert results == json.loads((out / "all_results.json").read_text())
-    table = pd.read_parquet(out / "clean_probabilities.parquet")
-    clean, kept = table.given_label == table.true_label, table.clean_probability > 0.7
-    assert results["cleanse_kept"] == results["cleanse_fine_tuning_samples"] == kept.sum() < 250
-    assert results["cleanse_purity"] == pytest.approx(clean[kept].mean()) and results["cleanse_purity"] > 0.75
-    assert results["cleanse_recall"] == pytest.approx(kept[clean].mean()) and results["cleanse_recall"] > 0.5
-    by_loss = detection_metrics(np.exp(-table.loss), ~clean)["detection_auroc"]
-    assert results["probe_detection_auroc"] == pytest.approx(by_loss, abs=1e-3) and by_loss > 0.6
-    assert min(results["test_accuracy"], results["probe_test_accuracy"]) > 0.5  # the backbone is random
-    printed = capsys.readouterr().out
-    assert "full fine-tuning" in printed and "probe: test accuracy" in printed and "of the correct, kept" in printed
-
-    adapter, out = script(*turn_arguments(tmp_path), "--peft_method", "lora", out="peft")
-    assert (out / "adapter_model.safetensors").is_file()
-    assert adapter["turn"]["probe_test_accuracy"] == results["probe_test_accuracy"]
-    used = json.loads((out / "run_arguments.json").read_text())
-    assert used["peft_method"] == "lora"
-
-
-def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):  # noqa: F811
-    arguments = turn_arguments(tmp_path)
-    straight, _ = script(*arguments, out="straight")
-    with monkeypatch.context() as patch:
-        patch.setattr(TurnTrainer, "finetune", lambda *args: sys.exit("killed"))
-        with pytest.raises(SystemExit, match="killed"):
-            script(*arguments)
-    with pytest.raises(ValueError, match=r"other arguments \(probe_epochs\)"):
-        script(*arguments, "--probe_epochs", 3)
-    with monkeypatch.context() as patch:
-        patch.setattr(TurnTrainer, "linear_probe", None)
-        resumed, out = script(*arguments)
-        same = ("test_accuracy", "probe_test_accuracy", "cleanse_purity", "train_loss", "probe_loss")
-        assert [resumed["turn"][name] for name in same] == [straight["turn"][name] for name in same]
-        for checkpoint in out.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        script(*arguments, "--turn_threshold", 0.9)  # cleanses anew, by the same probe
-    assert json.loads((out / "run_arguments.json").read_text())["turn_threshold"] == 0.9
-
-
-def test_clear_warmed_up_by_a_probe(script, tmp_path):  # noqa: F811
-    arguments = ["--train_file", write(rows(300), tmp_path / "train.csv"), "--noise_type", "symmetric"]
-    arguments += ["--noise_rate", 0.3, "--clear_warmup", "linear_probe", "--clear_warmup_epochs", 0]
-    _, out = script(*arguments, "--num_train_epochs", 2, "--probe_features", "mean")
-    logs = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    fits = [entry for entry in logs if "clean_fraction" in entry]
-    assert [entry["epoch"] for entry in fits] == [0, 1] and fits[0]["detection_auroc"] > 0.6
-
-
-def test_resumes_the_same_run_and_refuses_another(script, tmp_path):  # noqa: F811
-    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--clear_warmup_epochs", 1]
-    arguments += ["--noise_type", "symmetric", "--noise_rate", 0.2, "--num_train_epochs", 3]
-    first, out = script(*arguments)
-    weights = (out / "adapter_model.safetensors").read_bytes()
-    table = pd.read_parquet(out / "clean_probabilities.parquet")
-    again, _ = script(*arguments)
-    assert again["clear"]["detection_auroc"] == first["clear"]["detection_auroc"]
-    assert again["clear"]["eval_accuracy"] == first["clear"]["eval_accuracy"]
-    assert (out / "adapter_model.safetensors").read_bytes() == weights
-    pd.testing.assert_frame_equal(pd.read_parquet(out / "clean_probabilities.parquet"), table)
-    with pytest.raises(ValueError, match="other arguments.*clear_gamma.*--overwrite_output_dir"):
-        script(*arguments, "--clear_gamma", 0.5)
-    script(*arguments, "--clear_gamma", 0.5, "--overwrite_output_dir")
-    assert json.loads((out / "clear_config.json").read_text())["clear_gamma"] == 0.5
-
-
 def test_average_accuracy_and_the_best_model(script, tmp_path):  # noqa: F811
     results, out = script(
         *("--train_file", write(rows(300), tmp_path / "train.csv")),
@@ -238,132 +150,3 @@ def test_average_accuracy_and_the_best_model(script, tmp_path):  # noqa: F811
     assert state["best_metric"] == max(validation)
     best = [accuracy for accuracy, score in zip(accuracies, validation) if score == max(validation)]
     assert results["clear"]["test_accuracy"] == pytest.approx(best[0])
-
-
-# ---- The rows of the paper's tables ----
-
-
-@pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
-def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):  # noqa: F811
-    results, out = script(
-        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "both", "--peft_method", method),
-        *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
-        *("--report_memorization", "--adapter_size", 5, "--num_virtual_tokens", 3),
-    )
-    for name in ("none", "clear"):
-        assert {"detection_auroc", "memorization_clean", "memorization_noisy"} <= results[name].keys()
-        config = json.loads((out / name / "adapter_config.json").read_text())
-        assert config["peft_type"] == ("LORA" if method == "lora" else f"CLEAR_{method.upper()}")
-        if method != "lora":
-            assert "import hf_clear" in (out / name / "README.md").read_text()
-    assert config.get("bottleneck_size", 5) == 5 and config.get("num_virtual_tokens", 3) == 3
-    assert "memorized: clean samples" in capsys.readouterr().out
-
-
-def test_ablations(script, tmp_path):  # noqa: F811
-    _, out = script(
-        *("--train_file", write(rows(60), tmp_path / "train.csv"), "--routing", "random"),
-        *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
-        *("--clear_consistency_weight", 0, "--clear_estimator", "gaussian_mixture+knn"),
-    )
-    config = json.loads((out / "clear_config.json").read_text())
-    assert (config["clear_routing"], config["clear_estimator"]) == ("random", "gaussian_mixture+knn")
-
-
-def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):  # noqa: F811
-    train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
-    _, out = script("--train_file", train, "--test_file", test, "--num_train_epochs", 1)
-    assert (out / "adapter_config.json").is_file() and (out / "predict_results.txt").is_file()
-    arguments = ("--train_file", train, "--num_train_epochs", 1, "--method", "none", "--peft_method", "none")
-    (out / "mine.txt").write_text("a file of the user's")
-    script(*arguments, "--overwrite_output_dir")
-    left = {path.name for path in out.iterdir()}
-    assert {"model.safetensors", "mine.txt", "label_names.json"} <= left
-    assert not left & {"adapter_config.json", "adapter_model.safetensors", "clear_config.json", "predict_results.txt"}
-    assert json.loads((out / "label_names.json").read_text()) == ["blue", "green", "red"]
-
-
-def test_memorization_is_that_of_the_final_model(script, tmp_path):  # noqa: F811
-    train = write(rows(90), tmp_path / "train.csv")
-    arguments = ("--train_file", train, "--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2)
-    arguments += ("--clear_warmup_epochs", 1, "--validation_split_percentage", 0)
-    results, out = script(*arguments)
-    assert not any(name.startswith("memorization_") for name in results["clear"])
-    results, out = script(*arguments, "--report_memorization", "--overwrite_output_dir")
-    table = pd.read_parquet(out / "clean_probabilities.parquet").sort_values("sample_index")
-    # The same model again, on the training set as its test set.
-    script(*arguments, "--report_memorization", "--overwrite_output_dir", "--test_file", train)
-    predicted = [line.split("\t")[1] for line in (out / "predict_results.txt").read_text().splitlines()[1:]]
-    as_given, wrong = predicted == table.given_label, table.true_label != table.given_label
-    assert results["clear"]["memorization_noisy"] == pytest.approx(as_given[wrong].mean())
-    assert results["clear"]["memorization_clean"] == pytest.approx(as_given[~wrong].mean())
-
-
-def test_real_noise_with_the_truth_for_some(script, tmp_path):  # noqa: F811
-    frame = rows(120)
-    truth = frame["label"].astype(object)
-    frame["label"] = frame["label"].where(frame.index % 4 > 0, frame["label"].iloc[1])  # green every fourth
-    frame["truth"] = truth.where(frame.index % 2 == 0, None)
-    results, out = script(
-        *("--train_file", write(frame, tmp_path / "train.csv"), "--clean_label_column_name", "truth"),
-        *("--num_train_epochs", 2, "--clear_warmup_epochs", 1, "--validation_split_percentage", 0),
-        *("--routing", "oracle"),
-    )
-    table = pd.read_parquet(out / "clean_probabilities.parquet")
-    assert table.true_label.notna().tolist() == [i % 2 == 0 for i in range(120)]
-    known = table[table.true_label.notna()]
-    assert results["clear"]["true_labels"] == 60
-    assert results["clear"]["noise_rate"] == pytest.approx((known.true_label != known.given_label).mean())
-    expected = detection_metrics(known.clean_probability, known.true_label != known.given_label)
-    assert {name: results["clear"][name] for name in expected} == pytest.approx(expected) and len(expected) == 4
-
-
-# ---- End to end, on a pretrained backbone ----
-
-
-def command(*arguments: str, cwd: Path) -> str:
-    """Runs the script in a process of its own; returns what it prints."""
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "run_glue_noisy.py"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-def test_without_arguments(tmp_path):
-    """The very command of the README: no network, no arguments."""
-    printed = command(cwd=tmp_path)
-    assert "plain     CleaR" in printed and os.path.join("outputs", "embedded", "clear") in printed
-    results = {
-        method: json.loads((tmp_path / "outputs" / "embedded" / method / "all_results.json").read_text())
-        for method in ("none", "clear")
-    }
-    assert results["clear"]["detection_auroc"] > 0.9
-    assert results["clear"]["test_accuracy"] > results["none"]["test_accuracy"] + 0.02
-
-
-@pytest.mark.skipif(not (DATA / "banking77").is_dir(), reason="needs BANKING77 in ../shared/data (or $HF_CLEAR_DATA)")
-def test_real_queries(tmp_path):
-    """10 of BANKING77's intents: CleaR and TURN find the wrong labels and learn the right ones."""
-    train, test = (pd.read_csv(DATA / "banking77" / f"{name}.csv") for name in ("train", "test"))
-    intents = sorted(set(train.category))[:10]
-    files = [
-        write(frame[frame.category.isin(intents)].head(limit), tmp_path / f"{name}.csv")
-        for name, frame, limit in (("train", train.sample(frac=1, random_state=0), 4000), ("test", test, 400))
-    ]
-    arguments = ["--train_file", files[0], "--test_file", files[1], "--label_column_name", "category"]
-    arguments += ["--noise_type", "symmetric", "--noise_rate", "0.4"]
-
-    def results(method: str, *more: str) -> dict[str, float]:
-        command(*arguments, "--method", method, "--output_dir", method, *more, cwd=tmp_path)
-        return json.loads((tmp_path / method / "all_results.json").read_text())
-
-    clear = results("clear", "--num_train_epochs", "4", "--clear_warmup_epochs", "3")
-    assert clear["detection_auroc"] > 0.95 and clear["test_accuracy"] > 0.8
-    turn = results("turn", "--num_train_epochs", "2")
-    assert turn["probe_detection_auroc"] > 0.98 and turn["cleanse_purity"] > 0.95 and turn["cleanse_recall"] > 0.8
-    assert min(turn["test_accuracy"], turn["probe_test_accuracy"]) > 0.9

@@ -8,9 +8,9 @@ import optuna
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.token_tasks import trainer_of
 from helpers.toy import collate, tiny_bert, toy_dataset
-from test_tasks import trainer_of
-from test_trainer import assert_same_weights, estimate_of, lora_model, losses_of, weights
+from helpers.trainers import assert_same_weights, estimate_of, lora_model, losses_of, weights
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 

@@ -1,0 +1,51 @@
+"""A subclass that goes around routing is refused, and one that calls `super()` trains."""
+
+import pytest
+import torch
+from helpers.task_losses import WeightedTrainer, build
+
+from hf_clear import ClearTrainer
+
+
+class OwnLoss(ClearTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if not name.startswith("_")}
+        return WeightedTrainer.compute_loss(self, model, inputs, return_outputs)
+
+
+class OwnStep(ClearTrainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+class OwnStepAndLoss(ClearTrainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if not name.startswith("_")}
+        loss = model(**inputs).loss
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+@pytest.mark.parametrize(
+    ("cls", "what"), [(OwnLoss, "compute_loss"), (OwnStep, "training_step"), (OwnStepAndLoss, "training_step")]
+)
+def test_a_subclass_that_goes_around_routing_is_refused_in_the_first_step(tmp_path, cls, what):
+    trainer = build("plain", tmp_path, cls)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    with pytest.raises(RuntimeError, match=rf"`{cls.__name__}.{what}` does not call `super\(\).{what}\(...\)`"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
+
+
+def test_a_subclass_that_calls_super_trains(tmp_path):
+    class Halved(ClearTrainer):
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            return loss[0] / 2 if isinstance(loss, tuple) else loss / 2
+
+    trainer = build("plain", tmp_path, Halved, clear_warmup_epochs=1)
+    trainer.train()
+    assert trainer.state.global_step == 6 and trainer.sample_store.is_fitted
