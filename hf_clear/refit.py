@@ -1,4 +1,4 @@
-"""The refit: what is known of the training samples, and how it is learned anew. It alone writes CleaR's store of them."""
+"""The refit: what is known of the training samples, and how it is learned anew. Only this writes CleaR's store."""
 
 from __future__ import annotations
 

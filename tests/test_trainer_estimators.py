@@ -65,9 +65,11 @@ def test_every_estimator_trains(training_arguments, name):
 
 
 def test_unknown_names_are_refused_at_once(training_arguments):
-    with pytest.raises(ValueError, match="no clean-probability estimator 'None'"):
+    with pytest.raises(
+        ValueError, match="`clear_estimator` has to be the name of a clean-probability estimator; got None"
+    ):
         training_arguments(clear_estimator=None)
-    with pytest.raises(ValueError, match="no clean-probability estimator 'gaussian'.*gaussian_mixture"):
+    with pytest.raises(ValueError, match="clean-probability estimator; got 'gaussian'.*'gaussian_mixture'"):
         training_arguments(clear_estimator="gaussian")
     with pytest.raises(ValueError, match="`clear_routing` has to be the name of a routing strategy"):
         training_arguments(clear_routing="clear")

@@ -65,7 +65,7 @@ class _EstimatorRegistry(Registry[NamedEstimator]):
 
     def find(self, name: str, argument: str | None = None) -> NamedEstimator:
         parts = []
-        for part in str(name).split("+"):
+        for part in name.split("+") if isinstance(name, str) else [name]:
             try:
                 parts.append(super().find(part, argument))
             except ValueError as error:
