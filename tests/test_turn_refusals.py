@@ -18,7 +18,7 @@ from hf_clear import TurnTrainer, TurnTrainingArguments
         ({"probe_gce_q": -0.1}, r"`probe_gce_q` has to be in \[0, 1\].*-0.1"),
         ({"turn_balance": "max"}, "`turn_balance` has to be 'min', 'none' or a number.*'max'"),
         ({"turn_balance": 0}, "`turn_balance` has to be"),
-        ({"turn_estimator": "guess"}, "estimator 'guess'"),
+        ({"turn_estimator": "guess"}, "estimator; got 'guess'"),
         ({"probe_epochs": 0}, "`probe_epochs` has to be a whole number, 1 or above"),
         ({"probe_features": "cls"}, "`probe_features` has to be 'head' or 'mean'"),
         ({"probe_learning_rate": 0}, "`probe_learning_rate` has to be above 0"),
