@@ -15,7 +15,7 @@ from ._names import IGNORED_LABEL
 
 
 def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The class scores among a model's outputs without loss (a `ModelOutput`, a tuple), in float32, and the labels in
+    """The class scores among a model's outputs (a `ModelOutput`, a tuple), in float32, and the labels in
     the places that they are predicted in.
 
     Args:
@@ -28,7 +28,7 @@ def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -
     Raises:
         ValueError: where there is no row of class scores for each label.
     """
-    logits = first_output(outputs)
+    logits = scores_of(outputs)
     if labels.ndim not in (1, 2) or logits.shape[:-1] != labels.shape:
         raise ValueError(
             "hf_clear needs one class a sample or one a token: expected labels of shape [batch] and logits of shape "
@@ -38,11 +38,28 @@ def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -
     return logits.float(), shifted(labels) if shift and labels.ndim == 2 else labels
 
 
-def first_output(outputs: Any) -> torch.Tensor:
-    """The class scores among a model's outputs without loss: a `ModelOutput`, a tuple, or themselves."""
+def scores_in(outputs: Any) -> torch.Tensor | None:
+    """The class scores among a model's outputs, with a loss or without: `logits`, or the first tensor that has rows; or
+    themselves. None if there are none."""
     if isinstance(outputs, Mapping):
-        return outputs["logits"]
-    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+        return outputs.get("logits")
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    return next((part for part in outputs if isinstance(part, torch.Tensor) and part.ndim > 1), None)
+
+
+def scores_of(outputs: Any) -> torch.Tensor:
+    """[`scores_in`] outputs that hold some.
+
+    Raises:
+        ValueError: where there are none.
+    """
+    scores = scores_in(outputs)
+    if scores is None:
+        raise ValueError(
+            "There are no class scores among the outputs of the model: `logits`, or in a tuple a tensor of two "
+            "dimensions or more. They give the samples' losses, and consistency its prediction."
+        )
+    return scores
 
 
 def shifts_labels(trainer: Trainer) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
+from transformers import Trainer
 
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
@@ -31,6 +32,20 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
     """
 
     method: str  # what messages call it
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[: cls.__mro__.index(BaseTrainerMixin)]
+        wrong = [base for base in before if issubclass(base, Trainer) and not issubclass(base, BaseTrainerMixin)]
+        if wrong:  # whose `__init__` never comes to ours: it would train plain
+            mixin = next(
+                base for base in before if issubclass(base, BaseTrainerMixin) and not issubclass(base, Trainer)
+            )
+            raise TypeError(
+                f"{cls.__name__} has {wrong[0].__name__} before {mixin.__name__}, which would have no effect. Name it "
+                f"first: `class {cls.__name__}({mixin.__name__}, {wrong[0].__name__})`."
+            )
+
     sample_store: SampleStore | None  # None before there is anything in it
 
     def __init__(

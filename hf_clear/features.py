@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL
-from ._scores import first_output
+from ._scores import scores_of
 from .passes import table_by_index
 from .sample_index import label_names
 
@@ -77,7 +77,7 @@ def predict_features(
         with torch.no_grad(), trainer.compute_loss_context_manager(), context:
             outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
             if head is not None:
-                taken = _head_features(trainer, head, *seen[0], first_output(outputs)) if seen else None
+                taken = _head_features(trainer, head, *seen[0], scores_of(outputs)) if seen else None
                 if taken is None:
                     raise ValueError(
                         f"The class scores of {type(trainer.model).__name__} are not what its head "

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 from transformers import Trainer
 
 from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .estimators import NamedEstimator
-from .losses import LossEvidence
+from .losses import LossEvidence, TrainingLoss
 from .probing import find_head
 from .refit import Refit
-from .routing import ROUTING_STRATEGIES
+from .routing import ROUTING_STRATEGIES, gate_probability
 from .sample_index import SAMPLE_INDEX
-from .task_loss import FirstBatch, base_loss_of, model_loss_of, scores_of, takes
+from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
 from .training_args import ClearArguments
 from .truth import true_labels_of
 
@@ -43,10 +46,15 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
         made_up = torch.arange(labels.numel(), device=labels.device).view_as(labels) % 2  # so that each label counts
         asks_model = base_loss is None and takes(unwrapped, label_name)
         with refit.bypassed(index):
-            outputs = model(**batch, **({label_name: made_up} if asks_model else {}))
-        logits, _ = scores_and_labels(scores_of(outputs), labels)
-        if asks_model:
-            base_loss = model_loss_of(unwrapped, outputs, made_up, shift)
+            if asks_model and not is_foreign(unwrapped):
+                outputs = model(**batch, **{label_name: made_up})
+            else:
+                outputs = _predict_without_labels(model, batch, label_name)
+            logits, _ = scores_and_labels(outputs, labels)
+            if asks_model and is_foreign(unwrapped):
+                base_loss = model_loss_of(unwrapped, made_up, shift, lambda: model(**batch, **{label_name: made_up}))
+            elif asks_model:
+                base_loss = model_loss_of(unwrapped, made_up, shift, lambda: outputs)
     refit.labels_tokens = labels.ndim == 2
     refit.resolve()
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
@@ -61,8 +69,8 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
         )
     _check_loss(trainer, refit, base_loss)
-    trusted = torch.ones(len(labels), *[1] * (labels.ndim - 1), device=labels.device)
-    refit.loss(LossEvidence(logits, made_up, trusted, logits.softmax(dim=-1) if refit.loss.uses_target else None))
+    _try_loss(refit.loss, logits, made_up)
+    _try_strategy(refit)
     return FirstBatch(refit.labels_tokens, base_loss)
 
 
@@ -100,3 +108,47 @@ def _check_loss(trainer: Trainer, refit: Refit, base_loss: str | None) -> None:
         "that out; or choose a loss that adds to the task loss, such as 'clear' or 'elr'; or write one that has it in "
         "it (`register_training_loss`)."
     )
+
+
+def _predict_without_labels(model: nn.Module, batch: dict[str, Any], label_name: str) -> Any:
+    try:
+        return model(**batch)
+    except TypeError as error:
+        if label_name not in str(error):
+            raise
+        raise ValueError(
+            f"The model can't predict without `{label_name}` ({error}), as a refit does. Give the argument a default "
+            f"in its `forward`: `{label_name}=None`."
+        ) from error
+
+
+def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """On made-up evidence of the warm-up, and of what comes after it."""
+    trusted = torch.ones(len(labels), *[1] * (labels.ndim - 1), device=labels.device)
+    evidence = {
+        "in the warm-up": LossEvidence(logits, labels, is_warmup=True),
+        "after the warm-up": LossEvidence(
+            logits,
+            labels,
+            trusted if loss.uses_clean_probability else None,
+            logits.softmax(dim=-1) if loss.uses_target else None,
+        ),
+    }
+    for when, given in evidence.items():
+        try:
+            parts = loss(given)
+        except Exception as error:
+            raise ValueError(
+                f"The training loss {loss.name!r} fails {when}: {type(error).__name__}: {error}"
+            ) from error
+        if not parts and not loss.adds_to_task_loss:
+            raise ValueError(
+                f"The training loss {loss.name!r} gives no part {when}, and takes the place of the task loss: nothing "
+                "would be trained. Return a part, or register it with `adds_to_task_loss=True`."
+            )
+
+
+def _try_strategy(refit: Refit) -> None:
+    num_samples = len(refit.store.losses)
+    is_clean = None if refit.true_labels is None else torch.ones(num_samples)
+    gate_probability(refit.settings.clear_routing, torch.ones(num_samples), refit.settings.clear_gamma, is_clean)

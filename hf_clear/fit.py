@@ -73,8 +73,14 @@ def fit_clean_probability(
         "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
         "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
         "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
-        **estimate.diagnostics,
     }
+    twice = sorted(logs.keys() & estimate.diagnostics.keys())
+    if twice:
+        raise ValueError(
+            f"The estimator {estimator.name!r} calls a diagnostic {twice[0]!r}, which is in the log already: choose "
+            "another name."
+        )
+    logs |= estimate.diagnostics
     if true_labels is not None:
         known, labels = true_labels >= 0, predictions.labels.numpy()
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])

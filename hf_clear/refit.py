@@ -208,7 +208,7 @@ class Refit:
 
     def clean_probability(self, index: torch.Tensor) -> torch.Tensor | None:
         """Of a batch, `[batch]` or for tokens `[batch, 1]`; None before the first fit, or if the loss doesn't ask."""
-        if not self.store.is_fitted:
+        if not (self.store.is_fitted and self.loss.uses_clean_probability):
             return None
         probability = self.store.clean_probability[index]
         return probability.unsqueeze(1) if self.labels_tokens else probability

@@ -10,17 +10,21 @@ from torch import nn
 
 from ._modes import evaluation_mode, low_precision
 from ._names import IGNORED_LABEL
-from ._scores import add_decoder_inputs, scores_and_labels
+from ._scores import add_decoder_inputs, scores_and_labels, scores_in, scores_of
 from .losses import LossPart, cross_entropy
 from .refit import Refit
 from .routing import route
 from .sample_index import SAMPLE_INDEX
-from .task_loss import FirstBatch, TaskLoss, scores_of
+from .task_loss import FirstBatch, TaskLoss
 
 _NO_INDEX = (
     "A training batch has no sample indices, so CleaR can't tell its samples. ClearTrainer adds them in "
     "`get_train_dataloader`: if you override that method, build the dataloader with "
     "`hf_clear.sample_index.indexed_dataloader`."
+)
+INDEX_LOST = (
+    f"The batch that came to `compute_loss` has lost its sample index (`{SAMPLE_INDEX}`), so CleaR can't tell its "
+    "samples. A subclass that changes the inputs has to leave it there: `inputs = {**inputs, ...}`."
 )
 
 
@@ -44,7 +48,7 @@ class StepLossMixin:
     ) -> TaskLoss:
         """What `L(f, y)` is for a batch, under the gates that are set."""
         refit, labels = self._refit, inputs[self.label_names[0]]
-        if self._first_batch.base_loss is None or refit.leaves_out(labels):
+        if self._first_batch.base_loss is None:
             outputs = self._forward(model, inputs)
             logits, labels = scores_and_labels(outputs, labels, self._shifts_labels)
             loss = None
@@ -56,16 +60,23 @@ class StepLossMixin:
             return TaskLoss("cross_entropy", loss, outputs, logits, labels)
 
         self.__dict__.pop("loss_is_scaled_for_ga", None)
-        needs_scores, logits, outputs = refit.loss.is_active or refit.keeps_predictions, None, None
-        if needs_outputs or (needs_scores and self._first_batch.base_predicts):
-            loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
-        else:
-            loss = super().compute_loss(model, dict(inputs), False, num_items_in_batch)
-        if needs_scores:
-            logits = None if outputs is None else scores_of(outputs)
-            if logits is None or not logits.requires_grad:  # TRL's are predicted once more, without gradient
-                self._first_batch.base_predicts = False
-                logits = scores_of(self._forward(model, inputs))
+        needs_scores, loss, outputs = refit.loss.is_active or refit.keeps_predictions, None, None
+        if not refit.leaves_out(labels):
+            needs_outputs = needs_outputs or (needs_scores and self._first_batch.base_predicts)
+            loss = super().compute_loss(
+                model, dict(inputs), return_outputs=needs_outputs, num_items_in_batch=num_items_in_batch
+            )
+            loss, outputs = loss if needs_outputs else (loss, None)
+        logits = None if outputs is None else scores_in(outputs)
+        if loss is None:  # a batch of samples that are left out: nothing to ask a loss about
+            outputs = self._forward(model, inputs)
+            logits = scores_of(outputs)
+            loss = 0.0 * logits.float().sum()
+        elif needs_scores and (logits is None or not logits.requires_grad):
+            # The base class keeps them to itself, or predicts once more, without gradient, as TRL does.
+            self._first_batch.base_predicts = False
+            logits = scores_of(self._forward(model, inputs))
+        if logits is not None:
             logits, labels = scores_and_labels(logits, labels, self._shifts_labels)
         is_scaled = self.loss_is_scaled_for_ga
         if is_scaled is None:  # as `Trainer.training_step` has it

@@ -7,19 +7,29 @@ nobody takes their place: the loss is what `super().compute_loss` gives.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import accelerate
+import peft
 import torch
+import transformers
 from peft import PeftModel
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.loss.loss_utils import LOSS_MAPPING
 
 from ._names import IGNORED_LABEL
 from ._scores import scores_and_labels
 from .losses import cross_entropy
 
+_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (transformers, peft, accelerate, torch))
+_WAYS_OUT = (
+    "Or put your class below CleaR, which takes its loss as the task loss: `class MyTrainer(ClearMixin, YourTrainer)`; "
+    "or pass a `compute_loss_func`."
+)
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative, of a loss in this precision
 _HALF_ROUNDING = 2e-2
 
@@ -62,25 +72,6 @@ class TaskLoss:
     scale: int = 1
 
 
-def scores_of(outputs: Any) -> torch.Tensor:
-    """The class scores among a model's outputs, with a loss or without: `logits`, or the first tensor that has rows.
-
-    Raises:
-        ValueError: where there are none.
-    """
-    if isinstance(outputs, Mapping):
-        scores = outputs.get("logits")
-    else:
-        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        scores = next((part for part in outputs if isinstance(part, torch.Tensor) and part.ndim > 1), None)
-    if scores is None:
-        raise ValueError(
-            "There are no class scores (`logits`) among the outputs of the model. They give the samples' losses, and "
-            "consistency its prediction."
-        )
-    return scores
-
-
 def base_loss_of(trainer: Trainer, mixin: type) -> str | None:
     """What computes the loss in the place of the model: a class between `mixin` and `Trainer` that has a
     `compute_loss`, or a `compute_loss_func`. None if nothing does."""
@@ -98,40 +89,53 @@ def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
         names (`str`): the methods that may have.
     """
     mro = type(trainer).__mro__
-    above = [(cls, name) for cls in mro[: mro.index(mixin)] for name in names if name in vars(cls)]
-    name = above[0][1] if above else names[0]
-    what = f"{above[0][0].__name__}.{name}" if above else name
+    above = [(f"{cls.__name__}.{name}", name) for cls in mro[: mro.index(mixin)] for name in names if name in vars(cls)]
+    what, name = above[0] if above else (names[0], names[0])
+    if name in vars(trainer):  # assigned: it has no `super()`
+        return f"`{name}` was set on the trainer itself, so that nothing is routed. {_WAYS_OUT}"
     return (
-        f"`{what}` does not call `super().{name}(...)`: nothing would be routed, and {type(trainer).__name__} would "
-        "train as plain Trainer does. Call it; or put your class below CleaR, which takes its loss as the task loss: "
-        "`class MyTrainer(ClearMixin, YourTrainer)`; or pass a `compute_loss_func`."
+        f"`{what}` has not left this training step to `super().{name}(...)`: it would not be routed, as under plain "
+        f"Trainer. Call `super().{name}(...)` in every step, once. {_WAYS_OUT}"
     )
 
 
-def model_loss_of(model: nn.Module, outputs: Any, labels: torch.Tensor, shift: bool) -> str | None:
+def is_foreign(model: nn.Module) -> bool:
+    """Whether code that is not of transformers has a hand in the model's loss: its `forward` or a wrapper around it, a
+    loss function that was set or registered, or a hook on its outputs."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, PreTrainedModel) or type(base).loss_function is not PreTrainedModel.loss_function:
+        return True
+    functions = [vars(base).get("forward", type(base).forward), getattr(base, "_loss_function", None)]
+    functions.append(LOSS_MAPPING.get(getattr(base, "loss_type", None)))
+    functions += [hook for module in (model, base) for hook in module._forward_hooks.values()]
+    return any(not file.startswith(_LIBRARIES) for function in functions for file in _files_of(function))
+
+
+def model_loss_of(model: nn.Module, labels: torch.Tensor, shift: bool, predict: Callable[[], Any]) -> str | None:
     """The loss of the model, for a message, if it has another than plain cross entropy; None if it is that, or if the
     model computes no loss.
 
-    Code that is not of transformers is taken at its word: what its `forward` gives is its loss. Of a model of
-    transformers, the loss is compared with cross entropy.
+    Code that is not of transformers is taken at its word: a loss that it gives is its own, in evaluation mode or in
+    training mode. A loss of transformers is compared with cross entropy.
 
     Args:
-        outputs (`Any`): what the model made of a batch with `labels`, with its loss.
-        labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`).
+        labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`): of a batch.
         shift (`bool`): whether labels are predicted one token ahead.
+        predict (`Callable`): gives the model's outputs for that batch and its labels, in the mode that it is in.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    logits, labels = scores_and_labels(scores_of(outputs), labels, shift)
+    name = f"{type(base).__name__}'s own loss"
+    if is_foreign(model):
+        return name if _loss_in(predict()) is not None or _loss_in(_in_training(model, predict)) is not None else None
+    outputs = predict()
     loss = _loss_in(outputs)
     if loss is None:
         return None
+    logits, labels = scores_and_labels(outputs, labels, shift)
     plain = cross_entropy(logits, labels)[labels != IGNORED_LABEL].mean()
     rounding = _ROUNDING.get(_dtype(base), _HALF_ROUNDING)
     is_plain = torch.isclose(loss.float(), plain, rtol=rounding, atol=rounding)
-    has_router_loss = getattr(getattr(base, "config", None), "output_router_logits", False)
-    return (
-        None if is_plain and _is_of_transformers(base) and not has_router_loss else f"{type(base).__name__}'s own loss"
-    )
+    return None if is_plain and not getattr(base.config, "output_router_logits", False) else name
 
 
 def takes(model: nn.Module, name: str) -> bool:
@@ -139,6 +143,18 @@ def takes(model: nn.Module, name: str) -> bool:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     parameters = inspect.signature(base.forward).parameters.values()
     return any(parameter.name == name or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _in_training(model: nn.Module, predict: Callable[[], Any]) -> Any:
+    """What a model gives in training mode; its buffers (of BatchNorm) stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    try:
+        return predict()
+    finally:
+        model.eval()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 def _loss_in(outputs: Any) -> torch.Tensor | None:
@@ -150,12 +166,17 @@ def _loss_in(outputs: Any) -> torch.Tensor | None:
     return loss if isinstance(loss, torch.Tensor) and loss.ndim == 0 else None
 
 
-def _is_of_transformers(model: nn.Module) -> bool:
-    """Whether the loss is computed by code of transformers: its `forward`, with the loss function of its class."""
-    if hasattr(model, "_loss_function"):  # set by hand
-        return False
-    forward = inspect.unwrap(vars(model).get("forward", type(model).forward))
-    return getattr(forward, "__module__", "").startswith("transformers.")
+def _files_of(function: Any) -> Iterator[str]:
+    """Where the code of a function is, and of all that it wraps (`functools.wraps` hides it from `__module__`)."""
+    while function is not None:
+        inner = getattr(function, "__wrapped__", None)
+        function = getattr(function, "func", function)  # of a partial
+        function = getattr(function, "__func__", function)  # of a method
+        if not inspect.isfunction(function):  # an object that can be called
+            function = getattr(type(function).__call__, "__func__", type(function).__call__)
+        if inspect.isfunction(function):
+            yield function.__code__.co_filename
+        function = inner
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

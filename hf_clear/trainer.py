@@ -28,7 +28,7 @@ from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
-from .step_loss import StepLossMixin
+from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
 from .training_args import ClearArguments
 
@@ -38,10 +38,8 @@ CONFIG_NAME = "clear_config.json"
 
 
 class ClearMixin(StepLossMixin, BaseTrainerMixin):
-    """CleaR for [`~transformers.Trainer`] and its subclasses: `class MyTrainer(ClearMixin, Seq2SeqTrainer)`.
-
-    See [`ClearTrainer`].
-    """
+    """CleaR for [`~transformers.Trainer`] and its subclasses, see [`ClearTrainer`]: `class MyTrainer(ClearMixin,
+    Seq2SeqTrainer)`."""
 
     method = "CleaR"
 
@@ -51,7 +49,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         self._refit: Refit | None = None  # of the training that was prepared last
         self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
-        self._has_routed = False  # a step of this training
+        self._num_routed = 0  # batches since the last optimizer step
         self._num_layers = num_routed_layers(self.model)
         if not self.is_routed:
             logger.warning(
@@ -116,13 +114,14 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
             self._refit.merge()
 
     def check_step(self) -> None:
-        """Makes sure that the first step of a training was CleaR's.
+        """Makes sure, before the optimizer acts, that the step was CleaR's.
 
         Raises:
-            RuntimeError: where `compute_loss` or `training_step` of a subclass took its place.
+            RuntimeError: where `training_step` of a subclass took its place.
         """
-        if self.is_routed and not self._has_routed:
-            raise RuntimeError(not_reached(self, ClearMixin, "compute_loss", "training_step"))
+        if self.is_routed and self._num_routed == 0:
+            raise RuntimeError(not_reached(self, ClearMixin, "training_step", "compute_loss"))
+        self._num_routed = 0
 
     # ---- Training ----
 
@@ -138,11 +137,15 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Gates stay set until the backward pass is over: a checkpointed layer reads them again there.
+        num_routed = self._num_routed
         try:
             with contextlib.ExitStack() as self._step:
-                return super().training_step(*args, **kwargs)
+                loss = super().training_step(*args, **kwargs)
         finally:
             self._step = None
+        if self.is_routed and self._num_routed == num_routed:
+            raise RuntimeError(not_reached(self, ClearMixin, "compute_loss"))
+        return loss
 
     def compute_loss(
         self,
@@ -164,11 +167,13 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         if self._step is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
             if SAMPLE_INDEX in inputs:
                 raise RuntimeError(not_reached(self, ClearMixin, "training_step"))
+            if self._step is not None and self.is_routed and model.training:
+                raise RuntimeError(INDEX_LOST)
             if self.is_routed:
                 self.__dict__.pop("loss_is_scaled_for_ga", None)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        self._has_routed = True
+        self._num_routed += 1
         inputs, refit = dict(inputs), self._refit
         index, labels = inputs.pop(SAMPLE_INDEX), inputs[self.label_names[0]]
         if refit.store.is_fitted and not self.clear_args.clear_dropout_after_warmup:
@@ -179,9 +184,8 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
             self._step.enter_context(route(model, gates))
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
-        parts = refit.loss(
-            LossEvidence(task.logits, task.labels, refit.clean_probability(index), target, self.state.epoch)
-        )
+        p, is_warmup = refit.clean_probability(index), not refit.store.is_fitted
+        parts = refit.loss(LossEvidence(task.logits, task.labels, p, target, self.state.epoch, is_warmup))
         refit.record(index, task.logits, labels)
         loss = self._reduce(task, parts)
         return (loss, task.outputs) if return_outputs else loss
@@ -214,7 +218,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         if self.is_routed:
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._shifts_labels = shifts_labels(self)
-            self._has_routed, self._loss_parts = False, {}
+            self._num_routed, self._loss_parts = 0, {}
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

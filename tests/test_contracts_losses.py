@@ -19,20 +19,22 @@ def plain(evidence):
 def changes_the_evidence(evidence):
     loss = plain(evidence)
     evidence.labels.zero_()
-    return {"loss": loss}
+    return {"part": loss}
 
 
 BROKEN = {
-    "has to be of shape": lambda evidence: {"loss": plain(evidence).mean()},
+    "has to be of shape": lambda evidence: {"part": plain(evidence).mean()},
     "returned a Tensor": plain,
-    "draws random numbers": lambda evidence: {"loss": plain(evidence) * torch.rand(1)},
+    "draws random numbers": lambda evidence: {"part": plain(evidence) * torch.rand(1)},
     "changes the evidence's labels": changes_the_evidence,
-    "no gradient reaches": lambda evidence: {"loss": plain(evidence).detach()},
-    "is not finite": lambda evidence: {"loss": evidence.logits.softmax(-1).amin(-1).log()},
-    "depends on the others": lambda evidence: {"loss": plain(evidence) - plain(evidence).mean()},
+    "no gradient reaches": lambda evidence: {"part": plain(evidence).detach()},
+    "is not finite": lambda evidence: {"part": evidence.logits.softmax(-1).amin(-1).log()},
+    "depends on the others": lambda evidence: {"part": plain(evidence) - plain(evidence).mean()},
     "there would be no loss": lambda evidence: {},
+    "stands for something else in the log": lambda evidence: {"loss": plain(evidence)},
+    "TypeError: unsupported operand": lambda evidence: {"part": evidence.clean_probability * plain(evidence)},
     "flows into the target": lambda evidence: {
-        "loss": plain(evidence) if evidence.target is None else plain(evidence) + evidence.target.square().sum(-1)
+        "part": plain(evidence) if evidence.target is None else plain(evidence) + evidence.target.square().sum(-1)
     },
 }
 

@@ -143,7 +143,7 @@ def test_before_there_is_anything_a_loss_is_that_of_the_given_labels():
     """In the warm-up there is no clean probability, and a sample may have no target yet (a row of zeros)."""
     logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
     ce = cross_entropy(logits, labels)
-    warmup = LossEvidence(logits, labels, target=torch.tensor(TARGET))
+    warmup = LossEvidence(logits, labels, target=torch.tensor(TARGET), is_warmup=True)
     assert get_training_loss("clear")(warmup) == {}
     for name in ("label_mix", "weighted"):
         (part,) = get_training_loss(name)(warmup).values()

@@ -218,7 +218,6 @@ BAD_INPUT = {
     ),
     "memorization of what": (with_arguments("--report_memorization"), "needs true labels"),
     "oracle without truth": (with_arguments("--routing", "oracle"), "needs to know the truth"),
-    "estimator": (with_arguments("--clear_estimator", "mixture"), "no .*estimator 'mixture'"),
     "bottleneck": (with_arguments("--peft_method", "adapter", "--adapter_size", "0"), "`bottleneck_size`"),
     "two sources": (with_arguments("--task_name", "rte"), "one source of data"),
     "regression": (lambda tmp_path: ["--task_name", "stsb"], "regression"),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from helpers.task_losses import WeightedTrainer, build
+from transformers import Trainer
 
-from hf_clear import ClearTrainer
+from hf_clear import ClearMixin, ClearTrainer, TurnMixin
 
 
 class OwnLoss(ClearTrainer):
@@ -34,7 +35,7 @@ class OwnStepAndLoss(ClearTrainer):
 def test_a_subclass_that_goes_around_routing_is_refused_in_the_first_step(tmp_path, cls, what):
     trainer = build("plain", tmp_path, cls)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    with pytest.raises(RuntimeError, match=rf"`{cls.__name__}.{what}` does not call `super\(\).{what}\(...\)`"):
+    with pytest.raises(RuntimeError, match=rf"`{cls.__name__}.{what}` has not left .* to `super\(\).{what}\(...\)`"):
         trainer.train()
     assert trainer.state.global_step == 0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
@@ -49,3 +50,44 @@ def test_a_subclass_that_calls_super_trains(tmp_path):
     trainer = build("plain", tmp_path, Halved, clear_warmup_epochs=1)
     trainer.train()
     assert trainer.state.global_step == 6 and trainer.sample_store.is_fitted
+
+
+class Sometimes(ClearTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.state.global_step != 2:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = model(**{name: value for name, value in inputs.items() if not name.startswith("_")}).loss
+        return (loss, None) if return_outputs else loss
+
+
+class LosesTheIndex(ClearTrainer):
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "step", "message"),
+    [(Sometimes, 2, "`Sometimes.compute_loss` has not left"), (LosesTheIndex, 0, "has lost its sample index")],
+)
+def test_each_step_is_looked_at(tmp_path, cls, step, message):
+    trainer = build("plain", tmp_path, cls)
+    with pytest.raises(RuntimeError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == step
+
+
+def test_a_loss_that_is_assigned_to_the_trainer(tmp_path):
+    trainer = build("plain", tmp_path, ClearTrainer)
+    trainer.compute_loss = lambda model, inputs, **kwargs: (
+        model(**{name: value for name, value in inputs.items() if not name.startswith("_")}).loss
+    )
+    with pytest.raises(RuntimeError, match="`compute_loss` was set on the trainer itself"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("base", [Trainer, WeightedTrainer])
+@pytest.mark.parametrize("mixin", [ClearMixin, TurnMixin])
+def test_the_mixin_comes_first(base, mixin):
+    with pytest.raises(TypeError, match=rf"class Mine\({mixin.__name__}, {base.__name__}\)"):
+        type("Mine", (base, mixin), {})

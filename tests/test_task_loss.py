@@ -1,10 +1,21 @@
 """The base class's loss is the task loss: nobody's loss is dropped without a word."""
 
+import numpy as np
 import pytest
-from helpers.task_losses import CASES, HAVE_THEIR_OWN, OPEN, WeightedTrainer, assert_same_training, build, over
+from helpers.task_losses import (
+    CASES,
+    HAVE_THEIR_OWN,
+    OPEN,
+    WeightedTrainer,
+    WithoutKwargs,
+    assert_same_training,
+    build,
+    over,
+)
+from helpers.trainers import estimate_of, losses_of
 from transformers import Trainer
 
-from hf_clear import ClearMixin
+from hf_clear import ClearMixin, ClearTrainer
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,3 +81,72 @@ def test_a_loss_that_would_drop_another_is_refused(tmp_path, name):
 def test_label_smoothing_is_not_dropped_either(tmp_path):
     with pytest.raises(ValueError, match="'gce'.*label_smoothing_factor=0.1 would have no effect"):
         build("plain", tmp_path, clear_loss="gce", label_smoothing_factor=0.1).train()
+
+
+class ByKeyword(Trainer):
+    """The recipe as many write it: what it doesn't need is in `kwargs`."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class WithoutScores(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = 2 * model(**inputs).loss
+        return (loss, {"mine": loss}) if return_outputs else loss
+
+
+@pytest.mark.parametrize("base", [ByKeyword, WithoutScores])
+def test_base_trainers_of_all_kinds(tmp_path, base):
+    trainer = build("plain", tmp_path, over(base), clear_warmup_epochs=1, clear_consistency_weight=0.5)
+    trainer.train()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert log["loss"] == pytest.approx(log["task_loss"] + 0.5 * log["consistency"])
+
+
+class NeedsLabels(WithoutKwargs):
+    def forward(self, input_ids, attention_mask, labels):
+        return super().forward(input_ids, attention_mask, labels)
+
+
+class OfTuples(WithoutKwargs):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        outputs = super().forward(input_ids, attention_mask, labels)
+        return outputs.get("loss"), outputs["logits"]
+
+
+def test_what_a_refit_asks_of_a_model_shows_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(CASES, "needs labels", (NeedsLabels, *CASES["a model without **kwargs"][1:]))
+    monkeypatch.setitem(CASES, "of tuples", (OfTuples, *CASES["a model without **kwargs"][1:]))
+    trainer = build("needs labels", tmp_path, clear_warmup_epochs=1)
+    with pytest.raises(ValueError, match="can't predict without `labels`.*`labels=None`"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    trainer = build("of tuples", tmp_path, clear_warmup_epochs=1)
+    trainer.train()
+    assert trainer.sample_store.is_fitted
+
+
+def test_a_batch_that_is_left_out_leaves_the_scale_of_the_others_alone(tmp_path, monkeypatch):
+    """A model without `**kwargs` has its loss divided by `Trainer`; a batch without samples counts as one of loss 0."""
+    seen = []
+
+    class Watched(ClearTrainer):
+        def _task_loss(self, *args):
+            task = super()._task_loss(*args)
+            seen.append((task.value.item(), task.scale))
+            return task
+
+    trainer = build(
+        "a model without **kwargs",
+        tmp_path,
+        Watched,
+        **{"gradient_accumulation_steps": 4, "per_device_train_batch_size": 1, "clear_warmup_epochs": 0},
+        **{"clear_min_clean_probability": 0.5, "clear_consistency_weight": 0.0},
+        callbacks=[estimate_of(np.arange(24) % 2)],
+    )
+    trainer.train()
+    values = [value for value, _ in seen]
+    assert {scale for _, scale in seen} == {4} and 0 < values.count(0.0) < len(values) == 24
+    assert losses_of(trainer) == pytest.approx([sum(values[i : i + 4]) / 4 for i in range(0, 24, 4)])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
-from helpers.trainers import noisy_toy
+from helpers.trainers import estimate_of, lora_model, noisy_toy
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments
-from hf_clear.routing import ROUTING_STRATEGIES, gate_probability
+from hf_clear.routing import ROUTING_STRATEGIES, RoutingStrategy, gate_probability
 
 
 def test_strategies_by_hand():
@@ -97,3 +97,34 @@ def test_random_routing_in_the_warm_up(training_arguments):
     after = dict(model.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before if "lora_" in name)
     assert any(not torch.equal(before[name], after[name]) for name in before if "modules_to_save" in name)
+
+
+STRATEGIES = {
+    "in place": (lambda p, gamma, is_clean: p.mul_(gamma), None),
+    "above 1": (lambda p, gamma, is_clean: p + 1, "'above 1' has to return one probability in .0, 1.*values from 2"),
+    "nan": (lambda p, gamma, is_clean: p * torch.nan, "'nan' has to return one probability"),
+    "nothing": (lambda p, gamma, is_clean: None, "'nothing' has to return one probability.*got None"),
+    "of another shape": (lambda p, gamma, is_clean: p[:, None], "'of another shape' has to return one probability"),
+    "fails": (lambda p, gamma, is_clean: is_clean * p, "'fails' fails: TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategies_that_misbehave(training_arguments, monkeypatch, name):
+    """Refused before the first step; what one does in place does not reach the clean probabilities."""
+    function, message = STRATEGIES[name]
+    monkeypatch.setitem(ROUTING_STRATEGIES, name, RoutingStrategy(name, function))
+    trainer = ClearTrainer(
+        lora_model(),
+        training_arguments(clear_warmup_epochs=0, clear_routing=name, clear_gamma=0.5, num_train_epochs=1),
+        train_dataset=toy_dataset(),
+        data_collator=collate,
+        callbacks=[estimate_of(1.0)],
+    )
+    if message is None:
+        trainer.train()
+        assert (trainer.sample_store.clean_probability == 1).all()
+        return
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0

@@ -18,11 +18,13 @@ class LossEvidence:
         logits (`torch.Tensor` of shape `[batch, num_labels]`): the routed prediction, in float32, with gradient.
         labels (`torch.LongTensor` of shape `[batch]`): the given labels; -100 for none.
         clean_probability (`torch.Tensor` of shape `[batch]`, or `[batch, 1]` for tokens, *optional*): the probability
-            in [0, 1] that a sample's label is correct, without gradient. None in the warm-up.
+            in [0, 1] that a sample's label is correct, without gradient. None in the warm-up, or if the loss doesn't
+            use it.
         target (`torch.Tensor` of shape `[batch, num_labels]`, *optional*): the sample's target distribution, the
             ensemble `f_ens`, without gradient; a row of zeros for a sample that has none yet. None if the loss doesn't
             use it, or there is none yet: in the warm-up, the ensemble source `"online"` alone has one, after an epoch.
         epoch (`float`): how many epochs are done, with fractions.
+        is_warmup (`bool`): whether nothing has been fitted yet.
     """
 
     logits: torch.Tensor
@@ -30,16 +32,12 @@ class LossEvidence:
     clean_probability: torch.Tensor | None = None
     target: torch.Tensor | None = None
     epoch: float = 0.0
+    is_warmup: bool = False
 
     @property
     def is_labelled(self) -> torch.Tensor:
         """`torch.BoolTensor` of the shape of `labels`."""
         return self.labels != IGNORED_LABEL
-
-    @property
-    def is_warmup(self) -> bool:
-        """Whether nothing has been fitted yet."""
-        return self.clean_probability is None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from .._registry import Registry
 from ._evidence import LossEvidence, LossPart
 
+_LOGGED = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # by `Trainer`
 LossFunction = Callable[..., Mapping[str, torch.Tensor | LossPart]]
 
 
@@ -86,6 +87,11 @@ class TrainingLoss:
             )
         parts = {name: part if isinstance(part, LossPart) else LossPart(part) for name, part in parts.items()}
         for name, part in parts.items():
+            if name in _LOGGED:
+                raise ValueError(
+                    f"The training loss {self.name!r} calls a part {name!r}, which stands for something else in the "
+                    "log: choose another name."
+                )
             if not isinstance(part.values, torch.Tensor) or part.values.shape != evidence.labels.shape:
                 got = list(part.values.shape) if isinstance(part.values, torch.Tensor) else type(part.values).__name__
                 raise ValueError(
@@ -127,7 +133,8 @@ def register_training_loss(
             such settings (a weight of 0 has none): if not, nothing is computed for it.
 
     Raises:
-        ValueError: where the name is taken, or the function takes positional arguments besides the evidence.
+        ValueError: where the name is taken, the function takes positional arguments besides the evidence, or
+            `active_if` asks for what is no setting.
 
     Example:
 
@@ -143,6 +150,13 @@ def register_training_loss(
         raise ValueError(
             f"The training loss {name!r} is called with the evidence alone unless its other arguments have defaults: "
             f"give {', '.join(map(repr, without))} one."
+        )
+    known = () if active_if is None else inspect.signature(active_if).parameters
+    unknown = [key for key in known if key not in _keywords(function)]
+    if unknown:
+        raise ValueError(
+            f"`active_if` of the training loss {name!r} asks for {', '.join(map(repr, unknown))}, which is no "
+            f"setting of it; there are: {', '.join(_keywords(function)) or 'none'}."
         )
     TRAINING_LOSSES.add(
         name, TrainingLoss(name, function, adds_to_task_loss, uses_target, uses_clean_probability, active_if)

@@ -17,7 +17,7 @@ def label_mix(evidence: LossEvidence) -> dict[str, torch.Tensor]:
     entropy with the given label.
     """
     given = cross_entropy(evidence.logits, evidence.labels)
-    if evidence.is_warmup or evidence.target is None:
+    if evidence.clean_probability is None or evidence.target is None:
         return {"given_label": given}
     has_target = evidence.target.sum(dim=-1) > 0
     trust = torch.where(has_target, evidence.clean_probability, 1.0)

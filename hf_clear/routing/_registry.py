@@ -77,7 +77,10 @@ def gate_probability(
     member = ROUTING_STRATEGIES.find(strategy)
     if member.needs_truth and is_clean is None:
         raise ValueError(f"The routing strategy {strategy!r} needs to know which labels are correct.")
-    probability = member.function(clean_probability, gamma, is_clean if member.needs_truth else None)
+    try:  # on a copy: what a strategy does in place is no business of the store
+        probability = member.function(clean_probability.clone(), gamma, is_clean if member.needs_truth else None)
+    except Exception as error:
+        raise ValueError(f"The routing strategy {strategy!r} fails: {type(error).__name__}: {error}") from error
     is_of_kind = isinstance(probability, torch.Tensor) and probability.shape == clean_probability.shape
     if not is_of_kind or not bool(((probability >= 0) & (probability <= 1)).all()):
         got = f"values from {probability.min()} to {probability.max()}" if is_of_kind else repr(probability)

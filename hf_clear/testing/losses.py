@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from .._names import IGNORED_LABEL
-from ..losses import LossEvidence, TrainingLoss, get_training_loss
+from ..losses import LossEvidence, LossPart, TrainingLoss, get_training_loss
 
 _NUM_LABELS = 5
 
@@ -42,12 +42,12 @@ def check_training_loss(loss: str | TrainingLoss) -> None:
 
 
 def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
-    evidence = _without_unused(loss, evidence)
+    evidence = _as_declared(loss, evidence)
     logits = evidence.logits.clone().requires_grad_()
     given = replace(evidence, logits=logits)
     kept = {name: value.clone() for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
     random_state = torch.random.get_rng_state()
-    parts = loss(given)
+    parts = _ask(loss, given, what)
     assert torch.equal(random_state, torch.random.get_rng_state()), f"{what}: it draws random numbers"
     for name, value in kept.items():
         now = getattr(given, name)
@@ -59,7 +59,7 @@ def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
     total = sum((part.weight * part.values.where(labelled, 0.0)).sum() for part in parts.values())
     for name, part in parts.items():
         assert part.values[labelled].isfinite().all(), f"{what}: the part {name!r} is not finite"
-    again = loss(given)
+    again = _ask(loss, given, what)
     same = parts.keys() == again.keys() and all(torch.equal(parts[name].values, again[name].values) for name in parts)
     assert same, f"{what}: asked twice, it gives two answers"
     assert total.requires_grad, f"{what}: no gradient reaches the logits"
@@ -69,22 +69,34 @@ def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
 
     if evidence.target is not None:
         target = evidence.target.clone().requires_grad_()
-        parts_of_target = loss(replace(evidence, target=target))
+        parts_of_target = _ask(loss, replace(evidence, target=target), what)
         leaks = any(part.values.requires_grad for part in parts_of_target.values())
         assert not leaks, f"{what}: a gradient flows into the target, which is to be a constant (`target.detach()`)"
 
     half = len(evidence.labels) // 2
     tensors = {name: value for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
     first = replace(evidence, **{name: value[:half] for name, value in tensors.items()})
-    for name, part in loss(first).items():
+    for name, part in _ask(loss, first, what).items():
         close = torch.allclose(part.values, parts[name].values[:half].detach(), atol=1e-5)
         assert close, f"{what}: the part {name!r} of a sample depends on the others in the batch"
     return True
 
 
-def _without_unused(loss: TrainingLoss, evidence: LossEvidence) -> LossEvidence:
-    """As the trainer gives it: targets are there for losses that use them alone."""
-    return evidence if loss.uses_target else replace(evidence, target=None)
+def _as_declared(loss: TrainingLoss, evidence: LossEvidence) -> LossEvidence:
+    """As the trainer gives it: without what the loss is not registered to use."""
+    target = evidence.target if loss.uses_target else None
+    return replace(
+        evidence,
+        target=target,
+        clean_probability=evidence.clean_probability if loss.uses_clean_probability else None,
+    )
+
+
+def _ask(loss: TrainingLoss, evidence: LossEvidence, what: str) -> dict[str, LossPart]:
+    try:
+        return loss(evidence)
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _cases() -> Iterator[tuple[str, LossEvidence]]:
@@ -99,8 +111,11 @@ def _cases() -> Iterator[tuple[str, LossEvidence]]:
         for scale in (1.0, 100.0):
             logits = scale * torch.randn(*shape, _NUM_LABELS, generator=generator)
             where = f"{what}, logits of scale {scale:g}"
-            yield f"{where}, in the warm-up", LossEvidence(logits, labels)
-            yield f"{where}, in the warm-up with targets", LossEvidence(logits, labels, None, target, 1.0)
+            yield f"{where}, in the warm-up", LossEvidence(logits, labels, is_warmup=True)
+            yield (
+                f"{where}, in the warm-up with targets",
+                LossEvidence(logits, labels, None, target, 1.0, is_warmup=True),
+            )
             yield f"{where}, without targets", LossEvidence(logits, labels, probability, None, 3.0)
             yield where, LossEvidence(logits, labels, probability, target, 3.0)
         yield f"{what}, all sure", LossEvidence(100 * sure, labels, probability.round(), sure, 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import datasets
@@ -13,11 +14,14 @@ from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     MixtralConfig,
     MixtralForCausalLM,
     Trainer,
     TrainingArguments,
 )
+from transformers.loss.loss_utils import LOSS_MAPPING
 
 from helpers.toy import NUM_LABELS, collate, randomize_adapters, tiny_bert, toy_dataset
 from helpers.trainers import losses_of
@@ -49,6 +53,68 @@ class WeightedBert(BertForSequenceClassification):
 def weighted_bert() -> WeightedBert:
     torch.manual_seed(0)
     return WeightedBert(BertConfig(**SIZES, num_labels=NUM_LABELS))
+
+
+class LossOfItsOwn(LlamaForSequenceClassification):
+    """The loss function of its class is another one, and `forward` is that of transformers."""
+
+    @property
+    def loss_function(self):
+        return weighted_loss
+
+
+def weighted_loss(logits=None, labels=None, pooled_logits=None, config=None, **kwargs) -> torch.Tensor:
+    """Differs from cross entropy on the classes 2 and 3 alone, which are not in the first batch."""
+    return nn.functional.cross_entropy(pooled_logits, labels, weight=torch.tensor([1.0, 1.0, 5.0, 0.2]))
+
+
+def llama(cls: type = LlamaForSequenceClassification) -> LlamaForSequenceClassification:
+    torch.manual_seed(0)
+    return cls(LlamaConfig(**SIZES, num_labels=NUM_LABELS, pad_token_id=0))
+
+
+def with_a_registered_loss() -> LlamaForSequenceClassification:
+    LOSS_MAPPING["Weighted"] = weighted_loss
+    model = llama()
+    model.loss_type = "Weighted"
+    return model
+
+
+class SmoothedInTraining(LlamaForSequenceClassification):
+    def forward(self, *args, labels=None, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        if labels is not None and self.training:
+            outputs["loss"] = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=0.2)
+        return outputs
+
+
+def with_a_hook() -> BertForSequenceClassification:
+    """A hook takes the place of the loss."""
+    model = tiny_bert()
+
+    def hook(module, args, kwargs, outputs):
+        if kwargs.get("labels") is not None:
+            outputs["loss"] = nn.functional.cross_entropy(outputs.logits, kwargs["labels"], weight=WEIGHTS)
+        return outputs
+
+    model.register_forward_hook(hook, with_kwargs=True)
+    return model
+
+
+def with_a_wrapper() -> BertForSequenceClassification:
+    """`functools.wraps` makes the wrapper look as if it were of transformers."""
+    model = tiny_bert()
+    stock = model.forward
+
+    @functools.wraps(stock)
+    def forward(*args, **kwargs):
+        outputs = stock(*args, **kwargs)
+        if "loss" in outputs:
+            outputs["loss"] = nn.functional.cross_entropy(outputs.logits, kwargs["labels"], weight=WEIGHTS)
+        return outputs
+
+    model.forward = forward
+    return model
 
 
 def with_a_loss_function() -> BertForSequenceClassification:
@@ -126,12 +192,31 @@ def of_choices(items):
 
 
 # name: (model, task type, LoRA's targets, collator, base trainer, what has a loss of its own)
-QV = ["query", "value"]
+QV, _LLAMA = ["query", "value"], ["q_proj", "v_proj"]
 CASES = {
     "a weighted trainer": (tiny_bert, "SEQ_CLS", QV, collate, WeightedTrainer, "WeightedTrainer.compute_loss"),
     "a weighted model": (weighted_bert, "SEQ_CLS", QV, collate, Trainer, "WeightedBert's own loss"),
     "a loss function set by hand": (with_a_loss_function, "SEQ_CLS", QV, collate, Trainer, "BertFor.*'s own loss"),
-    "a router loss": (mixtral, "CAUSAL_LM", ["q_proj", "v_proj"], of_language, Trainer, "MixtralFor.*'s own loss"),
+    "a loss function of the class": (
+        lambda: llama(LossOfItsOwn),
+        "SEQ_CLS",
+        _LLAMA,
+        collate,
+        Trainer,
+        "LossOfItsOwn",
+    ),
+    "a registered loss": (with_a_registered_loss, "SEQ_CLS", _LLAMA, collate, Trainer, "LlamaFor.*'s own loss"),
+    "a loss in training": (
+        lambda: llama(SmoothedInTraining),
+        "SEQ_CLS",
+        _LLAMA,
+        collate,
+        Trainer,
+        "SmoothedIn",
+    ),
+    "a hook": (with_a_hook, "SEQ_CLS", QV, collate, Trainer, "BertFor.*'s own loss"),
+    "a wrapper": (with_a_wrapper, "SEQ_CLS", QV, collate, Trainer, "BertFor.*'s own loss"),
+    "a router loss": (mixtral, "CAUSAL_LM", _LLAMA, of_language, Trainer, "MixtralFor.*'s own loss"),
     "a model without **kwargs": (WithoutKwargs, None, ["layers.0", "layers.1"], collate, Trainer, "WithoutKwargs's"),
     "a masked language model": (masked_lm, None, QV, masked, Trainer, None),
     "multiple choice": (multiple_choice, None, QV, of_choices, Trainer, None),
@@ -141,7 +226,7 @@ HAVE_THEIR_OWN = [name for name, case in CASES.items() if case[-1]]
 OPEN = {"clear_warmup_epochs": 1, "clear_routing": "none", "clear_consistency_weight": 0.0}
 
 
-def build(name: str, folder: Path, cls: type[Trainer] | None = None, **arguments) -> Trainer:
+def build(name: str, folder: Path, cls: type[Trainer] | None = None, callbacks=None, **arguments) -> Trainer:
     """Stock, or with `cls` or an argument of CleaR routed."""
     model_of, task_type, targets, collator, base, _ = CASES[name]
     is_clear = cls is not None or any(key.startswith("clear_") for key in arguments)
@@ -162,7 +247,7 @@ def build(name: str, folder: Path, cls: type[Trainer] | None = None, **arguments
             **arguments,
         },
     )
-    return cls(model, args, train_dataset=data_of(name), data_collator=collator)
+    return cls(model, args, train_dataset=data_of(name), data_collator=collator, callbacks=callbacks)
 
 
 def data_of(name: str) -> datasets.Dataset:
