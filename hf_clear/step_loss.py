@@ -131,8 +131,8 @@ class StepLossMixin:
         return (labels != IGNORED_LABEL).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the parts of the loss on this process, `cross_entropy` (or `compute_loss_func`) and `consistency`, where
-        the loss is logged."""
+        """Adds the parts of the loss on this process where the loss is logged: `cross_entropy` (or `task_loss`, or
+        `compute_loss_func`), and those of the training loss by their names, such as `consistency`."""
         if "loss" in logs and self.is_routed:
             for name, (total, first_step) in self._loss_parts.items():
                 logs[name] = total.item() / max(self.state.global_step - first_step, 1)
