@@ -48,13 +48,16 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
         with refit.bypassed(index):
             if asks_model and not is_foreign(unwrapped):
                 outputs = model(**batch, **{label_name: made_up})
-            else:
+            else:  # which may know no predictions without labels
                 outputs = _predict_without_labels(model, batch, label_name)
             logits, _ = scores_and_labels(outputs, labels)
-            if asks_model and is_foreign(unwrapped):
-                base_loss = model_loss_of(unwrapped, made_up, shift, lambda: model(**batch, **{label_name: made_up}))
-            elif asks_model:
-                base_loss = model_loss_of(unwrapped, made_up, shift, lambda: outputs)
+
+            def predict(labels: torch.Tensor) -> Any:
+                is_known = labels is made_up and not is_foreign(unwrapped)
+                return outputs if is_known else model(**batch, **{label_name: labels})
+
+            if asks_model:
+                base_loss = model_loss_of(unwrapped, made_up, shift, predict)
     refit.labels_tokens = labels.ndim == 2
     refit.resolve()
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING
 
 from ._names import IGNORED_LABEL
-from ._scores import scores_and_labels
+from ._scores import scores_and_labels, scores_of
 from .losses import cross_entropy
 
 _LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (transformers, peft, accelerate, torch))
@@ -100,49 +100,67 @@ def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
 
 
 def is_foreign(model: nn.Module) -> bool:
-    """Whether code that is not of transformers has a hand in the model's loss: its `forward` or a wrapper around it, a
-    loss function that was set or registered, or a hook on its outputs."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    """Whether code that is not of transformers computes the model's loss: its `forward`, a wrapper around it, or a loss
+    function that was set or registered."""
+    base = _base(model)
     if not isinstance(base, PreTrainedModel) or type(base).loss_function is not PreTrainedModel.loss_function:
         return True
     functions = [vars(base).get("forward", type(base).forward), getattr(base, "_loss_function", None)]
-    functions.append(LOSS_MAPPING.get(getattr(base, "loss_type", None)))
-    functions += [hook for module in (model, base) for hook in module._forward_hooks.values()]
-    return any(not file.startswith(_LIBRARIES) for function in functions for file in _files_of(function))
+    return _any_foreign(*functions, LOSS_MAPPING.get(getattr(base, "loss_type", None)))
 
 
-def model_loss_of(model: nn.Module, labels: torch.Tensor, shift: bool, predict: Callable[[], Any]) -> str | None:
+def model_loss_of(
+    model: nn.Module, labels: torch.Tensor, shift: bool, predict: Callable[[torch.Tensor], Any]
+) -> str | None:
     """The loss of the model, for a message, if it has another than plain cross entropy; None if it is that, or if the
     model computes no loss.
 
     Code that is not of transformers is taken at its word: a loss that it gives is its own, in evaluation mode or in
-    training mode. A loss of transformers is compared with cross entropy.
+    training mode. A loss of transformers is compared with cross entropy; if hooks could change it, in both modes and
+    for all classes.
 
     Args:
         labels (`torch.LongTensor` of shape `[batch]` or `[batch, tokens]`): of a batch.
         shift (`bool`): whether labels are predicted one token ahead.
-        predict (`Callable`): gives the model's outputs for that batch and its labels, in the mode that it is in.
+        predict (`Callable`): gives the model's outputs for that batch and such labels, in the mode that it is in.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    name = f"{type(base).__name__}'s own loss"
+    name = f"{type(_base(model)).__name__}'s own loss"
     if is_foreign(model):
-        return name if _loss_in(predict()) is not None or _loss_in(_in_training(model, predict)) is not None else None
-    outputs = predict()
-    loss = _loss_in(outputs)
-    if loss is None:
-        return None
-    logits, labels = scores_and_labels(outputs, labels, shift)
-    plain = cross_entropy(logits, labels)[labels != IGNORED_LABEL].mean()
-    rounding = _ROUNDING.get(_dtype(base), _HALF_ROUNDING)
-    is_plain = torch.isclose(loss.float(), plain, rtol=rounding, atol=rounding)
-    return None if is_plain and not getattr(base.config, "output_router_logits", False) else name
+        outputs = predict(labels), _in_training(model, lambda: predict(labels))
+        return name if any(_loss_in(part) is not None for part in outputs) else None
+    if getattr(_base(model).config, "output_router_logits", False):
+        return name
+    outputs = predict(labels)
+    is_plain = _is_plain(model, outputs, labels, shift)
+    hooks = [hook for module in (model, _base(model)) for hook in module._forward_hooks.values()]
+    if is_plain and _any_foreign(*hooks):
+        num_labels, numbers = scores_of(outputs).shape[-1], torch.arange(labels.numel(), device=labels.device)
+        for first in range(0, num_labels, len(numbers)):
+            others = ((first + numbers) % num_labels).view_as(labels)
+            is_plain &= _is_plain(model, predict(others), others, shift)
+            is_plain &= _is_plain(model, _in_training(model, lambda: predict(others)), others, shift)  # noqa: B023
+    return None if is_plain else name
 
 
 def takes(model: nn.Module, name: str) -> bool:
     """Whether the model has an argument of this name, or takes any."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    parameters = inspect.signature(base.forward).parameters.values()
+    parameters = inspect.signature(_base(model).forward).parameters.values()
     return any(parameter.name == name or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _base(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _is_plain(model: nn.Module, outputs: Any, labels: torch.Tensor, shift: bool) -> bool:
+    """Whether the loss among the outputs, if there is one, is the mean cross entropy of the labels."""
+    loss = _loss_in(outputs)
+    if loss is None:
+        return True
+    logits, labels = scores_and_labels(outputs, labels, shift)
+    plain = cross_entropy(logits, labels)[labels != IGNORED_LABEL].mean()
+    rounding = _ROUNDING.get(_dtype(model), _HALF_ROUNDING)
+    return bool(torch.isclose(loss.float(), plain, rtol=rounding, atol=rounding))
 
 
 def _in_training(model: nn.Module, predict: Callable[[], Any]) -> Any:
@@ -164,6 +182,10 @@ def _loss_in(outputs: Any) -> torch.Tensor | None:
     else:
         loss = outputs[0] if isinstance(outputs, (tuple, list)) else None
     return loss if isinstance(loss, torch.Tensor) and loss.ndim == 0 else None
+
+
+def _any_foreign(*functions: Any) -> bool:
+    return any(not file.startswith(_LIBRARIES) for function in functions for file in _files_of(function))
 
 
 def _files_of(function: Any) -> Iterator[str]:

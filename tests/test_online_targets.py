@@ -31,7 +31,7 @@ def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(
         callbacks=[CleanProbabilityCallback(estimator)],
     )
     assert trainer.ensemble_source == "online"
-    hook = model.register_forward_hook(lambda *args: forwards.append(1))
+    hook = model.get_base_model().bert.register_forward_hook(lambda *args: forwards.append(1))
     trainer.train()
     hook.remove()
     assert len(forwards) == 3 + 1, "a forward pass a step, and one before training that checks the routing"

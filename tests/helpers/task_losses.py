@@ -89,15 +89,22 @@ class SmoothedInTraining(LlamaForSequenceClassification):
 
 
 def with_a_hook() -> BertForSequenceClassification:
-    """A hook takes the place of the loss."""
+    """A hook takes the place of the loss: in training alone, and to be seen on the last class alone."""
     model = tiny_bert()
 
     def hook(module, args, kwargs, outputs):
-        if kwargs.get("labels") is not None:
-            outputs["loss"] = nn.functional.cross_entropy(outputs.logits, kwargs["labels"], weight=WEIGHTS)
+        if kwargs.get("labels") is not None and module.training:
+            weights = torch.tensor([1.0, 1.0, 1.0, 3.0])
+            outputs["loss"] = nn.functional.cross_entropy(outputs.logits, kwargs["labels"], weight=weights)
         return outputs
 
     model.register_forward_hook(hook, with_kwargs=True)
+    return model
+
+
+def with_a_hook_that_watches() -> BertForSequenceClassification:
+    model = tiny_bert()
+    model.register_forward_hook(lambda module, args, outputs: None)
     return model
 
 
@@ -220,6 +227,7 @@ CASES = {
     "a model without **kwargs": (WithoutKwargs, None, ["layers.0", "layers.1"], collate, Trainer, "WithoutKwargs's"),
     "a masked language model": (masked_lm, None, QV, masked, Trainer, None),
     "multiple choice": (multiple_choice, None, QV, of_choices, Trainer, None),
+    "a hook that watches": (with_a_hook_that_watches, "SEQ_CLS", QV, collate, Trainer, None),
     "plain": (tiny_bert, "SEQ_CLS", QV, collate, Trainer, None),
 }
 HAVE_THEIR_OWN = [name for name, case in CASES.items() if case[-1]]
