@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from helpers.toy import collate, tiny_bert, toy_dataset
 from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
 from hf_clear.checkpoints import INCOMPLETE
+from hf_clear.turn.state import STATE_NAME as TURN_STATE
 
 ARGUMENTS = {
     **{"use_cpu": True, "disable_tqdm": True, "report_to": [], "seed": 7, "learning_rate": 1e-2, "logging_steps": 1},
@@ -37,7 +38,9 @@ def train(method: str, folder: Path) -> dict[str, torch.Tensor]:
     else:
         arguments = TurnTrainingArguments(str(folder), probe_epochs=6, turn_threshold=0.1, **ARGUMENTS)
         trainer = TurnTrainer(tiny_bert(initializer_range=0.2), arguments, **data)
-        trainer.train(resume_from_checkpoint=folder.is_dir() and any(folder.iterdir()))
+        # A run that was killed while it wrote its first state leaves a part of it, and nothing to go on from.
+        has_begun = (folder / TURN_STATE).is_file() or (folder.is_dir() and get_last_checkpoint(folder) is not None)
+        trainer.train(resume_from_checkpoint=has_begun)
     result = {name: value for name, value in trainer.model.state_dict().items()}
     return result | {name: getattr(trainer.sample_store, name) for name in ("clean_probability", "losses")}
 
