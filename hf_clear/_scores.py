@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ._names import IGNORED_LABEL
+from ._unwrap import base_of
 
 
 def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,7 +65,7 @@ def scores_of(outputs: Any) -> torch.Tensor:
 def shifts_labels(trainer: Trainer) -> bool:
     """Whether the labels of the model are its inputs, to be predicted one token ahead: causal language models."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    model = base_of(model)
     # The trainer goes by the loss's name, and by the class's name in places: it takes GPT-2 for both.
     return trainer._loss_shifts_labels or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import datasets
 import numpy as np
-from peft import PeftModel
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from ._modes import random_state_preserved
+from ._unwrap import base_of
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels, predicts_tokens
 from .training_args import ClearArguments
@@ -75,7 +75,7 @@ def check_task(trainer: Trainer, method: str) -> None:
 def _warn_of_frozen_head(trainer: Trainer) -> None:
     """peft trains heads called `classifier` or `score`, if it is told the task; others stay as they were drawn."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    model = base_of(model)
     if "Classification" not in type(model).__name__:
         return
     heads = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ._argument_checks import check_numbers, check_whole_numbers
 
 PROBE_FEATURES = ("head", "mean")
+MEMORY_SETTINGS = ("probe_feature_memory",)  # results don't depend on them
 
 
 @dataclass

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Trainer
 
+from ._unwrap import base_of
 from .features import FrozenFeatures, predict_features
 from .losses import cross_entropy, generalized_cross_entropy
 from .passes import SamplePredictions, sample_dataloader
@@ -42,7 +43,7 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
         ValueError: where there is no such module (the message lists the candidates), where it is frozen, or where the
             model has a prompt-learning method of peft's own.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     children = {child: module for child, module in base.named_children() if any(True for _ in module.parameters())}
     names = [child for child in HEADS if child in children] if name is None else [name]
     try:  # `probe_head` may be a path

@@ -8,12 +8,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from peft import PeftModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
 from ._names import IGNORED_LABEL
+from ._unwrap import base_of
 
 SAMPLE_INDEX = "_clear_sample_index"  # in a batch; no column of a user's data is called so
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"
@@ -145,7 +145,7 @@ def num_labels(trainer: Trainer) -> int | None:
     if trainer.model is None:  # between the trials of a hyperparameter search
         return None
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    model = base_of(model)
     if type(model).__name__ in MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES.values():
         return None
     config = getattr(trainer.model, "config", None)

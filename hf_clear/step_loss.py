@@ -67,7 +67,7 @@ class StepLossMixin:
                 model, dict(inputs), return_outputs=needs_outputs, num_items_in_batch=num_items_in_batch
             )
             loss, outputs = loss if needs_outputs else (loss, None)
-        logits = None if outputs is None else scores_in(outputs)
+        logits = scores_in(outputs) if needs_scores and outputs is not None else None
         if loss is None:  # a batch of samples that are left out: nothing to ask a loss about
             outputs = self._forward(model, inputs)
             logits = scores_of(outputs)

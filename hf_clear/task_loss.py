@@ -16,13 +16,13 @@ import accelerate
 import peft
 import torch
 import transformers
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING
 
 from ._names import IGNORED_LABEL
 from ._scores import scores_and_labels, scores_of
+from ._unwrap import base_of
 from .losses import cross_entropy
 
 _LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (transformers, peft, accelerate, torch))
@@ -102,7 +102,7 @@ def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
 def is_foreign(model: nn.Module) -> bool:
     """Whether code that is not of transformers computes the model's loss: its `forward`, a wrapper around it, or a loss
     function that was set or registered."""
-    base = _base(model)
+    base = base_of(model)
     if not isinstance(base, PreTrainedModel) or type(base).loss_function is not PreTrainedModel.loss_function:
         return True
     functions = [vars(base).get("forward", type(base).forward), getattr(base, "_loss_function", None)]
@@ -124,15 +124,15 @@ def model_loss_of(
         shift (`bool`): whether labels are predicted one token ahead.
         predict (`Callable`): gives the model's outputs for that batch and such labels, in the mode that it is in.
     """
-    name = f"{type(_base(model)).__name__}'s own loss"
+    name = f"{type(base_of(model)).__name__}'s own loss"
     if is_foreign(model):
         outputs = predict(labels), _in_training(model, lambda: predict(labels))
         return name if any(_loss_in(part) is not None for part in outputs) else None
-    if getattr(_base(model).config, "output_router_logits", False):
+    if getattr(base_of(model).config, "output_router_logits", False):
         return name
     outputs = predict(labels)
     is_plain = _is_plain(model, outputs, labels, shift)
-    hooks = [hook for module in (model, _base(model)) for hook in module._forward_hooks.values()]
+    hooks = [hook for module in (model, base_of(model)) for hook in module._forward_hooks.values()]
     if is_plain and _any_foreign(*hooks):
         num_labels, numbers = scores_of(outputs).shape[-1], torch.arange(labels.numel(), device=labels.device)
         for first in range(0, num_labels, len(numbers)):
@@ -144,35 +144,31 @@ def model_loss_of(
 
 def takes(model: nn.Module, name: str) -> bool:
     """Whether the model has an argument of this name, or takes any."""
-    parameters = inspect.signature(_base(model).forward).parameters.values()
+    parameters = inspect.signature(base_of(model).forward).parameters.values()
     return any(parameter.name == name or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _base(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def _is_plain(model: nn.Module, outputs: Any, labels: torch.Tensor, shift: bool) -> bool:
-    """Whether the loss among the outputs, if there is one, is the mean cross entropy of the labels."""
+    """Whether the loss among the outputs, if there is one, is the mean cross entropy of the labels: NaN if that is."""
     loss = _loss_in(outputs)
     if loss is None:
         return True
     logits, labels = scores_and_labels(outputs, labels, shift)
     plain = cross_entropy(logits, labels)[labels != IGNORED_LABEL].mean()
     rounding = _ROUNDING.get(_dtype(model), _HALF_ROUNDING)
-    return bool(torch.isclose(loss.float(), plain, rtol=rounding, atol=rounding))
+    return bool(torch.isclose(loss.float(), plain, rtol=rounding, atol=rounding, equal_nan=True))
 
 
 def _in_training(model: nn.Module, predict: Callable[[], Any]) -> Any:
     """What a model gives in training mode; its buffers (of BatchNorm) stay as they are."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     try:
         return predict()
     finally:
         model.eval()
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def _loss_in(outputs: Any) -> torch.Tensor | None:

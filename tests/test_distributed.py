@@ -104,6 +104,15 @@ def test_turn(ranks, tmp_path, on_disk):
         torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_loss_of_a_base_trainer(ranks, accumulation):
+    first, second = (results[f"base loss, {accumulation}"] for results in ranks)
+    for name in first:
+        assert_same(first[name], second[name])
+    assert_same(first["stock"], first["open"])
+    assert any(not torch.equal(first["routed"][name], value) for name, value in first["stock"].items())
+
+
 def test_a_seq2seq_trainer(ranks):
     first, second = (results["seq2seq"] for results in ranks)
     assert_same(first["state"], second["state"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers.task_losses import (
     CASES,
     HAVE_THEIR_OWN,
@@ -12,8 +13,10 @@ from helpers.task_losses import (
     build,
     over,
 )
+from helpers.toy import NUM_LABELS
 from helpers.trainers import estimate_of, losses_of
-from transformers import Trainer
+from torch import nn
+from transformers import Trainer, TrainerCallback
 
 from hf_clear import ClearMixin, ClearTrainer
 
@@ -150,3 +153,37 @@ def test_a_batch_that_is_left_out_leaves_the_scale_of_the_others_alone(tmp_path,
     values = [value for value, _ in seen]
     assert {scale for _, scale in seen} == {4} and 0 < values.count(0.0) < len(values) == 24
     assert losses_of(trainer) == pytest.approx([sum(values[i : i + 4]) / 4 for i in range(0, 24, 4)])
+
+
+class WithBatchNorm(WithoutKwargs):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(NUM_LABELS)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return {"logits": self.norm(super().forward(input_ids)["logits"])}
+
+
+def test_the_look_at_a_first_batch_leaves_the_model_as_it_was(tmp_path, monkeypatch):
+    """It looks in training mode too, which moves the running statistics of BatchNorm."""
+    monkeypatch.setitem(CASES, "batch norm", (WithBatchNorm, *CASES["a model without **kwargs"][1:]))
+    trainer, seen = build("batch norm", tmp_path, clear_warmup_epochs=1), []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            seen.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+
+    trainer.add_callback(Look())  # comes after the look
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in seen[0].items())
+    assert trainer._first_batch.base_loss is None and trainer.state.global_step == 6
+
+
+def test_a_model_that_gives_nan_has_no_loss_of_its_own(tmp_path):
+    trainer = build("plain", tmp_path, clear_warmup_epochs=1)
+    next(p for name, p in trainer.model.named_parameters() if "classifier" in name and "modules" in name).data.fill_(
+        float("nan")
+    )
+    trainer.train()
+    assert trainer._first_batch.base_loss is None

@@ -17,6 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
 from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
 
+from .._unwrap import base_of
 from ..files import check_inside
 from .config_checks import read_config
 
@@ -42,7 +43,7 @@ def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, ada
     """
     folder = Path(folder)
     own = model.peft_config.get(adapter_name) if isinstance(model, PeftModel) else None
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     config = read_config(folder, {} if own is None else own.to_dict())
     refuse_pickle(folder, WEIGHTS_NAME, SAFETENSORS_WEIGHTS_NAME)
     path = folder / SAFETENSORS_WEIGHTS_NAME

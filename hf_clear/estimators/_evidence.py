@@ -87,6 +87,21 @@ def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in diagnostics.items()}
 
 
+def features_and_labels(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, features in float32.
+
+    Raises:
+        ValueError: where they are not of shape [num_samples, dim] and [num_samples].
+    """
+    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            "`features` and `labels` have to be of shape [num_samples, dim] and [num_samples], got "
+            f"{list(features.shape)} and {list(labels.shape)}."
+        )
+    return features, labels
+
+
 def check_rows(name: str, values: np.ndarray, num_samples: int) -> None:
     if len(values) != num_samples:
         raise ValueError(f"`{name}` has {len(values)} rows for {num_samples} samples.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._evidence import features_and_labels
 from ._registry import register_estimator
 from .mixtures import gaussian_mixture
 
@@ -54,12 +55,7 @@ def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np
     """
     from sklearn.neighbors import NearestNeighbors
 
-    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            "`features` and `labels` have to be of shape [num_samples, dim] and [num_samples], got "
-            f"{list(features.shape)} and {list(labels.shape)}."
-        )
+    features, labels = features_and_labels(features, labels)
     if k < 1:
         raise ValueError(f"`k` has to be at least 1 neighbor, got {k}.")
     norms = np.linalg.norm(features, axis=1, keepdims=True)

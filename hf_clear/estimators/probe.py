@@ -6,14 +6,14 @@ import logging
 
 import numpy as np
 
-from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._evidence import CleanProbabilityEstimate, SampleEvidence, features_and_labels
 from ._registry import register_estimator
 from .mixtures import gaussian_mixture
 
 logger = logging.getLogger(__name__)
 
-# Inverse weight of the L2 penalty, a hundredth of scikit-learn's default, under which the classifier fits wrong labels:
-# on 4,000 samples of BANKING77 with 60 % wrong labels, the loss finds them with an AUROC of 0.984 instead of 0.909.
+# Inverse weight of the L2 penalty, a hundredth of scikit-learn's default, under which the classifier fits wrong labels.
+# Chosen by how well the loss finds injected wrong labels (their truth known) in BANKING77 and SST-5, one noise seed.
 _C = 0.01
 
 
@@ -65,12 +65,7 @@ def out_of_sample_cross_entropy(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            "`features` and `labels` have to be of shape [num_samples, dim] and [num_samples], got "
-            f"{list(features.shape)} and {list(labels.shape)}."
-        )
+    features, labels = features_and_labels(features, labels)
     if num_folds < 2:
         raise ValueError(f"`num_folds` has to be 2 or more: one to predict and one to learn from; got {num_folds}.")
     wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))

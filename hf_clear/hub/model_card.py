@@ -14,11 +14,12 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
-from torch import nn
 from transformers import Trainer
 
+from .._unwrap import base_of
 from .._version import __version__
 from ..files import write_atomically
+from ..probe_args import MEMORY_SETTINGS
 
 _DESCRIPTIONS = {
     "CleaR": (
@@ -51,7 +52,6 @@ _SYMBOLS = {
     **{"clear_gamma": "γ", "clear_warmup_epochs": "k", "clear_ensemble_size": "N", "clear_consistency_weight": "λ"},
     **{"clear_ensemble_temperature": "T", "probe_gce_q": "q", "turn_threshold": "τ"},
 }
-_NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
 _FIT = {
     "epoch": "After epoch",
     "mixture_mean_clean": "Mean, clean",
@@ -96,16 +96,12 @@ def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -
 
     fits = _fits(trainer)
     nameless = "a fine-tuned version of [](https://huggingface.co/)"  # what `Trainer` says of a base without a name
-    text = card.text.replace(nameless, f"a fine-tuned {type(_base(model)).__name__}")
+    text = card.text.replace(nameless, f"a fine-tuned {type(base_of(model)).__name__}")
     text = _with_section(text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
     text = _with_section(text, "Training and evaluation data", _data(trainer, fits))
     text = _with_section(text, trainer.method, _procedure(trainer, fits))
     card.text = _with_section(text, "Citation", f"```bibtex\n{_CITATIONS[trainer.method]}\n```")
     write_atomically(path, str(card).encode())
-
-
-def _base(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _is_on_hub(name: str) -> bool:
@@ -130,7 +126,7 @@ def _loading(trainer: Trainer) -> str:
     base, base_name, labels = model, saved, ""
     imports, loads = [], []
     if isinstance(model, PeftModel):
-        base, name = _base(model), model.active_adapter
+        base, name = base_of(model), model.active_adapter
         base_name = getattr(base, "name_or_path", "")  # others don't have a folder of the author's
         base_name = json.dumps(base_name) if _is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
@@ -193,7 +189,7 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """The arguments of the method as they were in force, by name."""
-    settings = {name: value for name, value in trainer.method_settings().items() if name not in _NO_SETTINGS}
+    settings = {name: value for name, value in trainer.method_settings().items() if name not in MEMORY_SETTINGS}
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         settings["peft_type"] = model.peft_config[model.active_adapter].peft_type.value

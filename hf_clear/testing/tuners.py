@@ -12,10 +12,11 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from .._unwrap import base_of
 from ..routing import check_routable, num_routed_layers, route
 
 _BATCH = 4
-_GRADIENT_TOLERANCE = 1e-5  # of the largest gradient: recomputed sums may come in another order
+_GRADIENT_TOLERANCE = 1e-6  # of the largest gradient: recomputed sums may come in another order
 
 
 def check_peft_method(
@@ -233,7 +234,7 @@ def _randomized(model: PeftModel, seed: int) -> PeftModel:
 
 def _outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """All float tensors that the model returns, hidden states included if it has them."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     options = {"output_hidden_states": True} if isinstance(base, PreTrainedModel) else {}
     if getattr(getattr(base, "config", None), "use_cache", False):
         options["use_cache"] = False  # caches are no tensors

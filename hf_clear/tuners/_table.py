@@ -36,8 +36,8 @@ def register_peft_method(name: str, config: type[PeftConfig], learning_rate: flo
     Args:
         name (`str`): a new name.
         config (`type[PeftConfig]`): the class of its config, whose defaults work with `task_type` alone.
-        learning_rate (`float`): a default for training with AdamW. Ours were chosen on the clean labels of 20 intents
-            of BANKING77, 4 epochs.
+        learning_rate (`float`): a default for training with AdamW. Ours were chosen on 20 intents of BANKING77 with
+            clean labels, 4 epochs, by test accuracy.
 
     Raises:
         ValueError: if the name is taken or empty, `config` is no class of peft configs, or the learning rate is not

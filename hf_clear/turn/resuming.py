@@ -15,14 +15,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..base_trainer import BaseTrainerMixin
+from ..probe_args import MEMORY_SETTINGS
 from ..probing import Probe, find_head, set_head
 from ..sample_index import label_names
 from ..sample_store import damaged
 from .probe_phase import ProbePhase
 from .state import STATE_NAME, TurnState
 from .training_args import TurnArguments
-
-_NO_SETTINGS = ("probe_feature_memory",)  # doesn't change results
 
 
 class ResumablePhasesMixin(BaseTrainerMixin):
@@ -135,7 +134,7 @@ def run_settings(trainer: Trainer, arguments: TurnArguments) -> dict[str, Any]:
     settings = {
         setting.name: getattr(arguments, setting.name)
         for setting in fields(TurnArguments)
-        if setting.name not in _NO_SETTINGS
+        if setting.name not in MEMORY_SETTINGS
     }
     model, dataset, labels = trainer.accelerator.unwrap_model(trainer.model), trainer.train_dataset, None
     if isinstance(dataset, datasets.Dataset):

@@ -17,6 +17,8 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5ForConditio
 
 import hf_clear.refit
 from helpers.architectures import ARCHITECTURES
+from helpers.task_losses import OPEN
+from helpers.task_losses import build as build_base_loss
 from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
 from hf_clear import (
     ClearAdapterConfig,
@@ -252,6 +254,17 @@ def turn(folder: Path, on_disk: bool, world_size: int) -> dict[str, torch.Tensor
     return {"before": before, "weights": trained(trainer.model)}
 
 
+def base_losses(folder: Path, accumulation: int) -> dict[str, dict[str, torch.Tensor]]:
+    """A weighted base trainer, stock and below CleaR with open gates, and routed with consistency."""
+    arguments = {"gradient_accumulation_steps": accumulation, "max_steps": 6, "logging_steps": 1}
+    found = {}
+    for name, settings in {"stock": {}, "open": OPEN, "routed": {"clear_warmup_epochs": 1}}.items():
+        trainer = build_base_loss("a weighted trainer", folder / name, **arguments, **settings)
+        trainer.train()
+        found[name] = trained(trainer.model)
+    return found
+
+
 def trajectory(folder: Path, per_device_batch_size: int) -> dict[str, torch.Tensor]:
     """40 samples: as many in every step, on however many processes."""
     settings = {"per_device_train_batch_size": per_device_batch_size, "num_train_epochs": 3, "clear_warmup_epochs": 1}
@@ -280,6 +293,7 @@ def main() -> None:
     results |= {"seq2seq": seq2seq(folder), "resume": resume(folder), "fsdp2": fsdp2(folder)}
     results |= {"trajectory": trajectory(folder, 4), "evaluated": evaluated(folder)}
     results |= {f"turn, {on_disk=}": turn(folder / f"turn-{on_disk}", on_disk, 2) for on_disk in (False, True)}
+    results |= {f"base loss, {n}": base_losses(folder / f"base-{n}", n) for n in (1, 2)}
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
     dist.destroy_process_group()
 
