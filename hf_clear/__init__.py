@@ -29,13 +29,15 @@ if TYPE_CHECKING:
         register_estimator,
     )
     from .losses import LossEvidence, LossPart, consistency_loss, register_training_loss
+    from .mixin import ClearMixin
     from .noise import inject_label_noise, register_noise_type
     from .passes import per_sample_losses
     from .presets import preset
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
-    from .trainer import ClearMixin, ClearTrainer
+    from .trainer import ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
-    from .turn.trainer import TurnMixin, TurnTrainer
+    from .turn.mixin import TurnMixin
+    from .turn.trainer import TurnTrainer
     from .turn.training_args import TurnArguments, TurnTrainingArguments
 
 _MODULES = {
@@ -49,13 +51,15 @@ _MODULES = {
         "register_estimator",
     ),
     "losses": ("LossEvidence", "LossPart", "consistency_loss", "register_training_loss"),
+    "mixin": ("ClearMixin",),
     "noise": ("inject_label_noise", "register_noise_type"),
     "passes": ("per_sample_losses",),
     "presets": ("preset",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
-    "trainer": ("ClearMixin", "ClearTrainer"),
+    "trainer": ("ClearTrainer",),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
-    "turn.trainer": ("TurnMixin", "TurnTrainer"),
+    "turn.mixin": ("TurnMixin",),
+    "turn.trainer": ("TurnTrainer",),
     "turn.training_args": ("TurnArguments", "TurnTrainingArguments"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

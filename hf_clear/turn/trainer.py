@@ -1,263 +1,20 @@
-"""`TurnTrainer`: linear probing, cleansing, fine-tuning (TURN)."""
+"""`TurnTrainer`: TURN as a drop-in for `transformers.Trainer`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import datasets
-import numpy as np
-from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import Trainer, enable_full_determinism, set_seed
-from transformers.trainer_utils import PredictionOutput, TrainOutput
+import torch
+from peft import PeftConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .._names import IGNORED_LABEL
-from ..checks import check_task, check_training_set
-from ..estimators import get_estimator
-from ..features import predict_features
-from ..fit import fitted_store, store_of
-from ..metrics import detection_metrics
-from ..passes import SamplePredictions, sample_dataloader
-from ..report import cleansing_table
-from .probe_phase import check_one_label_a_sample
-from .resuming import ResumablePhasesMixin, is_checkpoint
-from .selection import check_selection, select_clean
-
-
-class TurnMixin(ResumablePhasesMixin):
-    """TURN for [`~transformers.Trainer`] and its subclasses: `class MyTrainer(TurnMixin, OtherTrainer)`.
-
-    See [`TurnTrainer`].
-    """
-
-    method = "TURN"
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._head()  # refuses a model without
-        check_task(self, self.method)
-        self._use_one_gpu()
-
-    # ---- The phases ----
-
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Runs the three phases: [`linear_probe`], [`cleanse`], [`finetune`]. Called again, it begins with the model as
-        it is: after fine-tuning, with features that have changed.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer`. `True` goes on from the last
-                checkpoint in `output_dir` or, where fine-tuning has saved none yet, from what the phases before it
-                leave there (`_turn_state.safetensors`).
-
-        Returns:
-            [`~transformers.trainer_utils.TrainOutput`]: metrics of fine-tuning, plus `probe_…`, `cleanse_…` and
-            `finetune_…`.
-
-        Raises:
-            ValueError: before the first phase, where labels or data don't fit; where all samples are called noisy. The
-                probe is kept then: lower `turn_threshold` and go on with `resume_from_checkpoint=True`.
-        """
-        self._check_training_set()
-        checkpoint = self._folder_to_resume(resume_from_checkpoint)
-        if self.model_init is not None:
-            self._init_model(trial)
-        self._reset()
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        if self.sample_store is None:
-            self.linear_probe()
-        if self.fine_tuning_samples is None:
-            self.cleanse()
-        return self.finetune(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
-
-    def linear_probe(self) -> dict[str, float]:
-        """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
-        computed once and without dropout. The model gets the trained head; nothing else of it changes.
-
-        Returns:
-            `dict[str, float]`: `probe_loss`, the generalized cross entropy on the training set in the last epoch;
-            `probe_features_runtime` and `probe_runtime` in seconds; where true labels are known,
-            `probe_detection_auroc`, of the losses; where there is an evaluation set, `probe_eval_…`.
-
-        Raises:
-            ValueError: where labels or data don't fit, or a feature is not finite.
-        """
-        self._check_training_set()
-        goes_on, self._is_restored = self._is_restored and self.sample_store is None, False
-        if not goes_on:  # an interrupted probe may stand in the middle of an epoch
-            self._reset()
-
-        def on_epoch_end(epoch: int, loss: float) -> None:
-            self._log_phase({"probe_loss": loss, "probe_epoch": epoch})
-            self._save_state()
-
-        settings = self.turn_args
-        keep_mean = get_estimator(settings.turn_estimator).uses_features
-        metrics = self._probing.run(self, settings, keep_mean, on_epoch_end)
-        predictions = self._probing.predictions
-        self.sample_store = store_of(predictions)
-        metrics["probe_loss"] = next(log["probe_loss"] for log in reversed(self._logs) if "probe_loss" in log)
-        is_noisy, known = self._is_noisy(predictions)
-        if known.any():
-            ranking = detection_metrics(np.exp(-predictions.losses.double().numpy()[known]), is_noisy[known])
-            metrics |= {"probe_detection_auroc": ranking["detection_auroc"]} if ranking else {}
-        self._finish_phase("probe", metrics)
-        evaluated = self._probing.evaluate(self, settings)
-        if evaluated:
-            self._finish_phase("probe", metrics | evaluated)
-        return metrics | evaluated
-
-    def cleanse(self) -> dict[str, float]:
-        """Phase 2: clean probabilities from the probe's losses, one mixture a class, and the samples to fine-tune on
-        ([`select_clean`]), in `fine_tuning_samples`.
-
-        Returns:
-            `dict[str, float]`: `cleanse_kept`, the number of samples above the threshold;
-            `cleanse_fine_tuning_samples`, their number after the balanced draw; what [`fit_clean_probability`] returns;
-            where true labels are known, `cleanse_purity` (share of the kept samples whose label is correct) and
-            `cleanse_recall` (share of the correctly labelled samples that is kept).
-
-        Raises:
-            RuntimeError: where [`linear_probe`] has not run.
-            ValueError: where no sample is above the threshold. The probe stays: lower `args.turn_threshold` and cleanse
-                again.
-        """
-        if self.sample_store is None:
-            raise RuntimeError("There is nothing to cleanse by: call `linear_probe()` first, or `train()` for all.")
-        self._check_size()
-        settings = self.turn_args
-        check_selection(settings.turn_threshold, settings.turn_balance)
-        estimator = get_estimator(settings.turn_estimator)
-        predictions, features = self._probing.evidence(self, settings, estimator.uses_features)
-        # A new store: one look at the losses, however often this is called.
-        self.sample_store, logs = fitted_store(self, estimator, predictions, features, self.true_labels)
-        self.fine_tuning_samples = None
-        probability = self.sample_store.clean_probability.numpy()
-        metrics = {f"cleanse_{name}": value for name, value in logs.items() if not name.startswith("memorization")}
-        metrics["cleanse_kept"] = int((probability > settings.turn_threshold).sum())
-        is_noisy, known = self._is_noisy(predictions)
-        if (known & ~is_noisy).any():
-            row = cleansing_table(probability[known], is_noisy[known], (settings.turn_threshold,))[0]
-            metrics |= {f"cleanse_{name}": row[name] for name in ("purity", "recall")}
-        self._save_state()
-        self.fine_tuning_samples = select_clean(
-            probability,
-            self.sample_store.labels.numpy(),
-            settings.turn_threshold,
-            settings.turn_balance,
-            self.args.seed,
-        )
-        metrics["cleanse_fine_tuning_samples"] = len(self.fine_tuning_samples)
-        self._finish_phase("cleanse", metrics)
-        return metrics
-
-    def finetune(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Phase 3: trains the whole model, or its PEFT modules, on `fine_tuning_samples` with cross entropy. Arguments
-        and result as of `Trainer.train`, with metrics of all phases.
-
-        Raises:
-            RuntimeError: where [`cleanse`] has not run.
-        """
-        checkpoint = self._folder_to_resume(resume_from_checkpoint)
-        if checkpoint is not None and self.fine_tuning_samples is None:
-            self._restore(checkpoint)
-        if self.fine_tuning_samples is None:
-            raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
-        self._check_size()
-        checkpoint = str(checkpoint) if checkpoint is not None and is_checkpoint(checkpoint) else None
-        model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
-        try:
-            output = super().train(checkpoint, trial, ignore_keys_for_eval)
-        finally:
-            self.model_init = model_init
-        own = {name: value for name, value in output.metrics.items() if name.startswith("train_")}
-        own = {name.replace("train_", "finetune_", 1): value for name, value in own.items()}
-        return output._replace(metrics={**self.phase_metrics, **own, **output.metrics})
-
-    # ---- What users ask ----
-
-    def predict_probe(self, dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
-        """What the probe predicts from the features of the model as it is now, without its adapter if it has one: until
-        fine-tuning, those that it was trained on.
-
-        Args:
-            dataset (`torch.utils.data.Dataset`): map-style, like the training set.
-            metric_key_prefix (`str`, *optional*, defaults to `"test"`): as in `Trainer.predict`.
-
-        Returns:
-            [`~transformers.trainer_utils.PredictionOutput`]: class scores `[num_samples, num_labels]` in the order of
-            the data set (or what `preprocess_logits_for_metrics` makes of them), its labels, and metrics: the mean
-            cross entropy and those of `compute_metrics`.
-
-        Raises:
-            RuntimeError: where there is no probe.
-        """
-        if self.probe is None:
-            raise RuntimeError("There is no probe: call `linear_probe()` first.")
-        return self._probing.predict(self, self.turn_args, dataset, metric_key_prefix)
-
-    def features(self, dataset: Dataset | None = None) -> np.ndarray:
-        """The last hidden states of the model as it is now, averaged over the tokens: `[num_samples, hidden_size]`.
-
-        Args:
-            dataset (`torch.utils.data.Dataset`, *optional*): the training set by default.
-        """
-        dataset = self.train_dataset if dataset is None else dataset
-        return predict_features(self, sample_dataloader(self, dataset, needs_labels=False)).mean.numpy()
-
-    # ---- Fine-tuning ----
-
-    def get_train_dataloader(self) -> DataLoader:
-        if self.fine_tuning_samples is None:
-            return super().get_train_dataloader()
-        stock, rows = self.train_dataset, self.fine_tuning_samples.tolist()
-        self.train_dataset = stock.select(rows) if isinstance(stock, datasets.Dataset) else Subset(stock, rows)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset = stock
-
-    # ---- Helpers ----
-
-    def _is_noisy(self, predictions: SamplePredictions) -> tuple[np.ndarray, np.ndarray]:
-        """Which given labels are wrong, and for which that is known; both `[num_samples]`."""
-        given, true = predictions.labels.numpy(), self.true_labels
-        true = np.full_like(given, IGNORED_LABEL) if true is None else true
-        return given != true, true >= 0
-
-    def _first_fit(self) -> str:
-        return "call `train()`, or `linear_probe()` and `cleanse()`."
-
-    def _init_model(self, trial: Any) -> None:
-        """As `Trainer.train`, which does it too late for us."""
-        (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
-        self._hp_search_setup(trial)
-        self.accelerator.free_memory()
-        self.model = self.model_wrapped = self.call_model_init(trial)
-        self.optimizer, self.lr_scheduler = None, None
-        if self.place_model_on_device:
-            self._move_model_to_device(self.model, self.args.device)
-        self._head()
-
-    def _check_training_set(self) -> None:
-        check_training_set(self)
-        check_one_label_a_sample(self)
-
-    def _check_size(self) -> None:
-        if len(self.train_dataset) != len(self.sample_store.labels):
-            raise ValueError(
-                f"The training set has {len(self.train_dataset)} samples, and the probe has seen "
-                f"{len(self.sample_store.labels)}: it was replaced in between. Begin again with `linear_probe()`."
-            )
+from .mixin import TurnMixin
 
 
 class TurnTrainer(TurnMixin, Trainer):
@@ -296,3 +53,38 @@ class TurnTrainer(TurnMixin, Trainer):
     >>> trainer.label_issues().to_pandas().head()
     ```
     """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | datasets.Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | datasets.Dataset | None = None,
+        processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        peft_config: PeftConfig | None = None,
+    ):
+        # All by name, so that the order of `Trainer`'s arguments is its own affair.
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            peft_config=peft_config,
+        )
