@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from ._logging import set_up as _set_up_logging
 from ._version import __version__ as __version__
 
 # At once: this registers their types with peft. All else comes when it is asked for, since `transformers.Trainer` and
@@ -17,6 +18,8 @@ from .tuners import (
     export_to_peft,
     register_peft_method,
 )
+
+_set_up_logging()
 
 if TYPE_CHECKING:
     from .adapters.loading import load_adapter

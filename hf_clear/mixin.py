@@ -137,7 +137,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Gates stay set until the backward pass is over: a checkpointed layer reads them again there.
-        num_routed = self._num_routed
+        num_routed, self._added_loss = self._num_routed, 0.0
         try:
             with contextlib.ExitStack() as self._step:
                 loss = super().training_step(*args, **kwargs)
@@ -145,7 +145,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
             self._step = None
         if self.is_routed and self._num_routed == num_routed:
             raise RuntimeError(not_reached(self, ClearMixin, "compute_loss"))
-        return loss
+        return loss - self._added_loss  # for the log: the gradients are those of the whole
 
     def compute_loss(
         self,

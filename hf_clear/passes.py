@@ -16,8 +16,8 @@ import pyarrow.types as arrow
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 from transformers import Trainer
+from transformers.utils.logging import tqdm
 
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
@@ -99,6 +99,7 @@ def predict_samples(
     trainer: Trainer,
     dataloader: DataLoader,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    description: str | None = None,
 ) -> SamplePredictions:
     """One pass over `dataloader` (from [`sample_dataloader`]) in evaluation mode.
 
@@ -108,6 +109,7 @@ def predict_samples(
     Args:
         batch_context (`Callable`, *optional*): `batch_context(sample_index)` is entered around each forward pass, to
             route it.
+        description (`str`, *optional*): of a progress bar; without, there is none.
 
     Raises:
         ValueError: where the model's logits don't fit the labels.
@@ -126,7 +128,7 @@ def predict_samples(
             return torch.cat([loss, labels.unsqueeze(1).to(loss), logits.softmax(dim=-1)], dim=1)
         return torch.cat([loss, torch.full_like(loss, IGNORED_LABEL)], dim=1)
 
-    table = table_by_index(trainer, dataloader, rows_of)
+    table = table_by_index(trainer, dataloader, rows_of, description=description)
     return SamplePredictions(
         losses=table[:, 0], labels=table[:, 1].long(), probabilities=table[:, 2:] if table.shape[1] > 2 else None
     )

@@ -18,8 +18,8 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import Trainer
+from transformers.utils.logging import tqdm
 
 from ._unwrap import base_of
 from .features import FrozenFeatures, predict_features

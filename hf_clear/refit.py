@@ -172,7 +172,7 @@ class Refit:
         return self._base_features
 
     def _predict(self, *context: Callable[[torch.Tensor], contextlib.AbstractContextManager]) -> SamplePredictions:
-        return predict_samples(self._trainer, self.dataloader, *context)
+        return predict_samples(self._trainer, self.dataloader, *context, description="Refit")
 
     def _leave_out(self) -> dict[str, float]:
         """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on;

@@ -38,6 +38,7 @@ class StepLossMixin:
     _shifts_labels: bool
     _labels_in_step: torch.Tensor | int  # of all batches of the optimizer step
     _loss_parts: dict[str, tuple[torch.Tensor, int]]  # sums since the last log, with the step that they begin at
+    _added_loss: torch.Tensor | float  # of the batch at hand, what is added to the task loss
 
     def _task_loss(
         self,
@@ -89,13 +90,15 @@ class StepLossMixin:
     def _reduce(self, task: TaskLoss, parts: dict[str, LossPart]) -> torch.Tensor:
         """The task loss plus the weighted parts, each of them summed over labels and divided by their number in the
         optimizer step; all are recorded for the log."""
-        loss = task.value
+        loss, self._added_loss = task.value, 0.0
         if loss is not None:
             self._record(task.name, loss / task.scale)
         is_labelled = task.labels != IGNORED_LABEL
         for name, part in parts.items():
             value = part.values.where(is_labelled, 0.0).sum() / self._labels_in_step
             self._record(name, value)
+            if task.value is not None:
+                self._added_loss = self._added_loss + part.weight * value.detach()
             value = part.weight * value * task.scale
             loss = value if loss is None else loss + value
         return loss
@@ -132,7 +135,9 @@ class StepLossMixin:
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the parts of the loss on this process where the loss is logged: `cross_entropy` (or `task_loss`, or
-        `compute_loss_func`), and those of the training loss by their names, such as `consistency`."""
+        `compute_loss_func`), and those of the training loss by their names, such as `consistency`, before their weight.
+        `loss` itself is what `Trainer` would log, without what is added to it: it stays comparable from the warm-up on.
+        """
         if "loss" in logs and self.is_routed:
             for name, (total, first_step) in self._loss_parts.items():
                 logs[name] = total.item() / max(self.state.global_step - first_step, 1)

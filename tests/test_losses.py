@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.toy import collate, tiny_bert, toy_dataset
+from helpers.trainers import losses_of, minimized_by
 
 from hf_clear import ClearArguments, ClearLoraConfig, ClearTrainer
 from hf_clear.losses import (
@@ -174,8 +176,10 @@ def test_names_and_settings_are_looked_at():
 
 @pytest.mark.parametrize("name", TRAINING_LOSSES)
 def test_every_loss_trains(training_arguments, name):
-    """What the trainer logs is what it minimizes, and each part is in the log by its name."""
+    """Each part of what the trainer minimizes is in the log by its name; `loss` is without what is added to the task
+    loss, so that it can be compared from the warm-up on."""
     trainer = trainer_with(training_arguments(clear_loss=name, clear_warmup_epochs=1))
+    minimized = minimized_by(trainer)
     trainer.train()
     loss = trainer.clear_args.get_training_loss()
     log = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
@@ -185,7 +189,10 @@ def test_every_loss_trains(training_arguments, name):
     weights = {key: part.weight for key, part in parts.items()} | (
         {"cross_entropy": 1.0} if loss.adds_to_task_loss else {}
     )
-    assert log["loss"] == pytest.approx(sum(weight * log[key] for key, weight in weights.items()), rel=1e-4)
+    assert minimized[-1] == pytest.approx(sum(weight * log[key] for key, weight in weights.items()), rel=1e-4)
+    assert log["loss"] == pytest.approx(log["cross_entropy"] if loss.adds_to_task_loss else minimized[-1], rel=1e-4)
+    total = next(entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry)
+    assert total == pytest.approx(np.mean(losses_of(trainer)), rel=1e-4)
 
 
 def test_a_bad_setting_shows_before_the_first_step(training_arguments):

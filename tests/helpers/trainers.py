@@ -44,6 +44,18 @@ def losses_of(trainer: Trainer, key: str = "loss") -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
+def minimized_by(trainer: Trainer) -> list[float]:
+    """Fills, while the trainer trains, with what each backward pass begins at."""
+    losses, stock = [], trainer.accelerator.backward
+
+    def backward(loss, **kwargs):
+        losses.append(loss.item())
+        stock(loss, **kwargs)
+
+    trainer.accelerator.backward = backward
+    return losses
+
+
 class Dictionaries(torch.utils.data.Dataset):
     def __init__(self, data):
         self.data = list(data)
