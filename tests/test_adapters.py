@@ -24,6 +24,7 @@ from hf_clear import (
     load_adapter,
 )
 from hf_clear.adapters.checks import check_adapter
+from hf_clear.tuners.prompt import peft_prefixes_work
 
 ADAPTERS = {
     "lora": ClearLoraConfig(task_type="SEQ_CLS", r=2, lora_dropout=0, lora_alpha=0.5),
@@ -67,8 +68,11 @@ def test_a_sound_adapter_loads_as_with_peft(saved, name):
     check_adapter(saved / name, base)
     assert not hasattr(base, "peft_config") and not any(tensor.is_meta for tensor in base.state_dict().values())
     model = load_adapter(base, saved / name, "other", is_trainable=name != "prefix_tuning")
-    assert list(model.peft_config) == ["other"] and torch.equal(logits(model), logits(expected))
     check_adapter(saved / name, model, "other")
+    assert list(model.peft_config) == ["other"]
+    if name == "prefix_tuning" and not peft_prefixes_work(base, "SEQ_CLS"):
+        pytest.skip("it loads; stock peft can't run it with this version of transformers")
+    assert torch.equal(logits(model), logits(expected))
 
 
 @pytest.mark.parametrize("case", BAD_ADAPTERS)

@@ -30,7 +30,7 @@ from hf_clear import (
     route,
 )
 from hf_clear.tuners import note_loading
-from hf_clear.tuners.prompt import PromptLayer
+from hf_clear.tuners.prompt import PromptLayer, peft_prefixes_work
 
 STOCK_PEFT = """
 import json, sys
@@ -61,10 +61,14 @@ EXPORTED = {
 }
 
 
+def prefixes_work(name: str) -> bool:
+    return peft_prefixes_work(model_of(name), "SEQ_CLS")
+
+
 @torch.no_grad()
 def test_exports_load_with_stock_peft_and_give_the_same_logits(tmp_path):
-    rows = {}
-    for method, name in EXPORTED:
+    rows, can_run = {}, [key for key, kind in EXPORTED.items() if kind != "PREFIX_TUNING" or prefixes_work(key[1])]
+    for method, name in can_run:
         base, adapter = str(tmp_path / name), str(tmp_path / f"{method}-{name}")
         model_of(name).save_pretrained(base)
         model, batch = adapted(method, name), batch_of(name)
@@ -79,9 +83,9 @@ def test_exports_load_with_stock_peft_and_give_the_same_logits(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(done.stdout.splitlines()[-1])
-    for row, peft_type in EXPORTED.items():
+    for row in rows:
         exported_type, off = results[rows[row][1]]
-        assert exported_type == peft_type and off <= 2e-5, (row, exported_type, off)
+        assert exported_type == EXPORTED[row] and off <= 2e-5, (row, exported_type, off)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,10 @@ def test_prompts_where_positions_matter_are_not_exported(tmp_path, build):
 @torch.no_grad()
 def test_the_export_of_one_adapter_among_several(tmp_path, method, name):
     """With its own head, while another adapter is active, or merged, and into the folder of the original."""
+    if method == "prompt" and not prefixes_work(name):
+        with pytest.raises(ValueError, match="peft .* can't run PREFIX_TUNING .* below 5.24"):
+            export_to_peft(adapted(method, name), tmp_path)
+        pytest.skip("stock peft can't run PREFIX_TUNING for classification with this version of transformers")
     batch = batch_of(name)
     model = adapted(method, name)
     model.add_adapter("second", config_of(method, name))

@@ -7,8 +7,10 @@ import inspect
 import sys
 from dataclasses import dataclass, field
 
+import peft
 import torch
 import torch.nn.functional as F
+import transformers
 from peft import PeftModel, PeftType, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import AttentionInterface
@@ -30,6 +32,7 @@ TARGET_MODULES = {
 _OWN_ATTENTION = {"deberta": "DeBERTa", "deberta-v2": "DeBERTa", "mpnet": "MPNet"}
 _ATTENTION = "clear_prompt"
 _INIT_STD = 0.02
+_TASKS_THAT_LOOK = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # for a name in a signature, in stock peft
 _LENGTH_FREE_ROPE = ("default", "linear", "llama3")  # rotate alike at every length, and do nothing else
 
 
@@ -212,6 +215,12 @@ class ClearPromptModel(RoutedLayerModel):
             raise ValueError(
                 f"The prompt is on {len(layers)} of {model.config.num_hidden_layers} layers, and PREFIX_TUNING on all."
             )
+        if not peft_prefixes_work(model, own.task_type):
+            raise ValueError(
+                f"peft {peft.__version__} can't run PREFIX_TUNING for the task {own.task_type} with transformers "
+                f"{transformers.__version__}, whose models call their `past_key_values` `cache`. Export it with "
+                "transformers below 5.24; `save_pretrained` works, and loads after `import hf_clear`."
+            )
         length = own.num_virtual_tokens
         config = PrefixTuningConfig(
             task_type=own.task_type,
@@ -226,6 +235,14 @@ class ClearPromptModel(RoutedLayerModel):
         exported = get_peft_model(alone(self, adapter_name).unload(), config)
         exported.prompt_encoder["default"].embedding.weight.data.copy_(torch.cat(parts, dim=1))
         return exported
+
+
+def peft_prefixes_work(model: nn.Module, task_type: str | None) -> bool:
+    """Whether stock peft runs its PREFIX_TUNING on a model: for tasks with a head of their own, it looks for an argument
+    `past_key_values` (0.21), which is called `cache` from transformers 5.24 on."""
+    backbone = getattr(model, model.base_model_prefix, model)
+    names = {name for module in (model, backbone) for name in inspect.signature(module.forward).parameters}
+    return task_type not in _TASKS_THAT_LOOK or "past_key_values" in names
 
 
 def prompt_attention(module, query, key, value, attention_mask, **kwargs):
