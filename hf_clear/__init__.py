@@ -19,6 +19,7 @@ from .tuners import (
 )
 
 if TYPE_CHECKING:
+    from ._names import SAMPLE_INDEX
     from .adapters.loading import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .estimators import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .turn.training_args import TurnArguments, TurnTrainingArguments
 
 _MODULES = {
+    "_names": ("SAMPLE_INDEX",),
     "adapters.loading": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
@@ -65,6 +67,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "SAMPLE_INDEX",
     "CleanProbabilityCallback",
     "CleanProbabilityEstimate",
     "ClearAdapterConfig",
