@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from .files import write_atomically
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v3"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
+FULL_PRECISION = 2**28  # numbers in a table of samples by classes: up to 1 GiB of them are in float32, more in float16
+_BLOCK = 2**22  # numbers of a table that are worked on at a time
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
@@ -38,7 +40,8 @@ class SampleStore:
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
             weight 0.9 on the past, in nats; NaN before the first.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
-            `"epoch"` and `"online"`; a row of zeros where there is none.
+            `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
+            `FULL_PRECISION` numbers.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
@@ -84,24 +87,37 @@ class SampleStore:
             window (`int`): of how many predictions the mean is, roughly.
         """
         if self.targets is None:
-            self.targets = probabilities.new_zeros(len(self.losses), probabilities.shape[1])
+            shape = (len(self.losses), probabilities.shape[1])
+            self.targets = probabilities.new_zeros(shape, dtype=table_type(*shape))
         if self._is_new is None:
             self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
-        past = self.targets[index]
+        past = self.targets[index].to(probabilities.dtype)
         is_first = past.sum(dim=1, keepdim=True) == 0
         mean = torch.where(is_first, probabilities, past + (probabilities - past) / window)
-        self.targets[index], self.labels[index], self._is_new[index] = finite_rows(mean), labels, True
+        self.targets[index] = finite_rows(mean).to(self.targets.dtype)
+        self.labels[index], self._is_new[index] = labels, True
 
     def merge(self, accelerator: Accelerator) -> None:
-        """Gives every process what the others added; a sample that several of them saw gets their mean."""
-        if self._is_new is None or accelerator.num_processes == 1:
+        """Gives every process what the others added; a sample that several of them saw gets their mean. To be called by
+        all processes: one that added nothing gets what the others did."""
+        if accelerator.num_processes == 1:
             return
-        is_new = self._is_new.unsqueeze(1)
-        own = torch.cat([is_new, self.labels.unsqueeze(1) * is_new, self.targets * is_new], dim=1)
-        total = accelerator.reduce(own, "sum")
-        count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
-        self.labels = torch.where(is_new, (total[:, 1:2] / count).squeeze(1).round().long(), self.labels)
-        self.targets = torch.where(is_new.unsqueeze(1), total[:, 2:] / count, self.targets)
+        own = 0 if self._is_new is None else self.targets.shape[1]
+        num_labels = int(accelerator.gather(torch.tensor([own], device=accelerator.device)).max())
+        if num_labels == 0:
+            return
+        if self.targets is None:
+            shape = (len(self.losses), num_labels)
+            self.targets = torch.zeros(shape, dtype=table_type(*shape), device=self.losses.device)
+        if self._is_new is None:
+            self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
+        for rows in row_blocks(self.targets):  # no copy of the whole table
+            is_new, labels, targets = self._is_new[rows].unsqueeze(1), self.labels[rows], self.targets[rows]
+            added = torch.cat([is_new, labels.unsqueeze(1) * is_new, targets.float() * is_new], dim=1)
+            total = accelerator.reduce(added.to(accelerator.device), "sum").to(added.device)
+            count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
+            labels.copy_(torch.where(is_new, (total[:, 1] / count[:, 0]).round().long(), labels))
+            targets.copy_(torch.where(is_new.unsqueeze(1), total[:, 2:] / count, targets))
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:
@@ -215,7 +231,10 @@ def read_sample_tensors(
 
 
 def _are_probabilities(tensor: torch.Tensor) -> bool:
-    return bool(((tensor >= -_ROUNDING) & (tensor <= 1 + _ROUNDING)).all())  # not where one is NaN
+    if tensor.numel() == 0:
+        return True
+    low, high = (float(end) for end in tensor.aminmax())  # NaN if one is
+    return -_ROUNDING <= low and high <= 1 + _ROUNDING
 
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
@@ -226,3 +245,27 @@ def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
     """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
     [`~hf_clear.consistency_loss`]."""
     return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))
+
+
+def table_type(num_samples: int, num_labels: int) -> torch.dtype:
+    """Of probabilities of classes for all samples: half the memory if there are very many."""
+    return torch.float32 if num_samples * num_labels <= FULL_PRECISION else torch.float16
+
+
+def table_size(num_samples: int, num_labels: int) -> tuple[float, str]:
+    """What probabilities of classes for all samples take, in GiB, and their precision."""
+    dtype = table_type(num_samples, num_labels)
+    return num_samples * num_labels * dtype.itemsize / 2**30, str(dtype).removeprefix("torch.")
+
+
+def row_blocks(table: torch.Tensor) -> Iterator[slice]:
+    """Parts of a table that are small, all together all rows."""
+    size = max(_BLOCK // max(table[:1].numel(), 1), 1)
+    return (slice(start, start + size) for start in range(0, len(table), size))
+
+
+def set_finite_rows(table: torch.Tensor) -> torch.Tensor:
+    """[`finite_rows`] in place."""
+    for rows in row_blocks(table):
+        table[rows] = finite_rows(table[rows])
+    return table

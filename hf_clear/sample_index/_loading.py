@@ -36,7 +36,7 @@ class IndexedDataset(Dataset):
             if len(items) != len(indices):
                 raise ValueError(
                     f"The data set returned {len(items)} items for {len(indices)} samples ({list(indices)[:8]}), so "
-                    "that nobody knows which item is which sample. A transform that drops or repeats samples can't be used: "
+                    "that nobody knows which item is which sample. No transform may drop or repeat samples: "
                     "take broken samples out of the training set."
                 )
             return list(zip(indices, items))

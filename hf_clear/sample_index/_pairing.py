@@ -91,17 +91,26 @@ class Pairing:
             )
         return batch, rows
 
-    def without_index(self, items: list[Any]) -> MutableMapping[str, Any]:
+    def plain(self, items: list[Any]) -> MutableMapping[str, Any]:
         """The batch of items as they are.
 
         Raises:
-            ValueError: where it is no dict, or has not one row an item.
+            ValueError: where it is no dict.
         """
         batch = self.collator(list(items))
         if not isinstance(batch, MutableMapping):
             raise ValueError(
                 f"hf_clear needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
             )
+        return batch
+
+    def without_index(self, items: list[Any]) -> MutableMapping[str, Any]:
+        """As [`plain`], with one row an item.
+
+        Raises:
+            ValueError: where it is no dict, or has more rows than items, or fewer.
+        """
+        batch = self.plain(items)
         num_rows = count_rows(batch, self.label_names)
         if num_rows is not None and num_rows != len(items):
             raise ValueError(

@@ -78,7 +78,7 @@ class _Trial:
     def plain(self, order: Sequence[int], must_fit: bool = True) -> Mapping[str, Any]:
         self.start.restore()
         items = [self.items[place] for place in order]
-        batch = self.pairing.without_index(items) if must_fit else self.pairing.collator(items)
+        batch = self.pairing.without_index(items) if must_fit else self.pairing.plain(items)
         self.end = CollatorState(self.pairing.collator)
         return batch
 
