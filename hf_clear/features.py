@@ -98,8 +98,8 @@ def predict_features(
     missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
     if missing:
         raise ValueError(
-            f"The data collator dropped {len(missing)} samples, sample {missing[0]} first, so that they have no features. "
-            "Take them out of the data set."
+            f"The data collator dropped {len(missing)} samples, sample {missing[0]} first, so that they have no "
+            "features. Take them out of the data set."
         )
     return FrozenFeatures(
         labels=table[:, 0].long(),

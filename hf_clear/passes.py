@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from transformers import Trainer
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .class_tables import row_blocks, table_type
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
-from .sample_store import SampleStore, row_blocks, table_type
+from .sample_store import SampleStore
 
 
 @dataclass
@@ -38,25 +39,25 @@ class SamplePredictions:
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own, and
             for a sample that the collator never returned.
         probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits, in
-            float16 if there are more than [`~hf_clear.sample_store.FULL_PRECISION`]; None where each token has its own,
+            float16 if there are more than [`~hf_clear.class_tables.FULL_PRECISION`]; None where each token has its own,
             and where nobody asked for them.
         predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None where each
             token has its own.
+        never_returned (`torch.BoolTensor` of shape `[num_samples]`): of samples with one label each, those that the
+            collator dropped.
     """
 
     losses: torch.Tensor
     labels: torch.Tensor
     probabilities: torch.Tensor | None = None
     predicted: torch.Tensor | None = None
+    never_returned: torch.Tensor = field(init=False)
 
     def __post_init__(self):
         if self.predicted is None and self.probabilities is not None:
             self.predicted = self.probabilities.argmax(dim=1)
-
-    @property
-    def are_missing(self) -> torch.Tensor:
-        """Which samples the collator never returned: `[num_samples]`."""
-        return self.losses.isnan() & (self.labels == IGNORED_LABEL) & (self.predicted is not None)
+        has_no_label = self.labels == IGNORED_LABEL
+        self.never_returned = self.losses.isnan() & has_no_label & (self.predicted is not None)
 
 
 def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
@@ -175,9 +176,9 @@ def tables_by_index(
     storage: Path | None = None,
     description: str | None = None,
 ) -> list[torch.Tensor]:
-    """What `rows_of(model, batch, sample_index)` returns for each batch, tensors `[batch, ...]`, as rows by sample index:
-    tables `[num_samples, ...]`, the same on every process. On CPU; if `storage` is given, the one there is, in float32,
-    is in that file. The rows of samples that never came are NaN, or -100 in whole numbers."""
+    """What `rows_of(model, batch, sample_index)` returns for each batch, tensors `[batch, ...]`, as rows by sample
+    index: tables `[num_samples, ...]`, the same on every process. On CPU; if `storage` is given, the one there is, in
+    float32, is in that file. The rows of samples that never came are NaN, or -100 in whole numbers."""
     accelerator = trainer.accelerator
     model = trainer._wrap_model(trainer.model, training=False)
     # In training, the model is prepared (autocast, FSDP) and used as it is. Before, we don't prepare it, as `evaluate`

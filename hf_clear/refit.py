@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL
+from .class_tables import finite_rows, say_table_size, set_finite_rows
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
@@ -20,14 +21,13 @@ from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import gate_probability, route, sample_gates
-from .sample_store import SampleStore, finite_rows, row_blocks, set_finite_rows, table_size
+from .sample_store import SampleStore
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
 
 # What a draw of gates is for: the part of its key after seed and step.
 LOSS, TARGET = range(2)
-_LARGE = 2  # GiB of predictions that are kept: from here on, a warning says so
 
 
 class Refit:
@@ -179,7 +179,7 @@ class Refit:
         keep_probabilities: bool = True,
     ) -> SamplePredictions:
         predictions = predict_samples(self._trainer, self.dataloader, *context, keep_probabilities=keep_probabilities)
-        self._never_returned = predictions.are_missing.to(self.store.losses.device)
+        self._never_returned = predictions.never_returned.to(self.store.losses.device)
         if self._never_returned.any() and not self._told_of_missing:
             self._told_of_missing = True
             missing = self._never_returned.nonzero().squeeze(1).tolist()
@@ -260,19 +260,10 @@ class Refit:
         return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
 
     def say_memory(self, num_labels: int) -> None:
-        """Says what the table of targets will take, if there is to be one."""
+        """Says what the predictions that are kept will take, if there are to be any."""
         keeps_epoch = self.loss.uses_target and self.ensemble_source == "epoch"
-        if not (self.keeps_predictions or keeps_epoch):
-            return
-        size, precision = table_size(len(self.store.losses), num_labels)
-        told = (
-            f"The predictions that are kept of {len(self.store.losses)} samples and {num_labels} classes take {size:.3g} "
-            f"GiB of memory ({precision}, on {self.store.losses.device}){', twice that at a refit' * keeps_epoch}."
-        )
-        if size > _LARGE:
-            logger.warning(f"{told} `clear_ensemble_source='step'` with `clear_loss_source='epoch'` keeps none.")
-        else:
-            logger.info(told)
+        if self.keeps_predictions or keeps_epoch:
+            say_table_size(len(self.store.losses), num_labels, is_doubled=keeps_epoch)
 
     # ---- State ----
 
@@ -301,10 +292,6 @@ class Refit:
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
         """Lets the running mean of some samples begin with predictions that every process has."""
-        index = index[~predictions.are_missing.to(index.device)[index]]
-        for block in row_blocks(predictions.probabilities[:1].expand(len(index), -1)):
-            part = index[block]
-            rows = part.cpu()
-            probabilities = predictions.probabilities[rows].float().to(part.device)
-            self.store.add_predictions(part, probabilities, predictions.labels[rows].to(part.device), window=1)
+        index = index[~predictions.never_returned.to(index.device)[index]]
+        self.store.begin_predictions(index, predictions.probabilities, predictions.labels)
         self.merge()

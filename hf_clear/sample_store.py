@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
+from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v3"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
-FULL_PRECISION = 2**28  # numbers in a table of samples by classes: up to 1 GiB of them are in float32, more in float16
-_BLOCK = 2**22  # numbers of a table that are worked on at a time
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
@@ -41,7 +40,7 @@ class SampleStore:
             weight 0.9 on the past, in nats; NaN before the first.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
-            `FULL_PRECISION` numbers.
+            [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
@@ -96,6 +95,19 @@ class SampleStore:
         mean = torch.where(is_first, probabilities, past + (probabilities - past) / window)
         self.targets[index] = finite_rows(mean).to(self.targets.dtype)
         self.labels[index], self._is_new[index] = labels, True
+
+    def begin_predictions(self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """Lets the running mean of some samples begin.
+
+        Args:
+            index (`torch.LongTensor` of shape `[rows]`): which samples.
+            probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`), labels (`torch.LongTensor` of shape
+                `[num_samples]`): of all samples, on the CPU.
+        """
+        for part in index.split(rows_in_block(probabilities)):  # no copy of the whole table
+            rows = part.cpu()
+            given = probabilities[rows].float().to(part.device), labels[rows].to(part.device)
+            self.add_predictions(part, *given, window=1)
 
     def merge(self, accelerator: Accelerator) -> None:
         """Gives every process what the others added; a sample that several of them saw gets their mean. To be called by
@@ -239,33 +251,3 @@ def _are_probabilities(tensor: torch.Tensor) -> bool:
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
-
-
-def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
-    [`~hf_clear.consistency_loss`]."""
-    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))
-
-
-def table_type(num_samples: int, num_labels: int) -> torch.dtype:
-    """Of probabilities of classes for all samples: half the memory if there are very many."""
-    return torch.float32 if num_samples * num_labels <= FULL_PRECISION else torch.float16
-
-
-def table_size(num_samples: int, num_labels: int) -> tuple[float, str]:
-    """What probabilities of classes for all samples take, in GiB, and their precision."""
-    dtype = table_type(num_samples, num_labels)
-    return num_samples * num_labels * dtype.itemsize / 2**30, str(dtype).removeprefix("torch.")
-
-
-def row_blocks(table: torch.Tensor) -> Iterator[slice]:
-    """Parts of a table that are small, all together all rows."""
-    size = max(_BLOCK // max(table[:1].numel(), 1), 1)
-    return (slice(start, start + size) for start in range(0, len(table), size))
-
-
-def set_finite_rows(table: torch.Tensor) -> torch.Tensor:
-    """[`finite_rows`] in place."""
-    for rows in row_blocks(table):
-        table[rows] = finite_rows(table[rows])
-    return table

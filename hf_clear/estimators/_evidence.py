@@ -13,6 +13,7 @@ import numpy as np
 @dataclass(frozen=True)
 class SampleEvidence:
     """What is known of the training samples at a refit. Every array has one row for each sample, and is read-only.
+    Copy what you keep beyond the call: training goes on to change it.
 
     Attributes:
         losses (`np.ndarray` of shape `[num_samples]`): in nats.
