@@ -57,8 +57,12 @@ class Pairing:
         batch, rows = self.with_index(items, indices) if self.travels else (None, None)
         if rows is None:
             batch, rows = self.without_index(items), list(indices)
-            self._check_places(batch, items, rows)
-        self.check_classes(batch, items, indices, rows)
+        of_rows = items
+        if rows != list(indices):
+            by_index = dict(zip(indices, items))
+            of_rows = [by_index[row] for row in rows]
+        self._check_places(batch, of_rows, rows)
+        self.check_classes(batch, of_rows, rows)
         return batch, rows
 
     # ---- The two ways ----
@@ -122,28 +126,24 @@ class Pairing:
 
     # ---- What has to hold ----
 
-    def check_classes(
-        self, batch: MutableMapping[str, Any], items: Sequence[Any], indices: Sequence[int], rows: Sequence[int]
-    ) -> None:
+    def check_classes(self, batch: MutableMapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
         """Makes sure that the label of every row is that of its sample. A collator may make another of it (a number of
         a string), but always the same."""
         labels = next((batch[name] for name in self.label_names if name in batch), None)
-        if self.label_part is None or getattr(labels, "ndim", 0) != 1 or len(labels) != len(rows):
+        if self.label_part is None or getattr(labels, "ndim", 0) != 1 or len(labels) != len(items):
             return
-        given = {index: scalar(parts_of(item).get(self.label_part)) for index, item in zip(indices, items)}
-        for row, (index, label) in enumerate(zip(rows, labels.tolist())):
-            if given[index] is None:
-                continue
-            known = self._classes.setdefault(given[index], label)
+        for row, (item, label) in enumerate(zip(items, labels.tolist())):
+            given = scalar(parts_of(item).get(self.label_part))
+            known = label if given is None else self._classes.setdefault(given, label)
             if known != label and known == known:
                 raise ValueError(
-                    f"Row {row} of a batch should be sample {index}, whose label is {given[index]!r}, and has the "
-                    f"label {label}; elsewhere, {given[index]!r} is {known}. The collator {name_of(self.collator)} "
+                    f"Row {row} of a batch should be sample {indices[row]}, whose label is {given!r}, and has the "
+                    f"label {label}; elsewhere, {given!r} is {known}. The collator {name_of(self.collator)} "
                     f"puts samples into other places, replaces or mixes them. {REMEDY}"
                 )
 
     def _check_places(self, batch: MutableMapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
-        """Makes sure that row i is not another item than item i, as far as they can be compared."""
+        """Makes sure that row i is item i and no other, as far as they can be compared."""
         if self.compared is None:
             return
         part, name = self.compared
@@ -160,7 +160,7 @@ class Pairing:
             other = next((i for i, value in enumerate(values) if i != row and matches(field[row], value)), None)
             if other is None and (not self.is_strict or agrees_mostly(field[row], values[row])):
                 continue
-            instead = "none of the samples that were given" if other is None else f"sample {indices[other]}"
+            instead = "no sample there" if other is None else f"sample {indices[other]}"
             raise ValueError(
                 f"Row {row} of a batch should be sample {indices[row]}, and its {name!r} is that of {instead}. The "
                 f"collator {name_of(self.collator)} puts samples into other places, replaces or mixes them. {REMEDY}"

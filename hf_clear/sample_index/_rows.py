@@ -73,6 +73,16 @@ def same(first: Any, second: Any) -> bool:
         return False
 
 
+def same_row(first: Any, second: Any) -> bool:
+    """[`same`] for rows of two batches, which may be padded to other lengths."""
+    if getattr(first, "shape", None) == getattr(second, "shape", None):
+        return same(first, second)
+    if first.ndim == second.ndim == 1:
+        shorter, longer = sorted((first.tolist(), second.tolist()), key=len)
+        return _is_padded(longer, shorter)
+    return first.ndim == second.ndim  # who can tell
+
+
 def matches(row: Any, value: Any) -> bool | None:
     """Whether a row of a batch is the value of an item: the same array, or the same sequence with padding on one side,
     or cut off on one side. None where that can't be told."""

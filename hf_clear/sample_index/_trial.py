@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from ._pairing import REMEDY, Pairing, can_carry, name_of
-from ._rows import all_match, fields_of, parts_of, same, scalar
+from ._rows import all_match, fields_of, parts_of, same, same_row, scalar
 from ._state import CollatorState
 
 _SAMPLES = 4  # few: for collators that take long
@@ -136,7 +136,7 @@ class _Trial:
             now = _by_item(batch, places)
             for name, own in rows.items():
                 shared = own.keys() & now.get(name, {}).keys()
-                follows[name] &= name in now and all(same(own[key], now[name][key]) for key in shared)
+                follows[name] &= name in now and all(same_row(own[key], now[name][key]) for key in shared)
                 stays[name] &= name in now and same(list(own.values()), list(now[name].values()))
         differing = {name for name, own in rows.items() if _differ(list(own.values()))}
         self.clues |= {name for name in differing if follows[name]}
@@ -161,11 +161,12 @@ class _Trial:
             now = _by_item(batch, places)
             for name in changed & now.keys():
                 shared = [key for key in rows[name].keys() & now[name].keys() if key[0] in others]
-                if not all(same(rows[name][key], now[name][key]) for key in shared):
+                if not all(same_row(rows[name][key], now[name][key]) for key in shared):
                     self._refuse({name}, "changes with the others: it mixes or shuffles samples")
 
     def _check_classes(self, batch: Mapping[str, Any], places: Sequence[int]) -> None:
-        self.pairing.check_classes(batch, self.items, self.indices, [self.indices[place] for place in places])
+        items, indices = [self.items[place] for place in places], [self.indices[place] for place in places]
+        self.pairing.check_classes(batch, items, indices)
 
     def _refuse(self, names: set[str], what: str) -> None:
         raise ValueError(
