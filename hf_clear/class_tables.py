@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 FULL_PRECISION = 2**28  # numbers in a table of samples by classes: up to 1 GiB of them are in float32, more in float16
 _LARGE = 2  # GiB
-_BLOCK = 2**22  # numbers of a table that are worked on at a time
+_BLOCK = 2**20  # numbers of a table that are worked on at a time
 
 
 def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
