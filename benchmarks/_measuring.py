@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 
-def row(name: str, stock: float, value: float, target: float | None, unit: str = "s", **more: Any) -> dict[str, Any]:
+def row(
+    name: str, stock: float, value: float | None, target: float | None, unit: str = "s", **more: Any
+) -> dict[str, Any]:
+    """A row of a table; `value` is None if what it counts to was never reached."""
     return {
         "name": name,
-        "ratio": value / stock,
+        "ratio": None if value is None else value / stock,
         "target": target,
         "stock": stock,
         "value": value,

@@ -77,9 +77,9 @@ def main():
     for row in rows:
         target = "" if row["target"] is None else f"{row['target']:g}"
         unit = row["unit"]
-        print(
-            f"| {row['name']} | {row['stock']:.4g} {unit} | {row['value']:.4g} {unit} | {row['ratio']:.3f} | {target} |"
-        )
+        is_reached = row["value"] is not None
+        ours = f"{row['value']:.4g} {unit} | {row['ratio']:.3f}" if is_reached else "not reached | -"
+        print(f"| {row['name']} | {row['stock']:.4g} {unit} | {ours} | {target} |")
 
 
 if __name__ == "__main__":

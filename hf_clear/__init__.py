@@ -22,6 +22,7 @@ from .tuners import (
 _set_up_logging()
 
 if TYPE_CHECKING:
+    from ._names import SAMPLE_INDEX
     from .adapters.loading import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .estimators import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .turn.training_args import TurnArguments, TurnTrainingArguments
 
 _MODULES = {
+    "_names": ("SAMPLE_INDEX",),
     "adapters.loading": ("load_adapter",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
@@ -68,6 +70,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "SAMPLE_INDEX",
     "CleanProbabilityCallback",
     "CleanProbabilityEstimate",
     "ClearAdapterConfig",

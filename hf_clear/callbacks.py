@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ._modes import random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import shifts_labels
 from .estimators import Estimator, NamedEstimator, get_estimator
+from .known_labels import labels_without_items
 from .metrics import memorization
 from .passes import predict_samples, sample_dataloader
 from .sample_index import label_names
@@ -129,14 +131,20 @@ class MemorizationCallback(TrainerCallback):
             )
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        item = self.trainer.train_dataset[0]
-        label = next((item[name] for name in label_names(self.trainer) if name in item), None)
+        names, dataset = label_names(self.trainer), self.trainer.train_dataset
+        labels = labels_without_items(dataset, names)
+        if labels is None:
+            with random_state_preserved():  # a transform may be random
+                item = dataset[0]
+            labels = [item.get(name) for name in names if isinstance(item, Mapping) and name in item]
+        label = labels[0] if len(labels) else None
         if shifts_labels(self.trainer) or np.ndim(label) > 0:
             raise ValueError("MemorizationCallback is for one class a sample, and here every token has a label.")
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        predictions = predict_samples(self.trainer, sample_dataloader(self.trainer, self.trainer.train_dataset))
-        predicted, given = predictions.probabilities.argmax(dim=1).numpy(), predictions.labels.numpy()
+        dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
+        predictions = predict_samples(self.trainer, dataloader, keep_probabilities=False)
+        predicted, given = predictions.predicted.numpy(), predictions.labels.numpy()
         self.trainer.log(memorization(predicted, given, self.true_labels))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 
 from ._modes import random_state_preserved
 from ._unwrap import base_of
+from .known_labels import labels_without_items
 from .routing import check_routable
 from .sample_index import check_labels, label_names, num_labels, predicts_tokens
 from .training_args import ClearArguments
@@ -90,39 +92,59 @@ def _warn_of_frozen_head(trainer: Trainer) -> None:
         )
 
 
-def check_training_set(trainer: Trainer) -> None:
-    """Looks at all labels; if need be, by going through the data set once.
+def check_training_set(trainer: Trainer) -> Any:
+    """Looks at all labels that can be had without making items, which may decode images ([`labels_without_items`]), and
+    at one or two items. Labels that only items have are looked at in every batch.
+
+    Returns:
+        `Any`: the label of the first sample; None if a collator makes it.
 
     Raises:
         ValueError: where there is no sample or no label, or at the first label that is no class.
     """
-    dataset = trainer.train_dataset
+    dataset, names = trainer.train_dataset, label_names(trainer)
     if dataset is None:
         raise ValueError(f"{type(trainer).__name__}: training requires a train_dataset.")
     if len(dataset) == 0:
         raise ValueError("The training set has no sample.")
-    as_is = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
-    with random_state_preserved():  # a transform may be random
-        first = dict.fromkeys(dataset.column_names) if as_is else dataset[0]
+    labels = labels_without_items(dataset, names)
+    is_stored = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
+    items = {} if is_stored else _items(dataset, labels)
+    first = dict.fromkeys(dataset.column_names) if is_stored else items[0]
     if not isinstance(first, Mapping):
-        return
-    name = next((name for name in label_names(trainer) if name in first), None)
+        return None
+    name = next((name for name in names if name in first), None)
     if name is None:
         # The labels of a language model are its inputs: a collator makes them.
         if trainer.args.remove_unused_columns and not predicts_tokens(trainer):
             raise ValueError(
-                f"The training set has no label: expected one of {', '.join(label_names(trainer))}, got "
-                f"{', '.join(first)}."
+                f"The training set has no label: expected one of {', '.join(names)}, got {', '.join(first)}."
             )
-        return  # a collator makes it
-    if as_is:
-        labels = dataset.with_format(None)[name][:]
-    else:
-        with random_state_preserved():
-            labels = [dataset[index].get(name) for index in range(len(dataset))]
+        return None  # a collator makes it
+    if labels is None or any(not _same_label(item.get(name), labels[row]) for row, item in items.items()):
+        rows, labels = list(items), [item.get(name) for item in items.values()]  # a transform makes labels of its own
+        check_labels(labels, num_labels(trainer), rows)
+        return labels[0]
     check_labels(labels, num_labels(trainer))
     if len(labels) > 1 and np.ndim(labels[0]) == 0 and all(label == labels[0] for label in labels):
         logger.warning(
             f"All {len(labels)} training samples have the label {labels[0]}: nothing tells a wrong label from a right "
             "one, and clean probabilities will mean nothing."
         )
+    return labels[0]
+
+
+def _items(dataset: Dataset, labels: Sequence | None) -> dict[int, Any]:
+    """The first item and, if labels are known, the first with another label, by row."""
+    rows = [0]
+    if labels is not None and np.ndim(labels[0]) == 0:
+        rows += [row for row, label in enumerate(labels) if label != labels[0]][:1]
+    with random_state_preserved():  # a transform may be random
+        return {row: dataset[row] for row in rows}
+
+
+def _same_label(first: Any, second: Any) -> bool:
+    try:
+        return type(first) is not bool and bool(np.array_equal(first, second))
+    except Exception:  # a comparison of strangers
+        return False

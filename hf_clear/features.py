@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from ._names import IGNORED_LABEL
 from ._scores import scores_of
-from .passes import table_by_index
+from .passes import tables_by_index
 from .sample_index import label_names
 
 
@@ -64,7 +64,7 @@ def predict_features(
     hook = None if head is None else head.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
     shape, width = (), 0
 
-    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> list[torch.Tensor]:
         nonlocal shape, width
         batch = trainer._prepare_inputs(batch)
         names = label_names(trainer)
@@ -88,13 +88,19 @@ def predict_features(
                 rows.append(taken.flatten(1).float())
         if mean:
             rows.append(_mean_state(trainer, outputs, batch))
-        return torch.cat([part.to(rows[-1].device) for part in rows], dim=1)
+        return [torch.cat([part.to(rows[-1].device) for part in rows], dim=1)]
 
     try:
-        table = table_by_index(trainer, dataloader, rows_of, storage, description)
+        (table,) = tables_by_index(trainer, dataloader, rows_of, storage, description)
     finally:
         if hook is not None:
             hook.remove()
+    missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
+    if missing:
+        raise ValueError(
+            f"The data collator dropped {len(missing)} samples, sample {missing[0]} first, so that they have no "
+            "features. Take them out of the data set."
+        )
     return FrozenFeatures(
         labels=table[:, 0].long(),
         head=None if head is None else table[:, 1 : 1 + width],

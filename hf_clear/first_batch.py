@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import Trainer
@@ -12,11 +13,12 @@ from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .estimators import NamedEstimator
+from .known_labels import labels_without_items
 from .losses import LossEvidence, TrainingLoss
 from .probing import find_head
 from .refit import Refit
 from .routing import ROUTING_STRATEGIES, gate_probability
-from .sample_index import SAMPLE_INDEX
+from .sample_index import SAMPLE_INDEX, label_names
 from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
 from .training_args import ClearArguments
 from .truth import true_labels_of
@@ -39,7 +41,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
     with random_state_preserved(), torch.no_grad(), evaluation_mode(model):
         dataset, collate = refit.dataloader.dataset, refit.dataloader.collate_fn
         size = min(_SAMPLES, trainer._train_batch_size, len(dataset))
-        batch = trainer._prepare_inputs(collate(dataset.__getitems__(list(range(size)))))
+        batch = trainer._prepare_inputs(collate(dataset.__getitems__(_rows(trainer, size))))
         labels, index = batch.pop(label_name), batch.pop(SAMPLE_INDEX)
         add_decoder_inputs(model, batch, labels)
         unwrapped = trainer.accelerator.unwrap_model(model)
@@ -71,10 +73,23 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
             f"`clear_routing={strategy.name!r}` needs to know the truth: one true label a sample in a column "
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
         )
+    if not refit.labels_tokens:
+        refit.say_memory(logits.shape[-1])
     _check_loss(trainer, refit, base_loss)
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
     return FirstBatch(refit.labels_tokens, base_loss)
+
+
+def _rows(trainer: Trainer, size: int) -> list[int]:
+    """A few samples from all over the training set, of several labels if these are known: the more they differ, the
+    more they show about a collator."""
+    num_samples = len(trainer.train_dataset)
+    rows = sorted({place * (num_samples - 1) // max(size - 1, 1) for place in range(size)})
+    labels = labels_without_items(trainer.train_dataset, label_names(trainer))
+    if labels is not None and size > 1 and np.ndim(labels[0]) == 0 and len({labels[row] for row in rows}) == 1:
+        rows[-1] = next((row for row, label in enumerate(labels) if label != labels[rows[0]]), rows[-1])
+    return rows
 
 
 def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:

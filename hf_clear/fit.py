@@ -57,13 +57,13 @@ def fit_clean_probability(
     estimate = None
     store.add_losses(predictions.losses, predictions.labels)
     if trainer.accelerator.is_main_process:
-        per_token = predictions.probabilities is None
+        per_token, probabilities = predictions.predicted is None, predictions.probabilities
         estimate = estimator(
             SampleEvidence(
                 losses=predictions.losses.numpy(),
                 labels=None if per_token else predictions.labels.numpy(),
                 mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-                probabilities=None if per_token else predictions.probabilities.numpy(),
+                probabilities=None if probabilities is None else probabilities.numpy(),
                 features=None if features is None else features.numpy(),
             )
         )
@@ -84,5 +84,5 @@ def fit_clean_probability(
     if true_labels is not None:
         known, labels = true_labels >= 0, predictions.labels.numpy()
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
-        logs |= memorization(predictions.probabilities.argmax(dim=1).numpy(), labels, true_labels)
+        logs |= memorization(predictions.predicted.numpy(), labels, true_labels)
     return logs

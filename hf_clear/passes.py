@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute
 import pyarrow.types as arrow
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
@@ -22,8 +23,10 @@ from transformers.utils.logging import tqdm
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .class_tables import row_blocks, table_type
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
+from .sample_store import SampleStore
 
 
 @dataclass
@@ -32,15 +35,29 @@ class SamplePredictions:
 
     Attributes:
         losses (`torch.Tensor` of shape `[num_samples]`): cross entropy with the given label, in nats; the mean over a
-            sample's tokens where each has its own.
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own.
-        probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits; None
-            where each token has its own.
+            sample's tokens where each has its own; NaN for a sample that the collator never returned.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own, and
+            for a sample that the collator never returned.
+        probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits, in
+            float16 if there are more than [`~hf_clear.class_tables.FULL_PRECISION`]; None where each token has its own,
+            and where nobody asked for them.
+        predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None where each
+            token has its own.
+        never_returned (`torch.BoolTensor` of shape `[num_samples]`): of samples with one label each, those that the
+            collator dropped.
     """
 
     losses: torch.Tensor
     labels: torch.Tensor
     probabilities: torch.Tensor | None = None
+    predicted: torch.Tensor | None = None
+    never_returned: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        if self.predicted is None and self.probabilities is not None:
+            self.predicted = self.probabilities.argmax(dim=1)
+        has_no_label = self.labels == IGNORED_LABEL
+        self.never_returned = self.losses.isnan() & has_no_label & (self.predicted is not None)
 
 
 def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
@@ -99,6 +116,7 @@ def predict_samples(
     trainer: Trainer,
     dataloader: DataLoader,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    keep_probabilities: bool = True,
     description: str | None = None,
 ) -> SamplePredictions:
     """One pass over `dataloader` (from [`sample_dataloader`]) in evaluation mode.
@@ -109,13 +127,15 @@ def predict_samples(
     Args:
         batch_context (`Callable`, *optional*): `batch_context(sample_index)` is entered around each forward pass, to
             route it.
+        keep_probabilities (`bool`, *optional*, defaults to `True`): whether to keep all classes' probabilities, which
+            take `num_samples * num_labels` numbers.
         description (`str`, *optional*): of a progress bar; without, there is none.
 
     Raises:
         ValueError: where the model's logits don't fit the labels.
     """
 
-    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+    def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> list[torch.Tensor]:
         inputs = trainer._prepare_inputs(batch)
         labels = inputs.pop(trainer.label_names[0])
         add_decoder_inputs(trainer.model, inputs, labels)
@@ -123,26 +143,44 @@ def predict_samples(
         context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
         with torch.no_grad(), trainer.compute_loss_context_manager(), context:
             logits, labels = scores_and_labels(model(**inputs), labels, shifts_labels(trainer))
-        loss = per_sample(cross_entropy(logits, labels), labels).unsqueeze(1)
-        if labels.ndim == 1:
-            return torch.cat([loss, labels.unsqueeze(1).to(loss), logits.softmax(dim=-1)], dim=1)
-        return torch.cat([loss, torch.full_like(loss, IGNORED_LABEL)], dim=1)
+        losses = per_sample(cross_entropy(logits, labels), labels).float()
+        labels = labels.long()
+        if labels.ndim > 1:
+            return [losses]
+        probabilities = logits.softmax(dim=-1).float()
+        kept = [probabilities.to(table_type(num_samples, logits.shape[-1]))] if keep_probabilities else []
+        return [losses, labels, probabilities.argmax(dim=-1), *kept]
 
-    table = table_by_index(trainer, dataloader, rows_of, description=description)
-    return SamplePredictions(
-        losses=table[:, 0], labels=table[:, 1].long(), probabilities=table[:, 2:] if table.shape[1] > 2 else None
-    )
+    num_samples = len(dataloader.dataset)
+    losses, *others = tables_by_index(trainer, dataloader, rows_of, description=description)
+    if not others:
+        return SamplePredictions(losses, torch.full((num_samples,), IGNORED_LABEL))
+    labels, predicted, *kept = others
+    return SamplePredictions(losses, labels, kept[0] if kept else None, predicted)
 
 
-def table_by_index(
+def running_predictions(store: SampleStore, keep_probabilities: bool) -> SamplePredictions:
+    """The running mean of the predictions of training, as a pass would give them; without a copy of the table."""
+    table, labels = store.targets, store.labels.to("cpu", copy=True)
+    label_probability = table.gather(1, store.labels.clamp_min(0).unsqueeze(1)).squeeze(1).float().cpu()
+    least = torch.finfo(torch.float32).tiny if table.dtype == torch.float32 else 2.0**-25  # what 0 stands for
+    losses = -label_probability.clamp_min(least).log()
+    has_none = torch.cat([table[rows].sum(dim=1) == 0 for rows in row_blocks(table)]).cpu()
+    losses[has_none] = torch.inf  # no finite prediction
+    losses[labels == IGNORED_LABEL] = torch.nan  # the collator never returned it
+    return SamplePredictions(losses, labels, table.cpu() if keep_probabilities else None, table.argmax(dim=1).cpu())
+
+
+def tables_by_index(
     trainer: Trainer,
     dataloader: DataLoader,
-    rows_of: Callable[[nn.Module, dict[str, Any], torch.Tensor], torch.Tensor],
+    rows_of: Callable[[nn.Module, dict[str, Any], torch.Tensor], list[torch.Tensor]],
     storage: Path | None = None,
     description: str | None = None,
-) -> torch.Tensor:
-    """What `rows_of(model, batch, sample_index)` returns for each batch, `[batch, width]`, as rows by sample index:
-    `[num_samples, width]`. On CPU or, where `storage` is given, in that file; the same on every process."""
+) -> list[torch.Tensor]:
+    """What `rows_of(model, batch, sample_index)` returns for each batch, tensors `[batch, ...]`, as rows by sample
+    index: tables `[num_samples, ...]`, the same on every process. On CPU; if `storage` is given, the one there is, in
+    float32, is in that file. The rows of samples that never came are NaN, or -100 in whole numbers."""
     accelerator = trainer.accelerator
     model = trainer._wrap_model(trainer.model, training=False)
     # In training, the model is prepared (autocast, FSDP) and used as it is. Before, we don't prepare it, as `evaluate`
@@ -151,24 +189,43 @@ def table_by_index(
     if not is_prepared and trainer.place_model_on_device:
         trainer._move_model_to_device(model, trainer.args.device)
     autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
-    table: torch.Tensor | None = None
+    num_samples = len(dataloader.dataset)
+    seen = torch.zeros(num_samples)  # how often
+    tables: list[torch.Tensor] = []
     with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
         for batch in tqdm(dataloader, desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
-            rows = rows_of(model, batch, index)
-            rows = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)  # how often a sample was seen
-            if table is None:
-                table = _empty_table(trainer, (len(dataloader.dataset), rows.shape[1]), storage)
-            table[index.cpu()] = rows.float().cpu()
-    if table is None:
+            parts = rows_of(model, batch, index)
+            if not tables:
+                tables = [_empty_table(trainer, (num_samples, *part.shape[1:]), part.dtype, storage) for part in parts]
+            index = index.cpu()
+            seen[index] = 1
+            for table, part in zip(tables, parts):
+                table[index] = part.cpu()
+    if not tables:
         raise ValueError("The data set has no sample.")
+    if accelerator.num_processes > 1:
+        seen = accelerator.reduce(seen.to(accelerator.device), "sum").cpu()
     if storage is not None:
         accelerator.wait_for_everyone()  # all have written their rows
-    elif accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
-        table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
-        table /= table[:, :1].clone()
-    return table[:, 1:]
+    for table in tables:
+        for rows in row_blocks(table):
+            if accelerator.num_processes > 1 and storage is None:
+                _share(accelerator, table[rows], seen[rows])
+            if storage is None or accelerator.is_main_process:
+                table[rows][seen[rows] == 0] = torch.nan if table.is_floating_point() else IGNORED_LABEL
+    if storage is not None:
+        accelerator.wait_for_everyone()
+    return tables
+
+
+def _share(accelerator: Accelerator, rows: torch.Tensor, seen: torch.Tensor) -> None:
+    """Puts together, in place, the rows that the processes have. One that several have seen, to fill their batches, is
+    their mean."""
+    total = accelerator.reduce(rows.to(accelerator.device), "sum").cpu()
+    count = seen.clamp_min(1).reshape(-1, *[1] * (rows.ndim - 1))
+    rows.copy_(total / count if rows.is_floating_point() else (total / count).round().long())
 
 
 def _longest_first(dataset: Dataset) -> list[int] | None:
@@ -183,9 +240,9 @@ def _longest_first(dataset: Dataset) -> list[int] | None:
     return np.argsort(-np.concatenate(lengths), kind="stable").tolist() if lengths else None
 
 
-def _empty_table(trainer: Trainer, shape: tuple[int, int], storage: Path | None) -> torch.Tensor:
+def _empty_table(trainer: Trainer, shape: tuple[int, ...], dtype: torch.dtype, storage: Path | None) -> torch.Tensor:
     if storage is None:
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=dtype)
     with trainer.args.main_process_first(local=False):
         mode = "w+" if trainer.accelerator.is_main_process else "r+"
         return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode=mode, shape=shape))

@@ -13,14 +13,15 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL
+from .class_tables import finite_rows, say_table_size, set_finite_rows
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
 from .losses import sharpen
-from .passes import SamplePredictions, predict_samples, sample_dataloader
+from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import gate_probability, route, sample_gates
-from .sample_store import SampleStore, finite_rows
+from .sample_store import SampleStore
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Refit:
         self._dataloader: DataLoader | None = None
         self._base_features: torch.Tensor | None = None
         self._gate_probability: torch.Tensor | None = None
+        self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
+        self._told_of_missing = False
         if takes_part is not None:
             takes_part.fill_(True)
         self.resolve()
@@ -101,7 +104,7 @@ class Refit:
             logs = self._fit_by_probe(estimator)
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
-            logs = self._fit(estimator, self._predictions(), features)
+            logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
         if self.loss.uses_target and self.ensemble_source == "epoch":
@@ -115,35 +118,34 @@ class Refit:
             self._trainer, self.store, estimator, predictions, features, true_labels=self.true_labels
         )
 
-    def _predictions(self) -> SamplePredictions:
+    def _predictions(self, keep_probabilities: bool) -> SamplePredictions:
         """What the fit looks at: one pass over the training set in evaluation mode with every module active. With
         `clear_loss_source="online"` no pass, but the running mean of the predictions of training (routed, with
         dropout); samples that it has not seen are predicted."""
         store, is_online = self.store, self.settings.clear_loss_source == "online"
-        predictions = None if is_online else self._predict()
+        unseen = None
         if self.keeps_predictions:
             unseen = (store.labels == IGNORED_LABEL) | (store.targets is None)
-            if unseen.any():
-                self._remember(predictions or self._predict(), unseen.nonzero().squeeze(1))
-        if predictions is not None:
-            return predictions
-        labels, probabilities = store.labels.to("cpu", copy=True), store.targets.to("cpu", copy=True)
-        label_probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-        losses = -label_probability.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-        losses[probabilities.sum(dim=1) == 0] = torch.inf  # no finite prediction
-        return SamplePredictions(losses, labels, probabilities)
+            unseen = unseen.nonzero().squeeze(1) if (unseen & ~self._never_returned).any() else None
+        predictions = None
+        if not is_online or unseen is not None:
+            predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)
+        if unseen is not None:
+            self._remember(predictions, unseen)
+        return running_predictions(store, keep_probabilities) if is_online else predictions
 
     def _ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
         temperature; a row of zeros where they are not finite."""
-        size, target = self.settings.clear_ensemble_size, 0.0
+        size, target = self.settings.clear_ensemble_size, None
         for member in range(size):
 
             def routed(index: torch.Tensor, member: int = member) -> contextlib.AbstractContextManager:
                 return route(self._trainer.model, self.gates(index, TARGET, member))
 
-            target = target + self._predict(routed).probabilities / size
-        return finite_rows(target)
+            prediction = self._predict(routed).probabilities.div_(size)
+            target = prediction if target is None else target.add_(prediction)
+        return set_finite_rows(target)
 
     def _fit_by_probe(self, estimator: NamedEstimator) -> dict[str, float]:
         """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
@@ -171,8 +173,23 @@ class Refit:
             self._base_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
         return self._base_features
 
-    def _predict(self, *context: Callable[[torch.Tensor], contextlib.AbstractContextManager]) -> SamplePredictions:
-        return predict_samples(self._trainer, self.dataloader, *context, description="Refit")
+    def _predict(
+        self,
+        *context: Callable[[torch.Tensor], contextlib.AbstractContextManager],
+        keep_probabilities: bool = True,
+    ) -> SamplePredictions:
+        predictions = predict_samples(
+            self._trainer, self.dataloader, *context, keep_probabilities=keep_probabilities, description="Refit"
+        )
+        self._never_returned = predictions.never_returned.to(self.store.losses.device)
+        if self._never_returned.any() and not self._told_of_missing:
+            self._told_of_missing = True
+            missing = self._never_returned.nonzero().squeeze(1).tolist()
+            logger.warning(
+                f"The data collator never returned {len(missing)} of {len(self._never_returned)} training samples "
+                f"(sample {missing[0]} first): they have no loss, and nothing is said about their labels."
+            )
+        return predictions
 
     def _leave_out(self) -> dict[str, float]:
         """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on;
@@ -244,6 +261,12 @@ class Refit:
         """Whether all samples of a batch were left out: one stays, without a label."""
         return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
 
+    def say_memory(self, num_labels: int) -> None:
+        """Says what the predictions that are kept will take, if there are to be any."""
+        keeps_epoch = self.loss.uses_target and self.ensemble_source == "epoch"
+        if self.keeps_predictions or keeps_epoch:
+            say_table_size(len(self.store.losses), num_labels, is_doubled=keeps_epoch)
+
     # ---- State ----
 
     def merge(self) -> None:
@@ -271,7 +294,6 @@ class Refit:
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
         """Lets the running mean of some samples begin with predictions that every process has."""
-        rows = index.cpu()
-        probabilities, labels = predictions.probabilities[rows], predictions.labels[rows]
-        self.store.add_predictions(index, probabilities.to(index.device), labels.to(index.device), window=1)
+        index = index[~predictions.never_returned.to(index.device)[index]]
+        self.store.begin_predictions(index, predictions.probabilities, predictions.labels)
         self.merge()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
+from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 
 STATE_NAME = "clear_state.safetensors"
@@ -38,7 +39,8 @@ class SampleStore:
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
             weight 0.9 on the past, in nats; NaN before the first.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
-            `"epoch"` and `"online"`; a row of zeros where there is none.
+            `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
+            [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
@@ -84,24 +86,50 @@ class SampleStore:
             window (`int`): of how many predictions the mean is, roughly.
         """
         if self.targets is None:
-            self.targets = probabilities.new_zeros(len(self.losses), probabilities.shape[1])
+            shape = (len(self.losses), probabilities.shape[1])
+            self.targets = probabilities.new_zeros(shape, dtype=table_type(*shape))
         if self._is_new is None:
             self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
-        past = self.targets[index]
+        past = self.targets[index].to(probabilities.dtype)
         is_first = past.sum(dim=1, keepdim=True) == 0
         mean = torch.where(is_first, probabilities, past + (probabilities - past) / window)
-        self.targets[index], self.labels[index], self._is_new[index] = finite_rows(mean), labels, True
+        self.targets[index] = finite_rows(mean).to(self.targets.dtype)
+        self.labels[index], self._is_new[index] = labels, True
+
+    def begin_predictions(self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """Lets the running mean of some samples begin.
+
+        Args:
+            index (`torch.LongTensor` of shape `[rows]`): which samples.
+            probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`), labels (`torch.LongTensor` of shape
+                `[num_samples]`): of all samples, on the CPU.
+        """
+        for part in index.split(rows_in_block(probabilities)):  # no copy of the whole table
+            rows = part.cpu()
+            given = probabilities[rows].float().to(part.device), labels[rows].to(part.device)
+            self.add_predictions(part, *given, window=1)
 
     def merge(self, accelerator: Accelerator) -> None:
-        """Gives every process what the others added; a sample that several of them saw gets their mean."""
-        if self._is_new is None or accelerator.num_processes == 1:
+        """Gives every process what the others added; a sample that several of them saw gets their mean. To be called by
+        all processes: one that added nothing gets what the others did."""
+        if accelerator.num_processes == 1:
             return
-        is_new = self._is_new.unsqueeze(1)
-        own = torch.cat([is_new, self.labels.unsqueeze(1) * is_new, self.targets * is_new], dim=1)
-        total = accelerator.reduce(own, "sum")
-        count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
-        self.labels = torch.where(is_new, (total[:, 1:2] / count).squeeze(1).round().long(), self.labels)
-        self.targets = torch.where(is_new.unsqueeze(1), total[:, 2:] / count, self.targets)
+        own = 0 if self._is_new is None else self.targets.shape[1]
+        num_labels = int(accelerator.gather(torch.tensor([own], device=accelerator.device)).max())
+        if num_labels == 0:
+            return
+        if self.targets is None:
+            shape = (len(self.losses), num_labels)
+            self.targets = torch.zeros(shape, dtype=table_type(*shape), device=self.losses.device)
+        if self._is_new is None:
+            self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
+        for rows in row_blocks(self.targets):  # no copy of the whole table
+            is_new, labels, targets = self._is_new[rows].unsqueeze(1), self.labels[rows], self.targets[rows]
+            added = torch.cat([is_new, labels.unsqueeze(1) * is_new, targets.float() * is_new], dim=1)
+            total = accelerator.reduce(added.to(accelerator.device), "sum").to(added.device)
+            count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
+            labels.copy_(torch.where(is_new, (total[:, 1] / count[:, 0]).round().long(), labels))
+            targets.copy_(torch.where(is_new.unsqueeze(1), total[:, 2:] / count, targets))
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:
@@ -215,14 +243,11 @@ def read_sample_tensors(
 
 
 def _are_probabilities(tensor: torch.Tensor) -> bool:
-    return bool(((tensor >= -_ROUNDING) & (tensor <= 1 + _ROUNDING)).all())  # not where one is NaN
+    if tensor.numel() == 0:
+        return True
+    low, high = (float(end) for end in tensor.aminmax())  # NaN if one is
+    return -_ROUNDING <= low and high <= 1 + _ROUNDING
 
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
-
-
-def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
-    [`~hf_clear.consistency_loss`]."""
-    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))

@@ -1,5 +1,7 @@
 """Targets and losses from what training predicts anyway."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ def test_online_the_targets_are_a_running_mean_of_what_training_predicts_anyway(
     dataset, size, evidence, forwards = toy_dataset(3), 3, [], []
 
     def estimator(given: SampleEvidence) -> CleanProbabilityEstimate:
-        evidence.append(given)
+        evidence.append(dataclasses.replace(given, probabilities=given.probabilities.copy()))
         return CleanProbabilityEstimate(np.array([0.9, 0.4, 0.6]))
 
     trainer = ClearTrainer(

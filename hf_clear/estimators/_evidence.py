@@ -13,6 +13,7 @@ import numpy as np
 @dataclass(frozen=True)
 class SampleEvidence:
     """What is known of the training samples at a refit. Every array has one row for each sample, and is read-only.
+    Copy what you keep beyond the call: training goes on to change it.
 
     Attributes:
         losses (`np.ndarray` of shape `[num_samples]`): in nats.
@@ -21,7 +22,8 @@ class SampleEvidence:
         mean_losses (`np.ndarray` of shape `[num_samples]`, *optional*, defaults to `losses`): the exponential mean of
             the losses over the refits so far, with weight 0.9 on the past, in nats.
         probabilities (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the predicted class
-            probabilities. None where `labels` is.
+            probabilities, in half precision if there are very many. None where `labels` is, and where no estimator is
+            registered to look at them.
         features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
             estimator is registered with `uses_features=True`.
 

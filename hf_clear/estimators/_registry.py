@@ -23,6 +23,7 @@ class NamedEstimator:
         estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]`): what is called.
         uses_features (`bool`): whether it needs `SampleEvidence.features`.
         uses_labels (`bool`): whether it needs `SampleEvidence.labels` or `SampleEvidence.probabilities`.
+        uses_probabilities (`bool`): whether it looks at `SampleEvidence.probabilities`, which take much memory.
 
     Raises:
         ValueError: when called, where the estimator doesn't return one clean probability for each sample.
@@ -32,6 +33,7 @@ class NamedEstimator:
     estimator: Estimator
     uses_features: bool = False
     uses_labels: bool = False
+    uses_probabilities: bool = True
 
     def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimate = self.estimator(evidence)
@@ -78,7 +80,13 @@ class _EstimatorRegistry(Registry[NamedEstimator]):
 ESTIMATORS = _EstimatorRegistry("clean-probability estimator", "register_estimator")
 
 
-def register_estimator(name: str, estimator: Estimator, uses_features: bool = False, uses_labels: bool = False) -> None:
+def register_estimator(
+    name: str,
+    estimator: Estimator,
+    uses_features: bool = False,
+    uses_labels: bool = False,
+    uses_probabilities: bool = True,
+) -> None:
     """Makes an estimator known by a name.
 
     Args:
@@ -87,6 +95,8 @@ def register_estimator(name: str, estimator: Estimator, uses_features: bool = Fa
         uses_features (`bool`, *optional*, defaults to `False`): whether it needs `SampleEvidence.features`.
         uses_labels (`bool`, *optional*, defaults to `False`): whether it needs `SampleEvidence.labels` or
             `SampleEvidence.probabilities`, so that tasks with one label a token are refused before training.
+        uses_probabilities (`bool`, *optional*, defaults to `True`): whether it looks at `SampleEvidence.probabilities`.
+            Say False if it does not: they are `num_samples * num_labels` numbers, which need not be kept then.
 
     Raises:
         ValueError: where the name is empty, holds `"+"` or is taken.
@@ -100,7 +110,7 @@ def register_estimator(name: str, estimator: Estimator, uses_features: bool = Fa
     >>> register_estimator("likelihood", likelihood)
     ```
     """
-    ESTIMATORS.add(name, NamedEstimator(name, estimator, uses_features, uses_labels))
+    ESTIMATORS.add(name, NamedEstimator(name, estimator, uses_features, uses_labels, uses_probabilities))
 
 
 def get_estimator(name: str) -> NamedEstimator:
@@ -129,5 +139,9 @@ def _combination(name: str, parts: list[NamedEstimator]) -> NamedEstimator:
         return CleanProbabilityEstimate(np.mean([e.clean_probability for e in estimates], axis=0), diagnostics)
 
     return NamedEstimator(
-        name, pool, any(part.uses_features for part in parts), any(part.uses_labels for part in parts)
+        name,
+        pool,
+        any(part.uses_features for part in parts),
+        any(part.uses_labels for part in parts),
+        any(part.uses_probabilities for part in parts),
     )

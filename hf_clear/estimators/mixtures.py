@@ -154,9 +154,12 @@ def _listed(values) -> str:
     return ", ".join(map(str, values[:_NAMED])) + (", ..." if len(values) > _NAMED else "")
 
 
-register_estimator("gaussian_mixture", lambda e: gaussian_mixture(e.losses))
+register_estimator("gaussian_mixture", lambda e: gaussian_mixture(e.losses), uses_probabilities=False)
 register_estimator(
-    "per_class_gaussian_mixture", lambda e: per_class_gaussian_mixture(e.losses, e.labels), uses_labels=True
+    "per_class_gaussian_mixture",
+    lambda e: per_class_gaussian_mixture(e.losses, e.labels),
+    uses_labels=True,
+    uses_probabilities=False,
 )
 # As CleaR's official code does for adapters.
-register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses))
+register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses), uses_probabilities=False)

@@ -77,5 +77,9 @@ def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np
 
 
 register_estimator(
-    "knn", lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)), uses_features=True, uses_labels=True
+    "knn",
+    lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)),
+    uses_features=True,
+    uses_labels=True,
+    uses_probabilities=False,
 )

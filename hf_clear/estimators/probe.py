@@ -93,4 +93,4 @@ def out_of_sample_cross_entropy(
     return losses
 
 
-register_estimator("probe", probe, uses_features=True, uses_labels=True)
+register_estimator("probe", probe, uses_features=True, uses_labels=True, uses_probabilities=False)

@@ -249,8 +249,7 @@ class TurnMixin(ResumablePhasesMixin):
         self._head()
 
     def _check_training_set(self) -> None:
-        check_training_set(self)
-        check_one_label_a_sample(self)
+        check_one_label_a_sample(check_training_set(self))
 
     def _check_size(self) -> None:
         if len(self.train_dataset) != len(self.sample_store.labels):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,7 +16,6 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
-from .._modes import random_state_preserved
 from .._names import IGNORED_LABEL
 from ..features import FrozenFeatures
 from ..losses import cross_entropy
@@ -186,15 +186,15 @@ class ProbePhase:
         self.mean_features = features.mean.clone() if keep_mean else None
 
 
-def check_one_label_a_sample(trainer: Trainer) -> None:
+def check_one_label_a_sample(label: Any) -> None:
     """
+    Args:
+        label (`Any`): of the first training sample.
+
     Raises:
-        ValueError: where the first training sample has a list of labels.
+        ValueError: where it is a list of labels.
     """
-    with random_state_preserved():  # a transform may be random
-        item = trainer.train_dataset[0]
-    labels = [item[name] for name in label_names(trainer) if isinstance(item, Mapping) and name in item]
-    if any(np.ndim(label) > 0 for label in labels):
+    if np.ndim(label) > 0:
         raise ValueError(
             "TURN needs one class label a sample, and the label of sample 0 is a list: one for every token?"
         )

@@ -1,0 +1,68 @@
+"""The collator of an indexed dataloader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from .._names import IGNORED_LABEL, SAMPLE_INDEX
+from ._labels import check_labels
+from ._pairing import Pairing
+from ._trial import try_out
+
+
+class IndexCollator:
+    """Collates the items of an [`IndexedDataset`] with any collator and adds to the batch which sample each row is.
+
+    Args:
+        pairing (`Pairing`): of the collator.
+        label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels; empty
+            where no label is needed. They are checked in both: a collator may fail on a bad label without a word of
+            which, or make the labels itself.
+        num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+        takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): False for samples that are left out of
+            batches. Of a batch that would be empty, the first sample stays, with -100 for a label.
+        prepare (`Callable`, *optional*): what happens to the list of items before they are collated.
+    """
+
+    def __init__(
+        self,
+        pairing: Pairing,
+        label_names: Sequence[str],
+        num_labels: int | None = None,
+        takes_part: torch.Tensor | None = None,
+        prepare: Callable[[list[Any]], list[Any]] | None = None,
+    ):
+        self.pairing = pairing
+        self.label_names = label_names
+        self.num_labels = num_labels
+        self.takes_part = takes_part
+        self.prepare = prepare
+
+    def __call__(self, indexed_items: list[tuple[int, Any]]) -> MutableMapping[str, Any]:
+        is_empty = False
+        if self.takes_part is not None:
+            kept = [(index, item) for index, item in indexed_items if self.takes_part[index]]
+            is_empty, indexed_items = not kept, kept or indexed_items[:1]
+        indices, items = zip(*indexed_items)
+        for name in self.label_names:
+            if all(isinstance(item, Mapping) and name in item for item in items):
+                check_labels((item[name] for item in items), self.num_labels, indices)
+        items = list(items) if self.prepare is None else self.prepare(list(items))
+        if not self.pairing.is_tried:
+            try_out(self.pairing, items, indices)
+        batch, rows = self.pairing(items, indices)
+        name = next((name for name in self.label_names if name in batch), None)
+        if name is None and self.label_names:
+            raise ValueError(
+                f"The batch of sample {indices[0]} has no labels: expected one of {', '.join(self.label_names)}, got "
+                f"{', '.join(batch)}."
+            )
+        if isinstance(batch.get(name), torch.Tensor):
+            check_labels(batch[name].tolist(), self.num_labels, rows)
+        if is_empty:
+            batch[name] = torch.full_like(batch[name], IGNORED_LABEL)
+        batch[SAMPLE_INDEX] = torch.tensor(rows, dtype=torch.long)
+        return batch
