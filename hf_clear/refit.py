@@ -12,15 +12,16 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ._names import IGNORED_LABEL
+from ._names import IGNORED_LABEL, TRUE_LABEL
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
+from .identity import Identity, check_read
 from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
-from .routing import gate_probability, route, sample_gates
-from .sample_store import SampleStore, finite_rows
+from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
+from .sample_store import SampleStore, damaged, finite_rows
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ class Refit:
         self._dataloader: DataLoader | None = None
         self._base_features: torch.Tensor | None = None
         self._gate_probability: torch.Tensor | None = None
+        needs_truth = ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
+        self._identity = Identity.of(trainer, trainer.method_settings(), [TRUE_LABEL] * needs_truth)
+        self.store.identity = self._identity.as_json()
         if takes_part is not None:
             takes_part.fill_(True)
         self.resolve()
@@ -251,8 +255,20 @@ class Refit:
         self.store.merge(self._trainer.accelerator)
 
     def load(self, path: str | os.PathLike, num_labels: int | None) -> None:
-        """Goes on from what [`SampleStore.save`] wrote; raises what [`SampleStore.load`] does."""
-        self.store = SampleStore.load(path, len(self.store.losses), self._trainer.args.device, num_labels=num_labels)
+        """Goes on from what [`SampleStore.save`] wrote.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: what [`SampleStore.load`] and [`Identity.check`] raise.
+        """
+        store = SampleStore.load(path, device=self._trainer.args.device, num_labels=num_labels)
+        if (wrong := check_read(store.identity)) is not None:
+            raise damaged(path, wrong)
+        self._identity.check(os.path.dirname(path), store.identity, store.labels)
+        if len(store.losses) != len(self.store.losses):
+            raise damaged(path, f"it holds the state of {len(store.losses)} samples, not {len(self.store.losses)}")
+        store.identity = self._identity.as_json()
+        self.store = store
         self._gate_probability = None
         self._leave_out()
 

@@ -18,7 +18,7 @@ from ._names import IGNORED_LABEL
 from .files import write_atomically
 
 STATE_NAME = "clear_state.safetensors"
-_FORMAT = "hf_clear.sample_store.v3"
+_FORMAT = "hf_clear.sample_store.v4"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
@@ -40,6 +40,8 @@ class SampleStore:
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros where there is none.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
+        identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
+            ([`~hf_clear.identity.Identity`]).
     """
 
     losses: torch.Tensor
@@ -48,6 +50,7 @@ class SampleStore:
     mean_losses: torch.Tensor
     targets: torch.Tensor | None = None
     fitted_epoch: int = -1
+    identity: dict[str, Any] | None = field(default=None, repr=False)
     _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
@@ -117,20 +120,21 @@ class SampleStore:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
-        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
+        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch, "identity": self.identity})}
         write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike,
-        num_samples: int,
+        num_samples: int | None = None,
         device: torch.device | str = "cpu",
         num_labels: int | None = None,
     ) -> SampleStore:
         """Reads what [`~SampleStore.save`] wrote.
 
         Args:
+            num_samples (`int`, *optional*): that there have to be; not looked at by default.
             num_labels (`int`, *optional*): classes of the model, that the targets have to be for.
 
         Raises:
@@ -138,7 +142,8 @@ class SampleStore:
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
         tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
-        of_samples = read_sample_tensors(path, tensors, num_samples)
+        num_samples = len(tensors["losses"]) if num_samples is None and tensors["losses"].ndim else num_samples
+        of_samples = read_sample_tensors(path, tensors, num_samples or 0)
         targets = tensors.get("targets")
         if targets is not None:
             if targets.ndim != 2 or len(targets) != num_samples or not targets.is_floating_point():
@@ -153,7 +158,7 @@ class SampleStore:
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or epoch < -1:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
-        return cls(**of_samples, targets=targets, fitted_epoch=epoch)
+        return cls(**of_samples, targets=targets, fitted_epoch=epoch, identity=state.get("identity"))
 
 
 def read_state(
@@ -181,7 +186,7 @@ def read_state(
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
     if metadata.get("format") != format or not set(required) <= tensors.keys():
-        raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
+        raise ValueError(f"{path} is not a state of {writer} (format {format}; other versions have others). {_WAY_OUT}")
     try:
         state = json.loads(metadata.get("state", ""))
     except (ValueError, RecursionError) as error:
