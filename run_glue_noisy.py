@@ -55,6 +55,7 @@ from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
 from hf_clear.files import write_atomically
 from hf_clear.hub.private_files import samples_left_out
+from hf_clear.identity import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
@@ -62,6 +63,7 @@ from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
+from hf_clear.runs.outputs import check_output_dir, note_outputs, paths_read
 from hf_clear.runs.results import accuracy_over_epochs, results_table, save_clean_probabilities, save_predictions
 from hf_clear.runs.training_arguments import NoisyTrainingArguments, default_learning_rate
 from hf_clear.tuners import PEFT_METHODS, RoutedLayerConfig, note_loading
@@ -220,6 +222,9 @@ def main():
         results = {model_args.method: run(model_args, data_args, training_args)}
     else:
         results = {}
+        for method in ("none", "clear"):  # what is in the way of the second run shows before the first
+            folder = os.path.join(training_args.output_dir, method)
+            check_output_dir(folder, paths_read(model_args, data_args, training_args), option="--output_dir")
         for method in ("none", "clear"):
             own_args = copy.copy(training_args)
             own_args.output_dir = os.path.join(training_args.output_dir, method)
@@ -247,20 +252,8 @@ def run(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> dict[str, float]:
     """Trains and tests one method; returns what OUTPUT_DIR/all_results.json holds."""
-    # Detecting last checkpoint.
-    last_checkpoint = detect_last_checkpoint(
-        training_args,
-        run_arguments(training_args, model_args, data_args, transition_matrix=data_args.transition_matrix),
-        overwrite=training_args.overwrite_output_dir,
-        has_probe=model_args.method == "turn",
-        options=("--output_dir", "--overwrite_output_dir"),
-    )
-    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
-        logger.warning(
-            f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
-            + (" (a finished run is only evaluated again)" if last_checkpoint != training_args.output_dir else "")
-            + ". To start again, add --overwrite_output_dir."
-        )
+    # As they were given: `Trainer` and we fill in some
+    arguments = run_arguments(training_args, model_args, data_args, transition_matrix=data_args.transition_matrix)
 
     # Set seed before initializing model.
     set_seed(training_args.seed)
@@ -279,6 +272,25 @@ def run(
 
     # Initialize our Trainer
     trainer = initialize_trainer(model, tokenizer, tokenized_datasets, model_args, data_args, training_args)
+
+    # Detecting last checkpoint, once all that it may be of has been read and checked
+    fingerprints = {"training": tokenized_datasets["train"], "validation": eval_dataset}
+    last_checkpoint = detect_last_checkpoint(
+        training_args,
+        arguments,
+        overwrite=training_args.overwrite_output_dir,
+        has_probe=model_args.method == "turn",
+        options=("--output_dir", "--overwrite_output_dir"),
+        data={name: fingerprint_of(trainer, data) for name, data in fingerprints.items() if data is not None},
+        weights=weights_of(trainer.model),
+        read=paths_read(model_args, data_args, training_args),
+    )
+    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
+        logger.warning(
+            f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
+            + (" (a finished run is only evaluated again)" if last_checkpoint != training_args.output_dir else "")
+            + ". To start again, add --overwrite_output_dir."
+        )
 
     # Training
     logger.info(f"*** {model_args.method}: training on {len(trainer.train_dataset)} samples ***")
@@ -313,6 +325,8 @@ def run(
         trainer.create_model_card(**kwargs)
         if isinstance(model_args.peft_config("SEQ_CLS"), RoutedLayerConfig) and trainer.is_world_process_zero():
             note_loading(training_args.output_dir)
+    if trainer.is_world_process_zero():
+        note_outputs(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import torch
 from peft import PeftModel
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import CONFIG_NAME, AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import Trainer
 from xxhash import xxh3_64_hexdigest
@@ -105,7 +105,7 @@ class Identity:
         found += [say for kind in weights if (say := changed_weights(earlier["weights"][kind], self.weights[kind]))]
         if found:
             only_labels = len(found) == len(data) == 1 and "labels" in data[0]
-            raise refusal(folder, found, only_labels, any(name.startswith("peft_config.") for name in self.settings))
+            raise refusal(folder, found, only_labels)
         if self.data.not_compared:
             logger.warning(
                 f"Going on from {folder}. What can't be compared with the run before, and has to be the same: "
@@ -228,34 +228,34 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=plain))
 
 
-def say_settings(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    return "other settings (" + ", ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()) + ")"
+def say_settings(changed: Mapping[str, tuple[Any, Any]], what: str = "other settings") -> str:
+    return f"{what} (" + ", ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()) + ")"
 
 
-def refusal(
-    folder: str | os.PathLike, found: Sequence[str], only_labels: bool = False, is_adapter: bool = True
-) -> ValueError:
+def refusal(folder: str | os.PathLike, found: Sequence[str], only_labels: bool = False) -> ValueError:
     """The error of a run that would go on with something else than it began with.
 
     Args:
         folder: what it would go on from.
         found (`Sequence[str]`): what has changed.
         only_labels (`bool`, *optional*): that nothing but labels has.
-        is_adapter (`bool`, *optional*): whether the weights in `folder` are those of an adapter.
     """
-    ways = (
-        "Start again, without `resume_from_checkpoint` and better in another `output_dir` (run_glue_noisy.py: "
-        "--overwrite_output_dir, or another --output_dir)"
+    return ValueError(
+        f"{folder} is of a run with {' and '.join(found)}. Start again, without `resume_from_checkpoint` and better in "
+        "another `output_dir` (run_glue_noisy.py: --overwrite_output_dir, or another --output_dir); or go on with what "
+        f"the run began with.{with_its_weights(folder) if only_labels else ''}"
     )
-    if only_labels:
-        load = f"from_pretrained({os.fspath(folder)!r})"
-        if is_adapter:
-            load = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)"
-        ways += (
-            ". If labels were corrected, a new run may begin with the weights of this one, and fit clean probabilities "
-            f"to the new labels: model = {load} for a new trainer with another `output_dir` (run_glue_noisy.py: "
-            f"--{'adapter' if is_adapter else 'model'}_name_or_path {folder}, another --output_dir)"
-        )
-    else:
-        ways += "; or go on with what the run began with"
-    return ValueError(f"{folder} is of a run with {' and '.join(found)}. {ways}.")
+
+
+def with_its_weights(folder: str | os.PathLike) -> str:
+    """How a new run begins with the weights in a folder; nothing if there are none."""
+    load, option = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)", "adapter"
+    if not os.path.isfile(os.path.join(folder, CONFIG_NAME)):
+        load, option = f"...from_pretrained({os.fspath(folder)!r})", "model"
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            return ""
+    return (
+        " If labels were corrected, a new run may begin with the weights of this one, and finds clean probabilities "
+        f"for the new labels: `model = {load}` for a new trainer with another `output_dir` (run_glue_noisy.py: "
+        f"--{option}_name_or_path {folder}, another --output_dir)."
+    )

@@ -120,7 +120,8 @@ class SampleStore:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
-        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch, "identity": self.identity})}
+        plain = {"fitted_epoch": self.fitted_epoch, "identity": self.identity}
+        metadata = {"format": _FORMAT, "state": json.dumps(plain)}
         write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
