@@ -46,7 +46,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, preset
+from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter, preset
 from hf_clear.data.files import check_file, read_files
 from hf_clear.data.labels import TEXTS
 from hf_clear.data.noise import realized_noise
@@ -164,6 +164,14 @@ class ModelArguments(PeftArguments):
         default=None,
         metadata={"help": "Model on the Hub or in a local folder. Default: all-MiniLM-L6-v2, from the extra `demo`."},
     )
+    adapter_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Begin with the weights of an adapter, on the Hub or in a local folder, such as a checkpoint of an "
+            "earlier run whose labels were corrected since; clean probabilities are found anew. It is of the kind that "
+            "--peft_method says, and its own settings go before the arguments for them."
+        },
+    )
     method: str = field(
         default="clear",
         metadata={
@@ -194,6 +202,11 @@ class ModelArguments(PeftArguments):
             raise ValueError(
                 f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
                 f"{'|'.join(PEFT_METHODS)}."
+            )
+        if self.adapter_name_or_path is not None and self.peft_method == "none":
+            raise ValueError(
+                f"--adapter_name_or_path {self.adapter_name_or_path} goes with a --peft_method: "
+                f"{'|'.join(PEFT_METHODS)}. For a whole model, use --model_name_or_path."
             )
 
 
@@ -442,9 +455,8 @@ def initialize_trainer(
     test_dataset = predict_dataset if data_args.test_each_epoch else None
     scored = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
-    peft_config = model_args.peft_config(task_type="SEQ_CLS")
     trainer = METHODS[model_args.method][1](
-        model=model if peft_config is None else get_peft_model(model, peft_config),
+        model=with_adapter(model, model_args),
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=scored,
@@ -462,6 +474,23 @@ def initialize_trainer(
             )
         trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
     return trainer
+
+
+def with_adapter(model: Any, model_args: ModelArguments):
+    peft_config = model_args.peft_config(task_type="SEQ_CLS")
+    if peft_config is None:
+        return model
+    if model_args.adapter_name_or_path is None:
+        return get_peft_model(model, peft_config)
+    hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+    model = load_adapter(model, model_args.adapter_name_or_path, is_trainable=True, **hub_args)
+    kind, wanted = model.active_peft_config.peft_type.value, peft_config.peft_type.value
+    if kind != wanted:
+        raise ValueError(
+            f"--adapter_name_or_path {model_args.adapter_name_or_path} is an adapter of type {kind}, and --peft_method "
+            f"{model_args.peft_method} is {wanted}: name its method."
+        )
+    return model
 
 
 def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:

@@ -8,18 +8,17 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
 from .row_hashes import (
     NO_HASHES,
     NotComparable,
+    class_numbers,
     columns_of,
     combine,
     digest,
     hashes_of_arrow,
-    hashes_of_integers,
 )
 
 _ROWS = 1000  # read at a time
@@ -71,7 +70,7 @@ class Fingerprint:
         is_table = self.kind == earlier["kind"] == "Dataset"  # else attributes come and go
         names = sorted((before.keys() | now.keys()) if is_table else (before.keys() & now.keys()))
         changed = [name for name in names if before.get(name) != now.get(name)]
-        if (relabelled or changed) and earlier["rows"] == self.rows and before.keys() == now.keys():
+        if (relabelled or changed) and self.rows and earlier["rows"] == self.rows and before.keys() == now.keys():
             return ["the order of the samples"]
         found = [self._relabelled(earlier_labels)] if relabelled else []
         return found + ([f"the inputs ({', '.join(changed)})"] if changed else [])
@@ -79,10 +78,10 @@ class Fingerprint:
     def _relabelled(self, earlier: np.ndarray | None) -> str:
         now = self.label_values
         if earlier is None or now is None or len(earlier) != len(now):
-            return "labels"
+            return "the labels"
         rows = np.flatnonzero((earlier >= 0) & (earlier != now))
         if len(rows) == 0:
-            return "labels"
+            return "the labels"
         unknown = "" if (earlier >= 0).all() else " or more"
         named = ", ".join(f"sample {row}: {earlier[row]} -> {now[row]}" for row in rows[:_NAMED])
         named += ", ..." if len(rows) > _NAMED else ""
@@ -119,14 +118,14 @@ def fingerprint(
         columns = _columns(dataset, _DEPTH)
     names = (*label_names, *(() if isinstance(dataset, datasets.Dataset) else _LABEL_ATTRIBUTES))
     # "dataset.labels" is the label column of a data set within.
-    label = next((own for name in names for own in columns if own == name or own.endswith(f".{name}")), None)
+    label = next((own for name in names for own in columns if name in own.split(".")), None)
     if label is None and isinstance(dataset, TensorDataset):
         *_, last = range(len(dataset.tensors))
         is_class = dataset.tensors[last].ndim == 1 and not dataset.tensors[last].is_floating_point()
         label = f"tensors.{last}" if is_class else None
     if label is not None:
         result.labels = digest(columns[label])
-        result.label_values = _label_values(dataset, label)
+        result.label_values = class_numbers(columns[label])
     result.inputs = {name: digest(columns[name]) for name in sorted(columns) if name != label}
     of_rows = [columns[name] for name in sorted(columns) if len(columns[name]) == len(dataset)]
     result.rows = f"{int(combine(of_rows).sum(dtype=np.uint64)):016x}" if of_rows else ""
@@ -153,9 +152,7 @@ def _columns_of_table(dataset: datasets.Dataset, keeps: Callable[[str], bool]) -
             table = table.take(own) if len(own) < len(table) else table
         for name in names:
             for chunk in table.column(name).chunks:
-                is_integer = pa.types.is_integer(chunk.type) and not chunk.null_count
-                hashes = hashes_of_integers(chunk.to_numpy()) if is_integer else hashes_of_arrow(chunk, size_every)
-                parts[name].append(hashes)
+                parts[name].append(hashes_of_arrow(chunk, size_every))
     return {name: np.concatenate([NO_HASHES, *own])[order] for name, own in parts.items()}
 
 
@@ -193,37 +190,3 @@ def _columns(dataset: Any, depth: int) -> dict[str, np.ndarray]:
                 continue
         columns |= {".".join(part for part in (name, own) if part) or "rows": hashes for own, hashes in inner.items()}
     return columns
-
-
-def _label_values(dataset: Any, label: str) -> np.ndarray | None:
-    """One class number a sample; None if labels are anything else."""
-    values: Any = None
-    if isinstance(dataset, datasets.Dataset):
-        values = dataset.with_format("numpy", columns=[label])[:][label] if _is_integer(dataset, label) else None
-    elif isinstance(dataset, Subset):
-        inner = _label_values(dataset.dataset, label)
-        return None if inner is None else inner[np.asarray(dataset.indices, np.int64)]
-    elif isinstance(dataset, ConcatDataset):
-        parts = [_label_values(part, label) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
-    elif isinstance(dataset, TensorDataset):
-        values = dataset.tensors[int(label.rpartition(".")[2])]
-    elif isinstance(dataset, (list, tuple)):
-        values = [row[label] for row in dataset]
-    elif label in getattr(dataset, "__dict__", {}):
-        values = getattr(dataset, label)
-    elif (inner := getattr(dataset, label.partition(".")[0], None)) is not None:
-        inner_label = label.partition(".")[2]
-        if isinstance(inner, (list, tuple)):
-            values = [row[inner_label] for row in inner]
-        elif isinstance(inner, (Dataset, datasets.Dataset)):
-            return _label_values(inner, inner_label)
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return array.astype(np.int64) if array.shape == (len(dataset),) and array.dtype.kind in "iu" else None
-
-
-def _is_integer(dataset: datasets.Dataset, column: str) -> bool:
-    return pa.types.is_integer(dataset.data.schema.field(column).type)

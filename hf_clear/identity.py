@@ -251,7 +251,7 @@ def with_its_weights(folder: str | os.PathLike) -> str:
     """How a new run begins with the weights in a folder; nothing if there are none."""
     load, option = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)", "adapter"
     if not os.path.isfile(os.path.join(folder, CONFIG_NAME)):
-        load, option = f"...from_pretrained({os.fspath(folder)!r})", "model"
+        load, option = f"MODEL_CLASS.from_pretrained({os.fspath(folder)!r})", "model"
         if not os.path.isfile(os.path.join(folder, "config.json")):
             return ""
     return (

@@ -58,15 +58,17 @@ def hashes_of_arrow(array: pa.Array, size_every: int = 1) -> np.ndarray:
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
         values, offsets = array.values if not pa.types.is_map(kind) else _entries(array), array.offsets.to_numpy()
         values, offsets = values.slice(offsets[0], offsets[-1] - offsets[0]), offsets - offsets[0]
-        hashes = _hashes_of_slices(*_bytes_of(values, offsets, size_every))
+        hashes = _hashes_of_lists(values, offsets, size_every)
     elif pa.types.is_fixed_size_list(kind):
         size = kind.list_size
         values = array.values.slice(array.offset * size, len(array) * size)
-        hashes = _hashes_of_slices(*_bytes_of(values, np.arange(len(array) + 1) * size, size_every))
+        hashes = _hashes_of_lists(values, np.arange(len(array) + 1) * size, size_every)
     elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         hashes = _hashes_of_text(array, np.int64)
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
         hashes = _hashes_of_text(array, np.int32)
+    elif pa.types.is_integer(kind):
+        hashes = hashes_of_integers((array.fill_null(0) if array.null_count else array).to_numpy())
     elif _width(kind):
         hashes = hashes_of_array(_fixed_width(array))
     else:  # views, unions: rare
@@ -133,10 +135,8 @@ def columns_of(value: Any, num_rows: int) -> dict[str, np.ndarray]:
         raise NotComparable
     first = value[0] if value else None
     if isinstance(first, Mapping) and all(isinstance(row, Mapping) and row.keys() == first.keys() for row in value):
-        return {str(name): hashes_of_objects([row[name] for row in value]) for name in first}
-    if isinstance(first, int) and all(type(row) is int for row in value):
-        return {"": hashes_of_integers(value)}
-    return {"": hashes_of_objects(value)}
+        return {str(name): _hashes_of_list([row[name] for row in value]) for name in first}
+    return {"": _hashes_of_list(value)}
 
 
 def hashes_of_integers(values: Any) -> np.ndarray:
@@ -147,6 +147,15 @@ def hashes_of_integers(values: Any) -> np.ndarray:
         raise NotComparable from error
 
 
+def class_numbers(hashes: np.ndarray) -> np.ndarray | None:
+    """The integers that a column holds, from its hashes; None if it holds anything else."""
+    numbers = hashes ^ (hashes >> np.uint64(31)) ^ (hashes >> np.uint64(62))  # `_mixed` backwards
+    numbers = numbers * np.uint64(0x319642B2D24D8EC3)
+    numbers = (numbers ^ (numbers >> np.uint64(27)) ^ (numbers >> np.uint64(54))) * np.uint64(0x96DE1B173F119089)
+    numbers = (numbers ^ (numbers >> np.uint64(30)) ^ (numbers >> np.uint64(60))).view(np.int64)
+    return numbers if (np.abs(numbers) < 2**31).all() else None
+
+
 def _mixed(numbers: np.ndarray) -> np.ndarray:
     """The finalizer of splitmix64: a bijection in which each bit depends on all."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -155,7 +164,9 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
 
 
 def _hashes_of_slices(data: Any, ends: np.ndarray) -> np.ndarray:
-    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    view = memoryview(b"")
+    if len(data):
+        view = memoryview(data.view(np.uint8) if isinstance(data, np.ndarray) else data).cast("B")
     pairs = pairwise(ends.tolist())
     return np.fromiter((xxh3_64_intdigest(view[begin:end]) for begin, end in pairs), np.uint64, len(ends) - 1)
 
@@ -194,14 +205,22 @@ def _entries(array: pa.MapArray) -> pa.StructArray:
     return pa.StructArray.from_arrays([array.keys, array.items], ["key", "value"])
 
 
-def _bytes_of(values: pa.Array, ends: np.ndarray, size_every: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values of lists as bytes: themselves if they have a width, else their hashes; and where lists end in them."""
-    plain = values.storage if isinstance(values, pa.ExtensionArray) else values
-    if _width(plain.type) and not plain.null_count:
-        flat = _fixed_width(plain)
-    else:
-        flat = hashes_of_arrow(values, size_every)
-    return flat.view(np.uint8), ends * flat.dtype.itemsize
+def _hashes_of_lists(values: pa.Array, ends: np.ndarray, size_every: int) -> np.ndarray:
+    """Of lists, which end in `values` at `ends`. The hash of one doesn't depend on the others."""
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    if not _width(values.type):
+        return _hashes_of_slices(hashes_of_arrow(values, size_every), ends * 8)
+    flat = _fixed_width(values)
+    if not values.null_count:
+        return _hashes_of_slices(flat, ends * flat.dtype.itemsize)
+    is_null = ~values.is_valid().to_numpy(zero_copy_only=False)
+    flat = flat.copy()
+    flat[is_null] = np.zeros((), flat.dtype)
+    hashes = _hashes_of_slices(flat, ends * flat.dtype.itemsize)
+    count = np.concatenate([[0], is_null.cumsum()])
+    has_null = count[ends[1:]] > count[ends[:-1]]
+    hashes[has_null] = combine([hashes, _hashes_of_slices(is_null, ends)])[has_null]
+    return hashes
 
 
 def _width(kind: pa.DataType) -> int:
@@ -234,6 +253,10 @@ def _hashes_of_rows(rows: np.ndarray | torch.Tensor) -> np.ndarray:
     if raw.shape[1] == 8:
         return _mixed(raw.view(np.uint64)[:, 0])
     return _hashes_of_slices(raw.reshape(-1), np.arange(len(rows) + 1) * raw.shape[1])
+
+
+def _hashes_of_list(values: Sequence[Any]) -> np.ndarray:
+    return hashes_of_integers(values) if all(type(value) is int for value in values) else hashes_of_objects(values)
 
 
 def _encoded(value: Any) -> Any:

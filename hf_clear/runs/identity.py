@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..probe_args import MEMORY_SETTINGS
 from ..sample_store import STATE_NAME, SampleStore
 from ..training_args import ClearArguments
 from ..turn.state import STATE_NAME as TURN_STATE
+from ..turn.state import TurnState
 from ..turn.training_args import TurnArguments
 from .outputs import RESULTS, check_output_dir, delete_outputs, outputs_in, read_arguments, write_arguments
 
@@ -104,8 +106,9 @@ def detect_last_checkpoint(
         elif named is not None:  # a trainer without a script may have written these
             may_stay = [name for name in outputs_in(folder) if os.path.isdir(os.path.join(folder, name))]
         check_output_dir(folder, read or {}, may_stay, options[0])
-        identity = {_DATA: {name: fingerprint.as_json() for name, fingerprint in (data or {}).items()}}
-        identity[_WEIGHTS] = None if weights is None else xxh3_64_hexdigest(json.dumps(weights, sort_keys=True).encode())
+        identity: dict[str, Any] = {_DATA: {name: fingerprint.as_json() for name, fingerprint in (data or {}).items()}}
+        if weights is not None:
+            identity[_WEIGHTS] = xxh3_64_hexdigest(json.dumps(weights, sort_keys=True).encode())
         last_checkpoint = None
         if not overwrite:
             if training_args.should_save:
@@ -168,8 +171,10 @@ def _compare(
 
 def _labels_of(checkpoint: str) -> np.ndarray | None:
     """Of the training samples, as far as the state in a checkpoint knows them; else -100."""
-    path = os.path.join(checkpoint, STATE_NAME)
-    return SampleStore.load(path).labels.numpy() if os.path.isfile(path) else None
+    path, of_turn = os.path.join(checkpoint, STATE_NAME), os.path.join(checkpoint, TURN_STATE)
+    store = SampleStore.load(path) if os.path.isfile(path) else None
+    store = TurnState.load(Path(of_turn)).sample_store if os.path.isfile(of_turn) else store
+    return None if store is None else store.labels.numpy()
 
 
 def steps_of(checkpoint: str | None) -> int:

@@ -52,7 +52,7 @@ def paths_read(*arguments: Any) -> dict[str, str]:
     Args:
         arguments (dataclasses): of a script.
     """
-    named = {f"--{name}": getattr(own, name, None) for own in arguments for name in _READ}
+    named = {f"--{name}": getattr(own, name) for own in arguments for name in _READ if hasattr(own, name)}
     return {option: path for option, path in named.items() if isinstance(path, str) and os.path.exists(path)}
 
 
