@@ -21,6 +21,7 @@ from ._unwrap import base_of
 from .fingerprint import Fingerprint, fingerprint
 from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
+from .sample_store import SampleStore, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,26 @@ class Identity:
                 f"{', '.join(self.data.not_compared)}."
             )
         return list(settings)
+
+    def load_store(
+        self, path: str | os.PathLike, device: torch.device | str = "cpu", num_labels: int | None = None
+    ) -> SampleStore:
+        """The [`SampleStore`] of the run before, for this one.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged; what [`check`] raises.
+        """
+        store = SampleStore.load(path, device=device, num_labels=num_labels)
+        if (wrong := check_read(store.identity)) is not None:
+            raise damaged(path, wrong)
+        self.check(os.path.dirname(path), store.identity, store.labels)
+        if len(store.losses) != self.data.num_samples:
+            raise damaged(path, f"it holds the state of {len(store.losses)} samples, not {self.data.num_samples}")
+        if self.data.labels is None:
+            store.labels_before = store.labels.clone()
+        store.identity = self.as_json()
+        return store
 
 
 def check_read(identity: Any) -> str | None:

@@ -16,12 +16,12 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
-from .identity import Identity, check_read
+from .identity import Identity
 from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
-from .sample_store import SampleStore, damaged, finite_rows
+from .sample_store import SampleStore, finite_rows
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -255,20 +255,8 @@ class Refit:
         self.store.merge(self._trainer.accelerator)
 
     def load(self, path: str | os.PathLike, num_labels: int | None) -> None:
-        """Goes on from what [`SampleStore.save`] wrote.
-
-        Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: what [`SampleStore.load`] and [`Identity.check`] raise.
-        """
-        store = SampleStore.load(path, device=self._trainer.args.device, num_labels=num_labels)
-        if (wrong := check_read(store.identity)) is not None:
-            raise damaged(path, wrong)
-        self._identity.check(os.path.dirname(path), store.identity, store.labels)
-        if len(store.losses) != len(self.store.losses):
-            raise damaged(path, f"it holds the state of {len(store.losses)} samples, not {len(self.store.losses)}")
-        store.identity = self._identity.as_json()
-        self.store = store
+        """Goes on from what [`SampleStore.save`] wrote; raises what [`Identity.load_store`] does."""
+        self.store = self._identity.load_store(path, self._trainer.args.device, num_labels)
         self._gate_probability = None
         self._leave_out()
 

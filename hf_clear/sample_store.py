@@ -51,6 +51,7 @@ class SampleStore:
     targets: torch.Tensor | None = None
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
+    labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
     _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
@@ -67,7 +68,22 @@ class SampleStore:
         return self.fitted_epoch >= 0
 
     def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
-        """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss."""
+        """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss.
+
+        Raises:
+            ValueError: if labels are others than `labels_before`, those of the run that this one goes on with; it is
+                None if they could be compared before training.
+        """
+        if self.labels_before is not None:
+            before, self.labels_before = self.labels_before, None
+            changed = (before >= 0) & (labels.to(before) >= 0) & (before != labels.to(before))
+            if changed.any():
+                row = int(changed.nonzero()[0])
+                raise ValueError(
+                    f"Sample {row} has the label {int(labels[row])}, and had {int(before[row])} in the run that this "
+                    f"one goes on with, as have {int(changed.sum()) - 1} other samples. Start again, without "
+                    "`resume_from_checkpoint`, or go on with the labels that the run began with."
+                )
         self.losses.copy_(losses)
         self.labels.copy_(labels)
         mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses

@@ -280,3 +280,28 @@ def test_a_run_goes_on_with_the_same_data_settings_and_model_alone(training_argu
         trainer(transformed, num_train_epochs=3, gradient_checkpointing=True).train(resume_from_checkpoint=True)
     assert caplog.text.count("What can't be compared with the run before") == 1
     trainer(data.add_column("note", ["unused"] * 24), num_train_epochs=4).train(resume_from_checkpoint=True)
+
+
+def test_labels_that_only_items_tell_are_compared_at_the_next_refit(training_arguments):
+    class Computed(torch.utils.data.Dataset):
+        def __init__(self, shift: int = 0):
+            self.items, self.shift = iter(()), shift
+
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, index):
+            return {**toy_dataset(24)[index], "labels": (index + self.shift * (index == 9)) % 4}
+
+    def trainer(shift: int = 0) -> ClearTrainer:
+        return ClearTrainer(
+            tiny_bert(),
+            training_arguments(clear_warmup_epochs=1, save_strategy="epoch", num_train_epochs=3 if shift else 2),
+            train_dataset=Computed(shift),
+            data_collator=collate,
+            peft_config=ClearLoraConfig(task_type="SEQ_CLS", r=4),
+        )
+
+    trainer().train()
+    with pytest.raises(ValueError, match="Sample 9 has the label 2, and had 1 in the run that this one goes on with"):
+        trainer(shift=1).train(resume_from_checkpoint=True)
