@@ -129,7 +129,7 @@ def note_outputs(folder: str | os.PathLike) -> None:
     """Notes what a run has left in its folder, at its end: what is changed from then on is somebody else's."""
     arguments = read_arguments(folder)
     if arguments is not None:
-        written = {name: _ends_of(os.path.join(folder, name)) for name in outputs_in(folder) if name != ARGUMENTS_FILE}
+        written = {name: _content(os.path.join(folder, name)) for name in outputs_in(folder) if name != ARGUMENTS_FILE}
         write_arguments(folder, arguments | {_WRITTEN: written})
 
 
@@ -141,17 +141,20 @@ def _is_of_a_run(folder: str | os.PathLike, name: str) -> bool:
     written = arguments.get(_WRITTEN)
     if name in (ARGUMENTS_FILE, INCOMPLETE) or not isinstance(written, dict):  # the run didn't come to its end
         return True
-    return name in written and (is_folder or written[name] == _ends_of(path))
+    if is_folder:
+        return name in written and set(_content(path)) <= set(written[name] or ())
+    return name in written and written[name] == _content(path)
 
 
 def _is_checkpoint(name: str) -> bool:
     return re.fullmatch(_CHECKPOINT, name) is not None
 
 
-def _ends_of(path: str) -> str | None:
-    """A file's size, and a hash of its beginning and end; None for a folder."""
-    if not os.path.isfile(path):
-        return None
+def _content(path: str) -> str | list[str]:
+    """A file's size, and a hash of its beginning and end; the files in a folder."""
+    if os.path.isdir(path):
+        files = (os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names)
+        return sorted(os.path.relpath(file, path) for file in files)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         content = file.read(_BYTES)
