@@ -164,7 +164,7 @@ def settings_of(trainer: Trainer, of_method: Mapping[str, Any]) -> dict[str, Any
     settings |= {name: value for name, value in config.items() if "drop" in name and isinstance(value, (int, float))}
     if isinstance(model, PeftModel):
         of_peft = model.peft_config[model.active_adapter].to_dict()
-        settings |= {f"peft_config.{name}": value for name, value in of_peft.items() if name not in _COSMETIC}
+        settings |= {f"peft_config.{name}": _names(own) for name, own in of_peft.items() if name not in _COSMETIC}
     return as_json(settings)
 
 
@@ -247,6 +247,12 @@ def as_json(value: Any) -> Any:
         return value.to_dict() if hasattr(value, "to_dict") else str(value)
 
     return json.loads(json.dumps(value, default=plain))
+
+
+def _names(value: Any) -> Any:
+    """Names of modules are a set to peft, whatever holds them: it adds some that are there already."""
+    is_list = isinstance(value, (list, tuple, set)) and all(isinstance(name, str) for name in value)
+    return sorted(set(value)) if is_list else value
 
 
 def say_settings(changed: Mapping[str, tuple[Any, Any]], what: str = "other settings") -> str:

@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 from transformers import BatchEncoding
 
-from hf_clear import ClearLoraConfig, ClearTrainer
+from hf_clear import ClearLoraConfig, ClearTrainer, load_adapter
 from hf_clear.fingerprint import fingerprint
 from hf_clear.row_hashes import hashes_of_array, hashes_of_arrow
 
@@ -280,6 +280,10 @@ def test_a_run_goes_on_with_the_same_data_settings_and_model_alone(training_argu
         trainer(transformed, num_train_epochs=3, gradient_checkpointing=True).train(resume_from_checkpoint=True)
     assert caplog.text.count("What can't be compared with the run before") == 1
     trainer(data.add_column("note", ["unused"] * 24), num_train_epochs=4).train(resume_from_checkpoint=True)
+    last = str(Path(training_arguments().output_dir) / "checkpoint-12")
+    loaded = load_adapter(tiny_bert(), last, is_trainable=True)  # as some do before they resume
+    arguments = training_arguments(clear_warmup_epochs=1, num_train_epochs=5)
+    ClearTrainer(loaded, arguments, train_dataset=data, data_collator=collate).train(resume_from_checkpoint=last)
 
 
 def test_labels_that_only_items_tell_are_compared_at_the_next_refit(training_arguments):
