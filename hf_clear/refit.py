@@ -57,15 +57,14 @@ class Refit:
         self.num_layers = num_layers
         self.labels_tokens = False
         self.true_labels: np.ndarray | None = None
-        self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device)
+        truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
+        self._identity = Identity.of(trainer, trainer.method_settings(), truth)
+        self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
         self._trainer = trainer
         self._takes_part = takes_part
         self._dataloader: DataLoader | None = None
         self._base_features: torch.Tensor | None = None
         self._gate_probability: torch.Tensor | None = None
-        needs_truth = ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
-        self._identity = Identity.of(trainer, trainer.method_settings(), [TRUE_LABEL] * needs_truth)
-        self.store.identity = self._identity.as_json()
         if takes_part is not None:
             takes_part.fill_(True)
         self.resolve()

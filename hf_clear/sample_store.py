@@ -55,12 +55,15 @@ class SampleStore:
     _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
-    def empty(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
+    def empty(
+        cls, num_samples: int, device: torch.device | str = "cpu", identity: dict[str, Any] | None = None
+    ) -> SampleStore:
         return cls(
             losses=torch.full((num_samples,), float("nan"), device=device),
             clean_probability=torch.ones(num_samples, device=device),
             labels=torch.full((num_samples,), IGNORED_LABEL, device=device),
             mean_losses=torch.full((num_samples,), float("nan"), device=device),
+            identity=identity,
         )
 
     @property
