@@ -46,7 +46,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, preset
+from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter, preset
 from hf_clear.data.files import check_file, read_files
 from hf_clear.data.labels import TEXTS
 from hf_clear.data.noise import realized_noise
@@ -55,6 +55,7 @@ from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
 from hf_clear.files import write_atomically
 from hf_clear.hub.private_files import samples_left_out
+from hf_clear.identity import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
@@ -62,6 +63,7 @@ from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
+from hf_clear.runs.outputs import check_output_dir, note_outputs, paths_read
 from hf_clear.runs.results import accuracy_over_epochs, results_table, save_clean_probabilities, save_predictions
 from hf_clear.runs.training_arguments import NoisyTrainingArguments, default_learning_rate
 from hf_clear.tuners import PEFT_METHODS, RoutedLayerConfig, note_loading
@@ -162,6 +164,14 @@ class ModelArguments(PeftArguments):
         default=None,
         metadata={"help": "Model on the Hub or in a local folder. Default: all-MiniLM-L6-v2, from the extra `demo`."},
     )
+    adapter_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Begin with the weights of an adapter, on the Hub or in a local folder, such as a checkpoint of an "
+            "earlier run whose labels were corrected since; clean probabilities are found anew. It is of the kind that "
+            "--peft_method says, and its own settings go before the arguments for them."
+        },
+    )
     method: str = field(
         default="clear",
         metadata={
@@ -193,6 +203,11 @@ class ModelArguments(PeftArguments):
                 f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
                 f"{'|'.join(PEFT_METHODS)}."
             )
+        if self.adapter_name_or_path is not None and self.peft_method == "none":
+            raise ValueError(
+                f"--adapter_name_or_path {self.adapter_name_or_path} goes with a --peft_method: "
+                f"{'|'.join(PEFT_METHODS)}. For a whole model, use --model_name_or_path."
+            )
 
 
 def main():
@@ -220,6 +235,9 @@ def main():
         results = {model_args.method: run(model_args, data_args, training_args)}
     else:
         results = {}
+        for method in ("none", "clear"):  # what is in the way of the second run shows before the first
+            folder = os.path.join(training_args.output_dir, method)
+            check_output_dir(folder, paths_read(model_args, data_args, training_args), option="--output_dir")
         for method in ("none", "clear"):
             own_args = copy.copy(training_args)
             own_args.output_dir = os.path.join(training_args.output_dir, method)
@@ -247,20 +265,8 @@ def run(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> dict[str, float]:
     """Trains and tests one method; returns what OUTPUT_DIR/all_results.json holds."""
-    # Detecting last checkpoint.
-    last_checkpoint = detect_last_checkpoint(
-        training_args,
-        run_arguments(training_args, model_args, data_args, transition_matrix=data_args.transition_matrix),
-        overwrite=training_args.overwrite_output_dir,
-        has_probe=model_args.method == "turn",
-        options=("--output_dir", "--overwrite_output_dir"),
-    )
-    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
-        logger.warning(
-            f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
-            + (" (a finished run is only evaluated again)" if last_checkpoint != training_args.output_dir else "")
-            + ". To start again, add --overwrite_output_dir."
-        )
+    # As they were given: `Trainer` and we fill in some
+    arguments = run_arguments(training_args, model_args, data_args, transition_matrix=data_args.transition_matrix)
 
     # Set seed before initializing model.
     set_seed(training_args.seed)
@@ -279,6 +285,25 @@ def run(
 
     # Initialize our Trainer
     trainer = initialize_trainer(model, tokenizer, tokenized_datasets, model_args, data_args, training_args)
+
+    # Detecting last checkpoint, once all that it may be of has been read and checked
+    fingerprints = {"training": tokenized_datasets["train"], "validation": eval_dataset}
+    last_checkpoint = detect_last_checkpoint(
+        training_args,
+        arguments,
+        overwrite=training_args.overwrite_output_dir,
+        has_probe=model_args.method == "turn",
+        options=("--output_dir", "--overwrite_output_dir"),
+        data={name: fingerprint_of(trainer, data) for name, data in fingerprints.items() if data is not None},
+        weights=weights_of(trainer.model),
+        read=paths_read(model_args, data_args, training_args),
+    )
+    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
+        logger.warning(
+            f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
+            + (" (a finished run is only evaluated again)" if last_checkpoint != training_args.output_dir else "")
+            + ". To start again, add --overwrite_output_dir."
+        )
 
     # Training
     logger.info(f"*** {model_args.method}: training on {len(trainer.train_dataset)} samples ***")
@@ -313,6 +338,8 @@ def run(
         trainer.create_model_card(**kwargs)
         if isinstance(model_args.peft_config("SEQ_CLS"), RoutedLayerConfig) and trainer.is_world_process_zero():
             note_loading(training_args.output_dir)
+    if trainer.is_world_process_zero():
+        note_outputs(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 
@@ -428,9 +455,8 @@ def initialize_trainer(
     test_dataset = predict_dataset if data_args.test_each_epoch else None
     scored = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
-    peft_config = model_args.peft_config(task_type="SEQ_CLS")
     trainer = METHODS[model_args.method][1](
-        model=model if peft_config is None else get_peft_model(model, peft_config),
+        model=with_adapter(model, model_args),
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=scored,
@@ -448,6 +474,23 @@ def initialize_trainer(
             )
         trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
     return trainer
+
+
+def with_adapter(model: Any, model_args: ModelArguments):
+    peft_config = model_args.peft_config(task_type="SEQ_CLS")
+    if peft_config is None:
+        return model
+    if model_args.adapter_name_or_path is None:
+        return get_peft_model(model, peft_config)
+    hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+    model = load_adapter(model, model_args.adapter_name_or_path, is_trainable=True, **hub_args)
+    kind, wanted = model.active_peft_config.peft_type.value, peft_config.peft_type.value
+    if kind != wanted:
+        raise ValueError(
+            f"--adapter_name_or_path {model_args.adapter_name_or_path} is an adapter of type {kind}, and --peft_method "
+            f"{model_args.peft_method} is {wanted}: name its method."
+        )
+    return model
 
 
 def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:

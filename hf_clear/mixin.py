@@ -216,6 +216,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
+            self.labels_tokens = False  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._shifts_labels = shifts_labels(self)
             self._num_routed, self._loss_parts = 0, {}

@@ -12,15 +12,16 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ._names import IGNORED_LABEL
+from ._names import IGNORED_LABEL, TRUE_LABEL
 from .class_tables import finite_rows, say_table_size, set_finite_rows
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
+from .identity import Identity
 from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader
 from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
-from .routing import gate_probability, route, sample_gates
+from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import ClearArguments
 
@@ -57,7 +58,9 @@ class Refit:
         self.num_layers = num_layers
         self.labels_tokens = False
         self.true_labels: np.ndarray | None = None
-        self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device)
+        truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
+        self._identity = Identity.of(trainer, trainer.method_settings(), truth)
+        self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
         self._trainer = trainer
         self._takes_part = takes_part
         self._dataloader: DataLoader | None = None
@@ -274,8 +277,8 @@ class Refit:
         self.store.merge(self._trainer.accelerator)
 
     def load(self, path: str | os.PathLike, num_labels: int | None) -> None:
-        """Goes on from what [`SampleStore.save`] wrote; raises what [`SampleStore.load`] does."""
-        self.store = SampleStore.load(path, len(self.store.losses), self._trainer.args.device, num_labels=num_labels)
+        """Goes on from what [`SampleStore.save`] wrote; raises what [`Identity.load_store`] does."""
+        self.store = self._identity.load_store(path, self._trainer.args.device, num_labels)
         self._gate_probability = None
         self._leave_out()
 

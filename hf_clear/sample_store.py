@@ -19,7 +19,7 @@ from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 
 STATE_NAME = "clear_state.safetensors"
-_FORMAT = "hf_clear.sample_store.v3"
+_FORMAT = "hf_clear.sample_store.v4"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
@@ -42,6 +42,8 @@ class SampleStore:
             `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
             [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
+        identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
+            ([`~hf_clear.identity.Identity`]).
     """
 
     losses: torch.Tensor
@@ -50,15 +52,20 @@ class SampleStore:
     mean_losses: torch.Tensor
     targets: torch.Tensor | None = None
     fitted_epoch: int = -1
+    identity: dict[str, Any] | None = field(default=None, repr=False)
+    labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
     _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
-    def empty(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleStore:
+    def empty(
+        cls, num_samples: int, device: torch.device | str = "cpu", identity: dict[str, Any] | None = None
+    ) -> SampleStore:
         return cls(
             losses=torch.full((num_samples,), float("nan"), device=device),
             clean_probability=torch.ones(num_samples, device=device),
             labels=torch.full((num_samples,), IGNORED_LABEL, device=device),
             mean_losses=torch.full((num_samples,), float("nan"), device=device),
+            identity=identity,
         )
 
     @property
@@ -66,7 +73,22 @@ class SampleStore:
         return self.fitted_epoch >= 0
 
     def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
-        """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss."""
+        """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss.
+
+        Raises:
+            ValueError: if labels are others than `labels_before`, those of the run that this one goes on with; it is
+                None if they could be compared before training.
+        """
+        if self.labels_before is not None:
+            before, self.labels_before = self.labels_before, None
+            changed = (before >= 0) & (labels.to(before) >= 0) & (before != labels.to(before))
+            if changed.any():
+                row = int(changed.nonzero()[0])
+                raise ValueError(
+                    f"Sample {row} has the label {int(labels[row])}, and had {int(before[row])} in the run that this "
+                    f"one goes on with, as have {int(changed.sum()) - 1} other samples. Start again, without "
+                    "`resume_from_checkpoint`, or go on with the labels that the run began with."
+                )
         self.losses.copy_(losses)
         self.labels.copy_(labels)
         mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses
@@ -145,20 +167,22 @@ class SampleStore:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
-        metadata = {"format": _FORMAT, "state": json.dumps({"fitted_epoch": self.fitted_epoch})}
+        plain = {"fitted_epoch": self.fitted_epoch, "identity": self.identity}
+        metadata = {"format": _FORMAT, "state": json.dumps(plain)}
         write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike,
-        num_samples: int,
+        num_samples: int | None = None,
         device: torch.device | str = "cpu",
         num_labels: int | None = None,
     ) -> SampleStore:
         """Reads what [`~SampleStore.save`] wrote.
 
         Args:
+            num_samples (`int`, *optional*): that there have to be; not looked at by default.
             num_labels (`int`, *optional*): classes of the model, that the targets have to be for.
 
         Raises:
@@ -166,7 +190,8 @@ class SampleStore:
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
         tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
-        of_samples = read_sample_tensors(path, tensors, num_samples)
+        num_samples = len(tensors["losses"]) if num_samples is None and tensors["losses"].ndim else num_samples
+        of_samples = read_sample_tensors(path, tensors, num_samples or 0)
         targets = tensors.get("targets")
         if targets is not None:
             if targets.ndim != 2 or len(targets) != num_samples or not targets.is_floating_point():
@@ -181,7 +206,7 @@ class SampleStore:
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or epoch < -1:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
-        return cls(**of_samples, targets=targets, fitted_epoch=epoch)
+        return cls(**of_samples, targets=targets, fitted_epoch=epoch, identity=state.get("identity"))
 
 
 def read_state(
@@ -209,7 +234,7 @@ def read_state(
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
     if metadata.get("format") != format or not set(required) <= tensors.keys():
-        raise ValueError(f"{path} is not a state of {writer} (format {format}). {_WAY_OUT}")
+        raise ValueError(f"{path} is not a state of {writer} (format {format}; other versions have others). {_WAY_OUT}")
     try:
         state = json.loads(metadata.get("state", ""))
     except (ValueError, RecursionError) as error:

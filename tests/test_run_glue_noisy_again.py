@@ -4,8 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from helpers.script import script  # noqa: F401
 from helpers.texts import rows, write
+from safetensors.torch import load_file
 
 
 def test_resumes_the_same_run_and_refuses_another(script, tmp_path):  # noqa: F811
@@ -36,3 +38,43 @@ def test_starting_again_leaves_nothing_of_the_run_before(script, tmp_path):  # n
     assert {"model.safetensors", "mine.txt", "label_names.json"} <= left
     assert not left & {"adapter_config.json", "adapter_model.safetensors", "clear_config.json", "predict_results.txt"}
     assert json.loads((out / "label_names.json").read_text()) == ["blue", "green", "red"]
+
+
+def corrected(frame: pd.DataFrame, *samples: int) -> pd.DataFrame:
+    """With other labels for some samples."""
+    frame = frame.copy()
+    for row in samples:
+        frame.loc[row, "label"] = {"red": "green", "green": "blue", "blue": "red"}[frame.loc[row, "label"]]
+    return frame
+
+
+@pytest.mark.parametrize("method", ["clear", "none", "turn"])
+def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # noqa: F811
+    """The same command is refused, and says how to go on; with the weights of the run, it begins anew."""
+    path, frame = tmp_path / "train.csv", rows(60)
+    arguments = ["--train_file", write(frame, path), "--method", method, "--num_train_epochs", 2]
+    arguments += ["--clear_warmup_epochs", 1, "--turn_threshold", 0.01, "--validation_split_percentage", 0]
+    _, out = script(*arguments)
+    content = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    write(corrected(frame, 3, 4), path)
+    known = r" of 2 of 60 samples \(sample 3: 2 -> 1, sample 4: 1 -> 0\)" if method != "none" else ""
+    option = "model" if method == "turn" else "adapter"
+    message = rf"other training data: the labels{known} changed.*--output_dir.*--{option}_name_or_path .*checkpoint"
+    for more in ([], ["--resume_from_checkpoint", next(out.glob("checkpoint-*"))]):
+        with pytest.raises(ValueError, match=message):
+            script(*arguments, *more)
+    assert content == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    checkpoint = next(out.glob("checkpoint-*"))
+    if option == "adapter":
+        with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
+            script(*arguments, "--adapter_name_or_path", checkpoint)
+    model = tiny_model if option == "adapter" else checkpoint
+    arguments += [f"--{option}_name_or_path", checkpoint, "--model_name_or_path", model, "--learning_rate", 1e-12]
+    script(*arguments, "--output_dir", tmp_path / "next", "--use_cpu", defaults=False)
+    table = pd.read_parquet(tmp_path / "next" / "clean_probabilities.parquet").sort_values("sample_index")
+    assert list(table.given_label) == list(corrected(frame, 3, 4).label)
+    name = f"{option}_model.safetensors".removeprefix("model_")
+    first, second = (load_file(folder / name) for folder in (checkpoint, tmp_path / "next"))
+    trained = [key for key in first if method != "turn" or not key.startswith("classifier")]  # which its probe trains
+    assert trained and all(torch.allclose(first[key], second[key], atol=1e-6) for key in trained)

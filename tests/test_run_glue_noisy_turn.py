@@ -52,7 +52,7 @@ def test_turn_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):  # no
         patch.setattr(TurnTrainer, "finetune", lambda *args: sys.exit("killed"))
         with pytest.raises(SystemExit, match="killed"):
             script(*arguments)
-    with pytest.raises(ValueError, match=r"other arguments \(probe_epochs\)"):
+    with pytest.raises(ValueError, match=r"other arguments \(probe_epochs: 20 -> 3\)"):
         script(*arguments, "--probe_epochs", 3)
     with monkeypatch.context() as patch:
         patch.setattr(TurnTrainer, "linear_probe", None)

@@ -51,7 +51,8 @@ def test_goes_on_with_the_same_run_and_refuses_another(folder):
     assert (mine["peft_method"], mine["learning_rate"], mine["matrix"]) == ("lora", 2e-3, [[1.0]])
     assert detect_last_checkpoint(first, mine) is None
     noted = json.loads((folder / "run_arguments.json").read_text())
-    assert "token" not in noted and noted == {name: value for name, value in mine.items() if name != "token"}
+    assert noted.pop("hf_clear_version") and "token" not in noted
+    assert noted == {name: value for name, value in mine.items() if name != "token"}
     last = checkpoint(folder, 5)
     assert detect_last_checkpoint(first, {**mine, "token": "another"}) == last
     for changed in ({"matrix": None}, {"clear_gamma": 0.5}):
@@ -65,16 +66,17 @@ def test_goes_on_with_the_same_run_and_refuses_another(folder):
 
 def test_starting_again_leaves_what_is_the_users_alone(folder):
     arguments = arguments_of(folder)
-    for name in ("mine.txt", "adapter_model.safetensors", "train_results.json", "all_results.json"):
-        folder.mkdir(exist_ok=True)
+    detect_last_checkpoint(arguments, run_arguments(arguments))
+    names = ("mine.txt", "survey_results.json", "adapter_model.safetensors", "train_results.json", "all_results.json")
+    for name in names:
         (folder / name).touch()
     # Without a checkpoint this is a new run: `save_metrics` would add to the results of the one before.
     assert detect_last_checkpoint(arguments, run_arguments(arguments)) is None
-    left = {"mine.txt", "adapter_model.safetensors", "run_arguments.json"}
+    left = {"mine.txt", "survey_results.json", "adapter_model.safetensors", "run_arguments.json"}
     assert {path.name for path in folder.iterdir()} == left
     checkpoint(folder, 3)
     assert detect_last_checkpoint(arguments, {"other": 1}, overwrite=True) is None
-    assert {path.name for path in folder.iterdir()} == {"mine.txt", "run_arguments.json"}
+    assert {path.name for path in folder.iterdir()} == {"mine.txt", "survey_results.json", "run_arguments.json"}
 
 
 def test_a_probe_is_something_to_go_on_with(folder):
@@ -84,7 +86,7 @@ def test_a_probe_is_something_to_go_on_with(folder):
     (folder / "_turn_state.safetensors").touch()
     assert detect_last_checkpoint(arguments, mine) is None
     assert detect_last_checkpoint(arguments, {**mine, "turn_threshold": 0.9}, has_probe=True) == str(folder)
-    with pytest.raises(ValueError, match=r"other arguments \(probe_epochs\)"):
+    with pytest.raises(ValueError, match=r"other arguments \(probe_epochs: 20 -> 3\)"):
         detect_last_checkpoint(arguments, {**mine, "probe_epochs": 3}, has_probe=True)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from hf_clear import ClearLoraConfig, ClearTrainer, TurnTrainer, TurnTrainingArguments
 from hf_clear.files import write_atomically
+from hf_clear.fingerprint import Fingerprint
 from hf_clear.sample_store import SAMPLE_TENSORS, SampleStore
 from hf_clear.turn.state import TurnState
 
@@ -77,7 +78,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 
 def turn_state() -> TurnState:
     probe = {"head.weight": torch.ones(3, 2)}
-    return TurnState({"num_samples": 5}, 1, probe, [2], {}, SampleStore.empty(5), np.array([0, 4]), {"a": 1.0}, [])
+    identity = Fingerprint("Dataset", 5).as_json()
+    identity = {"data": identity, "settings": {}, "weights": {"frozen": {}, "trained": {}}}
+    return TurnState(identity, 1, probe, [2], {}, SampleStore.empty(5), np.array([0, 4]), {"a": 1.0}, [])
 
 
 def tensors(**changed):
@@ -108,10 +111,10 @@ def format_is(name: str):
 HALF = torch.full((5,), 0.5).double()
 BAD_STATES = {
     "clear: another format": (
-        format_is("hf_clear.sample_store.v2"),
-        "is not a state .*format hf_clear.sample_store.v3",
+        format_is("hf_clear.sample_store.v3"),
+        "is not a state .*format hf_clear.sample_store.v4",
     ),
-    "turn: another format": (format_is("hf_clear.turn.v1"), "is not a state .*format hf_clear.turn.v2"),
+    "turn: another format": (format_is("hf_clear.turn.v2"), "is not a state .*format hf_clear.turn.v3"),
     "clear: no metadata": (lambda tensors, metadata: metadata.pop("state"), "damaged .its metadata are no valid JSON"),
     "clear: metadata": (metadata("{"), "damaged .its metadata are no valid JSON"),
     "clear: metadata are a list": (metadata([]), "damaged .its metadata are a list"),
@@ -133,8 +136,12 @@ BAD_STATES = {
     "clear: targets of other classes": (tensors(targets=torch.ones(5, 2)), "for 2 classes while the model has 3"),
     "clear: targets without classes": (tensors(targets=torch.ones(5)), "targets is a torch.float32 of shape .5."),
     "clear: targets are NaN": (tensors(targets=torch.ones(5, 3) * torch.nan), "targets holds what is no probability"),
-    "turn: settings": (plain(settings=[]), r"settings in its metadata is \[\], not a dict"),
-    "turn: no number of samples": (plain(settings={}), "num_samples in its metadata is None"),
+    "turn: identity": (plain(identity=[]), r"identity in its metadata is \[\], not a dict"),
+    "turn: no identity": (plain(identity={}), "data of its identity is None"),
+    "turn: no number of samples": (
+        plain(identity={"data": {}, "settings": {}, "weights": {}}),
+        "kind of its data is None",
+    ),
     "turn: epochs": (plain(probe_epochs=1.5), "probe_epochs in its metadata is 1.5, not a int"),
     "turn: no metadata": (metadata("null"), "its metadata are a NoneType"),
     "turn: probability": (tensors(store_clean_probability=-HALF), "clean_probability holds what is no probability"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.toy import tiny_bert
+from helpers.trainers import Dictionaries
 from helpers.turn import assert_same, noisy_dataset, state_of
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -160,15 +161,17 @@ def test_states_that_do_not_fit(turn, tmp_path):
         turn().train(resume_from_checkpoint=True)
     turn(save_strategy="epoch").train()
     checkpoint = str(next((tmp_path / "out").glob("checkpoint-*")))
-    with pytest.raises(ValueError, match=r"of a run with other settings \(probe_epochs=6, seed=7\)"):
+    with pytest.raises(ValueError, match=r"of a run with other settings \(probe_epochs: 6 -> 7, seed: 7 -> 8\)"):
         turn(probe_epochs=7, seed=8).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(turn_threshold=0.6\)"):  # has been fine-tuned on
+    with pytest.raises(ValueError, match=r"other settings \(turn_threshold: 0.6 -> 0.7\)"):  # has been fine-tuned on
         turn(turn_threshold=0.7).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(num_samples=160, checksum_of_labels"):
+    with pytest.raises(ValueError, match=r"other data: the number of samples \(160 -> 120\)"):
         turn(noisy_dataset(120)).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(checksum_of_labels"):  # as many samples
+    with pytest.raises(
+        ValueError, match=r"labels of \d+ of 160 samples \(sample \d+: \d -> \d,.*from_pretrained"
+    ):  # as many samples
         turn(noisy_dataset(rate=0.2)).train(resume_from_checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(num_parameters"):
+    with pytest.raises(ValueError, match=r"other settings \(num_parameters: \d+ -> \d+\)"):
         turn(model=tiny_bert(num_hidden_layers=2)).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         turn().train(resume_from_checkpoint=str(tmp_path / "nowhere"))
@@ -195,3 +198,27 @@ def test_an_interrupted_write_leaves_the_state_as_it_was(turn, tmp_path, monkeyp
         trainer.cleanse()
     assert (tmp_path / "out" / STATE_NAME).read_bytes() == content
     assert [file.name for file in Path(tmp_path / "out").iterdir()] == [STATE_NAME]
+
+
+def test_until_fine_tuning_begins_data_and_model_are_those_of_the_probe(turn, tmp_path, monkeypatch):
+    """Those of a torch Dataset too; the settings of fine-tuning may change."""
+    data = noisy_dataset(40)
+    turn(Dictionaries(data), probe_epochs=1, turn_threshold=0.01).linear_probe()
+    relabelled, other_model = Dictionaries(data), tiny_bert(initializer_range=0.2)
+    relabelled.data[3] = {**relabelled.data[3], "labels": (relabelled.data[3]["labels"] + 1) % 4}
+    other_model.bert.encoder.layer[0].output.dense.weight.data += 1
+    for message, dataset, arguments in (
+        (r"the labels of 1 of 40 samples \(sample 3: \d -> \d\) changed", relabelled, {}),
+        ("the order of the samples", Dictionaries(data.select(range(39, -1, -1))), {}),
+        (r"another base model \(weights bert.encoder.layer.0.output.dense.weight;", Dictionaries(data), other_model),
+        (r"other settings \(seed: 7 -> 8\)", Dictionaries(data), {"seed": 8}),
+    ):
+        arguments = {"model": arguments} if arguments is other_model else arguments
+        with pytest.raises(ValueError, match=f"out is of a run with .*{message}"):
+            turn(dataset, probe_epochs=1, turn_threshold=0.01, **arguments).train(resume_from_checkpoint=True)
+    resumed = turn(Dictionaries(data), probe_epochs=1, turn_threshold=0.02, learning_rate=5e-4, num_train_epochs=1)
+    monkeypatch.setattr(resumed, "linear_probe", None)
+    resumed.train(resume_from_checkpoint=True)
+    resumed.train_dataset = relabelled
+    with pytest.raises(ValueError, match=r"was replaced since the probe was trained: the labels of 1 of 40"):
+        resumed.cleanse()

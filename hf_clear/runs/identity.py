@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from xxhash import xxh3_64_hexdigest
 
-from ..checkpoints import INCOMPLETE, recover_checkpoints
-from ..files import write_atomically
+from ..checkpoints import recover_checkpoints
+from ..fingerprint import Fingerprint
+from ..identity import (
+    FINE_TUNING_SETTINGS,
+    SELECTION_SETTINGS,
+    TRAINING_SETTINGS,
+    as_json,
+    say_settings,
+    with_its_weights,
+)
+from ..probe_args import MEMORY_SETTINGS
+from ..sample_store import STATE_NAME, SampleStore
 from ..training_args import ClearArguments
 from ..turn.state import STATE_NAME as TURN_STATE
+from ..turn.state import TurnState
 from ..turn.training_args import TurnArguments
+from .outputs import RESULTS, check_output_dir, delete_outputs, outputs_in, read_arguments, write_arguments
 
-ARGUMENTS_FILE = "run_arguments.json"
-# What a run leaves in its output_dir, and is deleted where a run starts again.
-OUTPUTS = [
-    *("checkpoint-*", INCOMPLETE, "*_results.json", "*_results.txt", "clean_probabilities.parquet", "label_names.json"),
-    *("adapter_config.json", "adapter_model*", "model*.safetensors*", "config.json", "clear_config.json"),
-    *("README.md", ARGUMENTS_FILE, "trainer_state.json", "training_args.bin", TURN_STATE),
-]
 # The training arguments that make a run another run, besides model and data.
 RUN_ARGUMENTS = [
-    *("learning_rate", "lr_scheduler_type", "optim", "weight_decay", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "seed", "label_smoothing_factor", "max_grad_norm", "warmup_steps", "bf16", "fp16"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy"),
+    *TRAINING_SETTINGS,
     *dict.fromkeys(f.name for arguments in (ClearArguments, TurnArguments) for f in dataclasses.fields(arguments)),
 ]
-MAY_CHANGE = ("token", "cache_dir", "overwrite_cache")
-PROBE_MAY_CHANGE = ("turn_threshold", "turn_balance", "turn_estimator")  # TURN's probe doesn't depend on them
+MAY_CHANGE = ("token", "cache_dir", "overwrite_cache", *MEMORY_SETTINGS)
+PROBE_MAY_CHANGE = (*SELECTION_SETTINGS, *FINE_TUNING_SETTINGS)  # TURN's probe doesn't depend on them
+_DATA = "data"  # in the file, beside the arguments
+_WEIGHTS = "model_weights"
 
 
 def run_arguments(training_args: TrainingArguments, *others: Any, **more: Any) -> dict[str, Any]:
@@ -50,8 +56,7 @@ def run_arguments(training_args: TrainingArguments, *others: Any, **more: Any) -
         `dict[str, Any]`: for [`detect_last_checkpoint`].
     """
     arguments = {name: value for other in others for name, value in dataclasses.asdict(other).items()}
-    arguments |= {name: getattr(training_args, name) for name in RUN_ARGUMENTS}
-    return json.loads(json.dumps({**arguments, **more}, default=str))
+    return as_json({**arguments, **{name: getattr(training_args, name, None) for name in RUN_ARGUMENTS}, **more})
 
 
 def detect_last_checkpoint(
@@ -60,64 +65,116 @@ def detect_last_checkpoint(
     overwrite: bool = False,
     has_probe: bool = False,
     options: Sequence[str] = ("`output_dir`", "`overwrite=True`"),
+    data: Mapping[str, Fingerprint] | None = None,
+    weights: Mapping[str, Mapping[str, str]] | None = None,
+    read: Mapping[str, str] | None = None,
 ) -> str | None:
     """The checkpoint to resume from.
 
     Notes the arguments of this run for the next one, in `run_arguments.json`. If there is nothing to resume from,
     deletes the results of an earlier run: `Trainer.save_metrics` would add to them.
 
-    Call it on every process, before training.
+    Call it on every process, right before training: after all that may fail was read and made.
 
     Args:
-        training_args (`TrainingArguments`): its `output_dir` is looked at. With `resume_from_checkpoint` the arguments
-            are not compared.
+        training_args (`TrainingArguments`): its `output_dir` is looked at. With `resume_from_checkpoint`, data and
+            weights are compared with the run that the checkpoint is of, but not the arguments.
         arguments (`dict[str, Any]`): of this run, see [`run_arguments`]. A "token" is not written to the file.
         overwrite (`bool`, *optional*): start again; what an earlier run left in the folder (`OUTPUTS`) is deleted.
         has_probe (`bool`, *optional*): the run begins with TURN's probe, which is something to go on with too.
         options (`Sequence[str]`, *optional*): what a user calls the output folder and `overwrite`, for messages.
+        data (`Mapping[str, Fingerprint]`, *optional*): by name, such as "training"; see
+            [`~hf_clear.fingerprint.fingerprint`].
+        weights (`Mapping`, *optional*): of the model before training, [`~hf_clear.identity.weights_of`].
+        read (`Mapping[str, str]`, *optional*): the paths that arguments name, [`paths_read`]: they are never deleted.
 
     Returns:
         `str`, *optional*: the last checkpoint in `output_dir`; that folder itself if there is a probe but no
         checkpoint; None if there is neither.
 
     Raises:
-        ValueError: if what is there comes from a run with other arguments.
+        ValueError: if what is there comes from a run with other arguments, data or weights; if the run would overwrite
+            or delete what no run has written, or what an argument names. Nothing is deleted then.
     """
-    folder = training_args.output_dir
-    path = os.path.join(folder, ARGUMENTS_FILE)
-    if overwrite and training_args.should_save:
-        delete_outputs(folder)
-    with training_args.main_process_first(local=False):
+    with training_args.main_process_first(local=False):  # the others see what it leaves
+        folder, named = training_args.output_dir, training_args.resume_from_checkpoint
+        named = None if str(named).lower() in ("none", "false", "") else str(named)
+        named = folder if named is not None and named.lower() == "true" else named
+        may_stay = []
+        if overwrite and named is not None:
+            read = {**(read or {}), "--resume_from_checkpoint": named}
+        elif named is not None:  # a trainer without a script may have written these
+            may_stay = [name for name in outputs_in(folder) if os.path.isdir(os.path.join(folder, name))]
+        check_output_dir(folder, read or {}, may_stay, options[0])
+        identity: dict[str, Any] = {_DATA: {name: fingerprint.as_json() for name, fingerprint in (data or {}).items()}}
+        if weights is not None:
+            identity[_WEIGHTS] = xxh3_64_hexdigest(json.dumps(weights, sort_keys=True).encode())
+        last_checkpoint = None
+        if not overwrite:
+            if training_args.should_save:
+                recover_checkpoints(folder)
+            last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+            may_change: tuple[str, ...] = MAY_CHANGE
+            if last_checkpoint is None and has_probe and os.path.isfile(os.path.join(folder, TURN_STATE)):
+                last_checkpoint = folder
+                may_change += PROBE_MAY_CHANGE
+            going_on_from = last_checkpoint if named in (None, folder) else named
+            if going_on_from is not None:
+                compared = {name: value for name, value in arguments.items() if named is None}
+                compared |= {_WEIGHTS: identity[_WEIGHTS]} if weights is not None else {}
+                _compare(going_on_from, folder, data or {}, compared, may_change, options)
         if training_args.should_save:
-            recover_checkpoints(folder)
-    last_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-    may_change = MAY_CHANGE
-    if last_checkpoint is None and has_probe and os.path.isfile(os.path.join(folder, TURN_STATE)):
-        last_checkpoint = folder
-        may_change += PROBE_MAY_CHANGE
-    if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
-        earlier = {}
-        if os.path.isfile(path):
-            with open(path) as file:
-                earlier = json.load(file)
-        changed = [n for n in arguments if n not in may_change and earlier.get(n) != arguments[n]]
-        if changed:
-            raise ValueError(
-                f"{folder} holds checkpoints or a probe of a run with other arguments ({', '.join(changed)}). Choose "
-                f"another {options[0]}, or start again in this one with {options[1]}."
-            )
-    if training_args.should_save:
-        noted = {name: value for name, value in arguments.items() if name != "token"}
-        write_atomically(path, (json.dumps(noted, indent=2, sort_keys=True) + "\n").encode())
-        if last_checkpoint is None:
-            delete_outputs(folder, ["*_results.json"])
+            if overwrite or last_checkpoint is None:
+                delete_outputs(folder, None if overwrite else RESULTS)
+            noted = {name: value for name, value in arguments.items() if name != "token"}
+            write_arguments(folder, noted | {name: value for name, value in identity.items() if value})
     return last_checkpoint
 
 
-def delete_outputs(folder: str, outputs: Sequence[str] = tuple(OUTPUTS)) -> None:
-    """Deletes what a run leaves in its folder: files and folders by patterns of their names; others stay."""
-    for path in [path for name in outputs for path in glob.glob(os.path.join(glob.escape(folder), name))]:
-        (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+def _compare(
+    checkpoint: str,
+    folder: str,
+    data: Mapping[str, Fingerprint],
+    arguments: Mapping[str, Any],
+    may_change: Sequence[str],
+    options: Sequence[str],
+) -> None:
+    """With the run that a checkpoint is of.
+
+    Raises:
+        ValueError: if it was another one.
+    """
+    earlier = read_arguments(checkpoint) or read_arguments(os.path.dirname(os.path.normpath(checkpoint)))
+    if earlier is None:  # of a trainer without a script: it compares by itself
+        return
+    known = {name: value for name, value in arguments.items() if name in earlier or name not in RUN_ARGUMENTS}
+    changed = {name: (earlier.get(name), value) for name, value in known.items() if earlier.get(name) != value}
+    changed = {name: values for name, values in changed.items() if name not in may_change}
+    found = ["another model before training"] if changed.pop(_WEIGHTS, None) else []
+    found += [say_settings(changed, "other arguments")] if changed else []
+    before = earlier.get(_DATA, {})
+    for name, fingerprint in data.items():
+        if name in before:
+            labels = _labels_of(checkpoint) if name == "training" else None
+            differences = fingerprint.differences(before[name], labels)
+            found += [f"other {name} data: {' and '.join(differences)} changed"] if differences else []
+        elif before:
+            found.append(f"no {name} data")
+    found += [f"{name} data" for name in before if data and name not in data]
+    if found:
+        only_labels = len(found) == 1 and " data: " in found[0] and "labels" in found[0] and "inputs" not in found[0]
+        raise ValueError(
+            f"{folder} holds checkpoints or a probe of a run with {' and '.join(found)}. Choose another {options[0]}, "
+            f"or start again in this one with {options[1]}.{with_its_weights(checkpoint) if only_labels else ''}"
+        )
+
+
+def _labels_of(checkpoint: str) -> np.ndarray | None:
+    """Of the training samples, as far as the state in a checkpoint knows them; else -100."""
+    path, of_turn = os.path.join(checkpoint, STATE_NAME), os.path.join(checkpoint, TURN_STATE)
+    store = SampleStore.load(path) if os.path.isfile(path) else None
+    store = TurnState.load(Path(of_turn)).sample_store if os.path.isfile(of_turn) else store
+    return None if store is None else store.labels.numpy()
 
 
 def steps_of(checkpoint: str | None) -> int:

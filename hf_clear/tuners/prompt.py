@@ -238,8 +238,8 @@ class ClearPromptModel(RoutedLayerModel):
 
 
 def peft_prefixes_work(model: nn.Module, task_type: str | None) -> bool:
-    """Whether stock peft runs its PREFIX_TUNING on a model: for tasks with a head of their own, it looks for an argument
-    `past_key_values` (0.21), which is called `cache` from transformers 5.24 on."""
+    """Whether stock peft runs its PREFIX_TUNING on a model: for tasks with a head of their own, it (0.21) looks for an
+    argument `past_key_values`, which is called `cache` from transformers 5.24 on."""
     backbone = getattr(model, model.base_model_prefix, model)
     names = {name for module in (model, backbone) for name in inspect.signature(module.forward).parameters}
     return task_type not in _TASKS_THAT_LOOK or "past_key_values" in names

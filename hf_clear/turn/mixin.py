@@ -15,6 +15,7 @@ from ..checks import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
+from ..identity import fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
@@ -90,6 +91,7 @@ class TurnMixin(ResumablePhasesMixin):
         goes_on, self._is_restored = self._is_restored and self.sample_store is None, False
         if not goes_on:  # an interrupted probe may stand in the middle of an epoch
             self._reset()
+            self._identity = self._new_identity()
 
         def on_epoch_end(epoch: int, loss: float) -> None:
             self._log_phase({"probe_loss": loss, "probe_epoch": epoch})
@@ -128,7 +130,7 @@ class TurnMixin(ResumablePhasesMixin):
         """
         if self.sample_store is None:
             raise RuntimeError("There is nothing to cleanse by: call `linear_probe()` first, or `train()` for all.")
-        self._check_size()
+        self._check_replaced()
         settings = self.turn_args
         check_selection(settings.turn_threshold, settings.turn_balance)
         estimator = get_estimator(settings.turn_estimator)
@@ -172,7 +174,7 @@ class TurnMixin(ResumablePhasesMixin):
             self._restore(checkpoint)
         if self.fine_tuning_samples is None:
             raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
-        self._check_size()
+        self._check_replaced()
         checkpoint = str(checkpoint) if checkpoint is not None and is_checkpoint(checkpoint) else None
         model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
         try:
@@ -251,9 +253,12 @@ class TurnMixin(ResumablePhasesMixin):
     def _check_training_set(self) -> None:
         check_one_label_a_sample(check_training_set(self))
 
-    def _check_size(self) -> None:
-        if len(self.train_dataset) != len(self.sample_store.labels):
+    def _check_replaced(self) -> None:
+        if self.train_dataset is self._identified:
+            return
+        before = self._identity.data
+        if changed := fingerprint_of(self, self.train_dataset).differences(before.as_json(), before.label_values):
             raise ValueError(
-                f"The training set has {len(self.train_dataset)} samples, and the probe has seen "
-                f"{len(self.sample_store.labels)}: it was replaced in between. Begin again with `linear_probe()`."
+                f"The training set was replaced since the probe was trained: {' and '.join(changed)} changed. Begin "
+                "again with `linear_probe()`."
             )

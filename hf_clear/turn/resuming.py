@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-import datasets
 import numpy as np
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..base_trainer import BaseTrainerMixin
-from ..probe_args import MEMORY_SETTINGS
+from ..identity import FINE_TUNING_SETTINGS, SELECTION_SETTINGS, Identity, settings_of
 from ..probing import Probe, find_head, set_head
-from ..sample_index import label_names
 from ..sample_store import damaged
 from .probe_phase import ProbePhase
 from .state import STATE_NAME, TurnState
@@ -57,6 +53,7 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         self.phase_metrics: dict[str, float] = {}
         self._logs: list[dict[str, float]] = []
         self._is_restored = False  # as a file has it, and nothing was done since
+        self._identity: Identity | None = None  # of the data and the model that the first phase began with
 
     def _finish_phase(self, phase: str, metrics: dict[str, float]) -> None:
         earlier = {name: value for name, value in self.phase_metrics.items() if not name.startswith(f"{phase}_")}
@@ -85,8 +82,9 @@ class ResumablePhasesMixin(BaseTrainerMixin):
     def _save_state(self, folder: str | None = None) -> None:
         if not self.args.should_save:
             return
+        self._identity.settings = settings_of(self, self.method_settings())  # that were in force in the last phase
         state = TurnState(
-            settings=run_settings(self, self.turn_args),
+            identity=self._identity.as_json(),
             probe_epochs=self._probing.epochs,
             probe={} if self.probe is None else self.probe.state_dict(),
             head_shape=() if self.probe is None else self.probe.head_shape,
@@ -103,14 +101,19 @@ class ResumablePhasesMixin(BaseTrainerMixin):
 
         Raises:
             FileNotFoundError: where there is no such file.
-            ValueError: where the file is damaged, no state of TURN, or of a run with other settings.
+            ValueError: where the file is damaged, no state of TURN, or of a run with other data, settings or weights.
         """
         path = state_file(folder)
         state = TurnState.load(path)
-        can_change = () if is_checkpoint(folder) else ("turn_threshold", "turn_balance", "turn_estimator")
-        changed = state.changed_settings(path, run_settings(self, self.turn_args), can_change)
+        identity, labels = self._new_identity(), None if state.sample_store is None else state.sample_store.labels
+        if is_checkpoint(folder):  # with all weights that were trained
+            changed = identity.check(folder, state.identity, labels)
+        else:
+            can_change = (*SELECTION_SETTINGS, *FINE_TUNING_SETTINGS)
+            changed = identity.check(folder, state.identity, labels, can_change, weights=("frozen", "trained"))
+        identity.weights["trained"] = state.identity["weights"]["trained"]
         self._reset()
-        self._is_restored = True
+        self._is_restored, self._identity = True, identity
         self.phase_metrics, self._logs = state.metrics, state.logs
         mean_size = state.probe["mean.weight"].shape[1] if "mean.weight" in state.probe else None
         try:
@@ -122,32 +125,15 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         self.sample_store = state.sample_store
         if self.sample_store is not None:
             set_head(self, self.turn_args.probe_head, self.probe)
-        if not changed:
+        if not set(changed) & set(SELECTION_SETTINGS):
             self.fine_tuning_samples = state.fine_tuning_samples
+
+    def _new_identity(self) -> Identity:
+        self._identified = self.train_dataset
+        return Identity.of(self, self.method_settings(), but=self._head())
 
     def _head(self) -> nn.Module:
         return find_head(self.accelerator.unwrap_model(self.model), self.turn_args.probe_head)
-
-
-def run_settings(trainer: Trainer, arguments: TurnArguments) -> dict[str, Any]:
-    """What has to be the same in a run that goes on: arguments, seed, model, training set and its labels."""
-    settings = {
-        setting.name: getattr(arguments, setting.name)
-        for setting in fields(TurnArguments)
-        if setting.name not in MEMORY_SETTINGS
-    }
-    model, dataset, labels = trainer.accelerator.unwrap_model(trainer.model), trainer.train_dataset, None
-    if isinstance(dataset, datasets.Dataset):
-        columns = [name for name in label_names(trainer) if name in dataset.column_names]
-        labels = crc32(repr(dataset.with_format(None)[columns[0]][:]).encode()) if columns else None
-    return {
-        **settings,
-        "seed": trainer.args.seed,
-        "num_samples": len(dataset),
-        "checksum_of_labels": labels,
-        "model": type(model).__name__,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
 
 
 def folder_to_resume(output_dir: str, resume_from_checkpoint: str | bool | None) -> Path | None:

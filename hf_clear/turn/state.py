@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import torch
 from safetensors.torch import save as serialize
 
 from ..files import write_atomically
+from ..identity import check_read
 from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
-_FORMAT = "hf_clear.turn.v2"
-_PLAIN = {"settings": dict, "probe_epochs": int, "head_shape": list, "metrics": dict, "logs": list}
+_FORMAT = "hf_clear.turn.v3"
+_PLAIN = {"identity": dict, "probe_epochs": int, "head_shape": list, "metrics": dict, "logs": list}
 
 
 @dataclass
@@ -25,7 +25,7 @@ class TurnState:
     """What a run needs to go on.
 
     Attributes:
-        settings (`dict[str, Any]`): what has to be the same in the run that goes on.
+        identity (`dict[str, Any]`): what has to be the same in the run that goes on, [`~hf_clear.identity.Identity`].
         probe_epochs (`int`): epochs of probing that are done.
         probe, optimizer (`dict[str, torch.Tensor]`): the state of the probe, and of its optimizer until it is trained.
         head_shape (`tuple[int, ...]`): `FrozenFeatures.head_shape`.
@@ -34,7 +34,7 @@ class TurnState:
         metrics (`dict[str, float]`), logs (`list[dict[str, float]]`): of the phases so far.
     """
 
-    settings: dict[str, Any]
+    identity: dict[str, Any]
     probe_epochs: int
     probe: dict[str, torch.Tensor]
     head_shape: tuple[int, ...]
@@ -76,9 +76,10 @@ class TurnState:
         for name, tensor in tensors.items():
             part, _, name = name.partition(".")
             parts.setdefault(part, {})[name] = tensor
-        is_fitted, store, num_samples = plain.pop("is_fitted"), parts.get("store"), plain["settings"].get("num_samples")
-        if type(num_samples) is not int:
-            raise damaged(path, f"num_samples in its metadata is {num_samples!r}, not an int")
+        if (wrong := check_read(plain["identity"])) is not None:
+            raise damaged(path, wrong)
+        is_fitted, store = plain.pop("is_fitted"), parts.get("store")
+        num_samples = plain["identity"]["data"]["num_samples"]
         if store is not None:
             if store.keys() != set(SAMPLE_TENSORS):
                 raise damaged(
@@ -98,19 +99,3 @@ class TurnState:
             sample_store=None if store is None else SampleStore(**store, fitted_epoch=0 if is_fitted else -1),
             fine_tuning_samples=parts["fine_tuning"]["samples"].numpy() if "fine_tuning" in parts else None,
         )
-
-    def changed_settings(self, path: Path, settings: dict[str, Any], can_change: Sequence[str] = ()) -> list[str]:
-        """The names of the `settings` that are others than in the run that wrote this to `path`.
-
-        Raises:
-            ValueError: where one is not among those that `can_change`.
-        """
-        changed = [name for name, value in settings.items() if self.settings.get(name) != value]
-        wrong = [name for name in changed if name not in can_change]
-        if wrong:
-            earlier = ", ".join(f"{name}={self.settings.get(name)!r}" for name in wrong)
-            raise ValueError(
-                f"{path} is of a run with other settings ({earlier}). Resume with these, or start again "
-                "without `resume_from_checkpoint`."
-            )
-        return changed
