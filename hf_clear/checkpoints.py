@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,12 @@ def _complete(staging: str, name: str, complete: str) -> None:
     if os.path.isdir(written):
         write_manifest(written)
         flush_folder(written)
-        if os.path.isdir(complete):  # saved twice in a step, or by an earlier run
+        if os.path.isdir(complete) and not os.path.isfile(os.path.join(complete, TRAINER_STATE_NAME)):
+            names = (f"{complete}.earlier{'' if number == 1 else number}" for number in count(1))
+            aside = next(path for path in names if not os.path.exists(path))
+            os.rename(complete, aside)
+            logger.warning(f"{complete} was there before, and is no checkpoint of a trainer: it is {aside} now.")
+        elif os.path.isdir(complete):  # saved twice in a step, or by an earlier run
             os.makedirs(os.path.join(staging, _EARLIER), exist_ok=True)
             os.rename(complete, os.path.join(staging, _EARLIER, name))
         with contextlib.suppress(FileNotFoundError):  # a network file system may show what another node has renamed
