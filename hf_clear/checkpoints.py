@@ -6,9 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,21 @@ from accelerate.utils import gather_object
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from .checksums import seal_file
-from .files import flush_folder
-from .manifest import (
-    TRAINER_STATE_NAME,
-    check_files,
-    holds_weights,
-    is_checkpoint,
-    is_checkpoint_name,
-    read_on_resume,
-    write_manifest,
+from .checkpoint_folders import (
+    INCOMPLETE,
+    complete_checkpoint,
+    delete_checkpoint,
+    own_checkpoints,
+    recover_checkpoints,
+    remove_staging,
 )
+from .checksums import seal_file
+from .manifest import TRAINER_STATE_NAME, check_files, check_resumed, holds_weights, read_on_resume
 from .run_lock import alone_in
 
 logger = logging.getLogger(__name__)
-
-# Where a checkpoint is written to before it gets its name. `Trainer` uploads nothing that begins with "_".
-INCOMPLETE = "_incomplete"
-_EARLIER = "earlier"  # in that folder, what a checkpoint takes the place of
 
 
 def alone(phase: Callable) -> Callable:
@@ -96,42 +89,36 @@ class CompleteCheckpointsMixin:
         with self.args.main_process_first(local=False):
             if self.args.should_save and not self._is_stock:
                 recover_checkpoints(self.args.output_dir)
-                _remove(os.path.join(self.args.output_dir, INCOMPLETE))  # of a run that was killed
+                remove_staging(os.path.join(self.args.output_dir, INCOMPLETE))  # of a run that was killed
 
     # ---- What is read ----
 
     def _check_files(self, checkpoint: str) -> None:
-        """Looks at all files that this run reads from a checkpoint: one process a node, and all hear of what is wrong.
+        """Looks at all files that this run reads from a checkpoint; also at the best one, if that is to be loaded in
+        the end: before training, not after it.
 
         Raises:
             FileNotFoundError, ValueError: see [`~hf_clear.manifest.check_files`].
         """
-        if checkpoint == self._checked or not is_checkpoint(Path(checkpoint)):
-            return
-        self._look(checkpoint, read_on_resume(self.args.world_size))
-        if not any(path.name.startswith(("optimizer", "global_step")) for path in Path(checkpoint).iterdir()):
-            logger.warning(
-                f"{checkpoint} was saved without optimizer, scheduler and random states (`save_only_model=True`): "
-                "training goes on with new ones, and won't end as the run that was stopped would have."
+        if checkpoint != self._checked:
+            self._on_each_node(
+                lambda: check_resumed(checkpoint, self.args.world_size, self.args.load_best_model_at_end)
             )
-        state = os.path.join(checkpoint, TRAINER_STATE_NAME)
-        if self.args.load_best_model_at_end and os.path.isfile(state):  # before training, not after it
-            best = TrainerState.load_from_json(state).best_model_checkpoint
-            if best is not None and os.path.isdir(best) and not os.path.samefile(best, checkpoint):
-                self._look(best, holds_weights)
-        self._checked = checkpoint
+            self._checked = checkpoint
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if not self._is_stock and is_checkpoint(Path(best)):
-            self._look(best, read_on_resume(self.args.world_size) if self.is_deepspeed_enabled else holds_weights)
+        if not self._is_stock:
+            is_needed = read_on_resume(self.args.world_size) if self.is_deepspeed_enabled else holds_weights
+            self._on_each_node(lambda: check_files(best, is_needed))
         super()._load_best_model()
 
-    def _look(self, checkpoint: str, is_needed: Callable[[str], bool]) -> None:
+    def _on_each_node(self, check: Callable[[], None]) -> None:
+        """Runs it on one process a node; all processes raise what one of them does."""
         error = None
         if self.is_local_process_zero():
             try:
-                check_files(checkpoint, is_needed)
+                check()
             except (OSError, ValueError) as caught:
                 error = caught
         errors = gather_object([error]) if self.args.world_size > 1 else [error]
@@ -158,7 +145,7 @@ class CompleteCheckpointsMixin:
         staging, complete = os.path.join(run_dir, INCOMPLETE), os.path.join(run_dir, name)
         if self.args.should_save:
             recover_checkpoints(run_dir)
-            _remove(staging)
+            remove_staging(staging)
         self.accelerator.wait_for_everyone()
         self._is_saving = True
         try:
@@ -175,12 +162,12 @@ class CompleteCheckpointsMixin:
             with self.args.main_process_first(local=False):
                 is_there = os.path.isfile(os.path.join(complete, TRAINER_STATE_NAME))
                 if self.args.should_save or (self.is_local_process_zero() and not is_there):
-                    _complete(staging, name, complete)
+                    complete_checkpoint(staging, name, complete)
         except BaseException:
             logger.error(f"{complete} could not be written. The checkpoints before it are as they were.")
             if self.args.should_save:
                 recover_checkpoints(run_dir)
-                _remove(staging)
+                remove_staging(staging)
             raise
         finally:
             self._is_saving = False
@@ -195,20 +182,20 @@ class CompleteCheckpointsMixin:
         limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
         if limit is None or limit <= 0:
             return
-        checkpoints = _own_checkpoints(run_dir, use_mtime=True)
+        checkpoints = own_checkpoints(run_dir, use_mtime=True)
         kept = {*checkpoints[-1:], *(() if best is None else (os.path.normpath(best),))}
         surplus = max(len(checkpoints) - max(limit, len(kept)), 0)
         for checkpoint in [path for path in checkpoints if os.path.normpath(path) not in kept][:surplus]:
-            _delete(checkpoint)
+            delete_checkpoint(checkpoint)
 
     def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any):
         if self._is_stock:
             return super()._finalize_training(trial, *args, **kwargs)
         best, is_one = self.state.best_model_checkpoint, self.args.save_total_limit == 1
         if self.args.should_save and best is not None and is_one:
-            for checkpoint in _own_checkpoints(self._get_output_dir(trial)):
+            for checkpoint in own_checkpoints(self._get_output_dir(trial)):
                 if not os.path.samefile(checkpoint, best):
-                    _delete(checkpoint)
+                    delete_checkpoint(checkpoint)
         self._is_finalizing = best is not None and is_one
         try:
             return super()._finalize_training(trial, *args, **kwargs)
@@ -228,56 +215,3 @@ class CompleteCheckpointsMixin:
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._is_saving:
             super()._push_from_checkpoint(checkpoint_folder)
-
-
-def recover_checkpoints(run_dir: str) -> None:
-    """Gives a checkpoint its name back that a run was about to replace when it was killed."""
-    earlier = os.path.join(run_dir, INCOMPLETE, _EARLIER)
-    for name in os.listdir(earlier) if os.path.isdir(earlier) else ():
-        if is_checkpoint_name(name) and not os.path.exists(os.path.join(run_dir, name)):
-            os.rename(os.path.join(earlier, name), os.path.join(run_dir, name))
-
-
-def _own_checkpoints(run_dir: str, use_mtime: bool = False) -> list[str]:
-    """Oldest first, and no others: for `Trainer`, a copy that a user called `checkpoint-7-backup` is one too."""
-
-    def is_own(path: str) -> bool:
-        return is_checkpoint_name(os.path.basename(path)) and os.path.isfile(os.path.join(path, TRAINER_STATE_NAME))
-
-    return [path for path in sort_checkpoints(run_dir, use_mtime=use_mtime) if is_own(path)]
-
-
-def _complete(staging: str, name: str, complete: str) -> None:
-    """Renames `staging/name` to `complete`, and removes what was there."""
-    written = os.path.join(staging, name)
-    if os.path.isdir(written):
-        write_manifest(written)
-        flush_folder(written)
-        if os.path.isdir(complete) and not os.path.isfile(os.path.join(complete, TRAINER_STATE_NAME)):
-            names = (f"{complete}.earlier{'' if number == 1 else number}" for number in count(1))
-            aside = next(path for path in names if not os.path.exists(path))
-            os.rename(complete, aside)
-            logger.warning(f"{complete} was there before, and is no checkpoint of a trainer: it is {aside} now.")
-        elif os.path.isdir(complete):  # saved twice in a step, or by an earlier run
-            os.makedirs(os.path.join(staging, _EARLIER), exist_ok=True)
-            os.rename(complete, os.path.join(staging, _EARLIER, name))
-        with contextlib.suppress(FileNotFoundError):  # a network file system may show what another node has renamed
-            os.rename(written, complete)
-    _remove(staging)
-
-
-def _delete(checkpoint: str) -> None:
-    """Not in place: a part of it would be taken for a checkpoint."""
-    staging = os.path.join(os.path.dirname(checkpoint), INCOMPLETE)
-    os.makedirs(staging, exist_ok=True)
-    os.rename(checkpoint, os.path.join(staging, os.path.basename(checkpoint)))
-    _remove(staging)
-
-
-def _remove(staging: str) -> None:
-    """Deletes the checkpoints in it, and itself if it holds nothing else: what is not ours stays."""
-    for name in os.listdir(staging) if os.path.isdir(staging) else ():
-        if name == _EARLIER or is_checkpoint_name(name):
-            shutil.rmtree(os.path.join(staging, name), ignore_errors=True)
-    with contextlib.suppress(OSError):
-        os.rmdir(staging)

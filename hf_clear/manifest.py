@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "checksums.json"
 TRAINER_STATE_NAME = "trainer_state.json"
+# What `Trainer` reads if it is there, whatever else there is: `model.safetensors` goes before a model in parts.
+_ALWAYS_READ = ("model.safetensors", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt")
+_ON_PURPOSE = f"if it was changed on purpose, delete {MANIFEST_NAME}"  # as a callback may: `on_save` comes later
 _FORMAT = "hf_clear.checksums.v1"
 # What no run goes on from: a user may edit or delete it. In folders below, which a sharded run writes, there is nothing
 # of that kind.
@@ -35,12 +38,6 @@ _OF_TRAINING = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", TRAINER
 
 def is_checkpoint_name(name: str) -> bool:
     return re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", name) is not None
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a trainer saved it to go on from. An `output_dir` may hold a model and a `trainer_state.json`, too."""
-    is_one = (folder / MANIFEST_NAME).is_file() or is_checkpoint_name(folder.name) or any(folder.glob("optimizer*"))
-    return folder.is_dir() and is_one
 
 
 def read_on_resume(num_processes: int) -> Callable[[str], bool]:
@@ -71,6 +68,27 @@ def write_manifest(folder: str | os.PathLike) -> None:
     write_atomically(folder / MANIFEST_NAME, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def check_resumed(checkpoint: str | os.PathLike, num_processes: int, with_best: bool) -> None:
+    """[`check_files`] for what a run on `num_processes` reads from a checkpoint when it goes on, and for the weights of
+    the best one so far, which is loaded at the end. Nothing happens if the folder is no checkpoint: an `output_dir` may
+    hold a model and a `trainer_state.json`, too."""
+    folder = Path(checkpoint)
+    has_optimizer = any(path.name.startswith(("optimizer", "global_step")) for path in folder.glob("*"))
+    if not (has_optimizer or is_checkpoint_name(folder.name) or (folder / MANIFEST_NAME).is_file()):
+        return
+    check_files(folder, read_on_resume(num_processes))
+    if not (folder / TRAINER_STATE_NAME).is_file():  # of a node without a common file system
+        return
+    if not has_optimizer:
+        logger.warning(
+            f"{folder} was saved without optimizer, scheduler and random states (`save_only_model=True`): training "
+            "goes on with new ones, and won't end as the run that was stopped would have."
+        )
+    best = TrainerState.load_from_json(folder / TRAINER_STATE_NAME).best_model_checkpoint
+    if with_best and best is not None and os.path.isdir(best) and not os.path.samefile(best, folder):
+        check_files(best, holds_weights)
+
+
 def check_files(folder: str | os.PathLike, is_needed: Callable[[str], bool]) -> None:
     """Makes sure that a checkpoint holds what was saved. One without `checksums.json`, of an earlier version or of
     `Trainer` itself, can only be looked at: what it needs is there and is no fragment; a warning says so.
@@ -84,10 +102,16 @@ def check_files(folder: str | os.PathLike, is_needed: Callable[[str], bool]) -> 
         ValueError: if a file is not as it was saved. Both name the file, and say what to do.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        return  # an error of `Trainer`'s
     if not (folder / MANIFEST_NAME).is_file():
         _check_unlisted(folder, is_needed)
         return
-    for name, noted in _read_manifest(folder / MANIFEST_NAME).items():
+    listed = _read_manifest(folder / MANIFEST_NAME)
+    for path in (folder / name for name in _ALWAYS_READ if name not in listed):
+        if path.is_file() and is_needed(path.name):
+            raise damaged(path, f"it was not saved with the checkpoint; {_ON_PURPOSE}")
+    for name, noted in listed.items():
         path = folder / name
         if not is_needed(name):
             continue
@@ -95,9 +119,9 @@ def check_files(folder: str | os.PathLike, is_needed: Callable[[str], bool]) -> 
             raise missing(path, f"{MANIFEST_NAME} of the checkpoint lists it")
         size = path.stat().st_size
         if size != noted["size"]:
-            raise damaged(path, f"it has {size} bytes, and {noted['size']} when it was saved")
+            raise damaged(path, f"it has {size} bytes, and {noted['size']} when it was saved; {_ON_PURPOSE}")
         if file_checksum(path) != noted["checksum"]:
-            raise damaged(path, f"its checksum is not that in {MANIFEST_NAME}")
+            raise damaged(path, f"its checksum is not the one it was saved with; {_ON_PURPOSE}")
 
 
 def _read_manifest(path: Path) -> dict[str, dict]:

@@ -114,6 +114,10 @@ def test_each_file_damaged_in_each_way(checkpoint, request):
                 assert (f"{folder / name} is " in message) if is_refused else message == "", (name, way, message)
                 assert not is_refused or "start again" in message
             (folder / name).write_bytes(untouched[name])
+    if shards:
+        shutil.copy(folder / min(shards), folder / "model.safetensors")  # `Trainer` would load it in their place
+        assert "model.safetensors is damaged (it was not saved with" in outcome(builder, folder, expected)
+        (folder / "model.safetensors").unlink()
     for name in names - read:  # all at once: they don't matter
         damages()["halved"](folder / name)
     assert outcome(builder, folder, expected) == ""

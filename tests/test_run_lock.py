@@ -6,8 +6,11 @@ import errno
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ import run_glue_noisy
 from hf_clear import ClearLoraConfig, ClearTrainer
 from hf_clear.files import make_temporary
 from hf_clear.run_lock import HOLDER_NAME, LOCK_NAME, alone_in
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture
@@ -192,3 +197,38 @@ def test_the_features_of_a_killed_probe_are_removed(turn, tmp_path):
     left[0].rename(folder / left[0].name)
     turn(probe_epochs=1, max_steps=1).train()
     assert os.listdir(folder) == ["_turn_state.safetensors"]
+
+
+def test_every_process_hears_why(training_arguments, tmp_path):
+    holder = Holder(training_arguments())
+    try:
+        run = subprocess.run(
+            [
+                *(str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"),
+                *(str(TESTS / "helpers" / "refused_runs.py"), str(tmp_path / "two"), str(tmp_path / "out")),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+            timeout=120,
+        )
+    finally:
+        holder.kill()
+    assert run.returncode == 0, run.stderr
+    for line in (
+        f"held: 2 x Another run is in {tmp_path / 'out'}: process {holder.pid} on ",
+        f"rank 1's state: 2 x {tmp_path / 'two' / 'copy' / 'rng_state_1.pth'} is missing",
+        f"optimizer: 2 x {tmp_path / 'two' / 'copy' / 'optimizer.pt'} is damaged",
+        "another's state: 2 x trained\n",
+        "left: []\n",
+    ):
+        assert line in run.stdout, run.stdout
+    shutil.copytree(tmp_path / "two" / "checkpoint-2", tmp_path / "one")
+    (tmp_path / "one" / "rng_state_1.pth").unlink()  # one process has no use for it
+    ClearTrainer(
+        tiny_bert(),
+        training_arguments(max_steps=3, per_device_train_batch_size=4, clear_warmup_epochs=0),
+        train_dataset=toy_dataset(16),
+        data_collator=collate,
+        peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
+    ).train(resume_from_checkpoint=str(tmp_path / "one"))
