@@ -205,3 +205,33 @@ def test_an_adapter_carries_its_checksum(training_arguments, tmp_path):
     os.chmod(path, 0o600)
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)  # written anew: none, and none due
     load_adapter(tiny_bert(), path.parent)
+
+
+@pytest.mark.parametrize("fails", ["the list of checksums", "the last rename"])
+def test_a_failure_at_the_very_end_leaves_the_checkpoint_of_the_same_name(training_arguments, monkeypatch, fails):
+    def trainer() -> ClearTrainer:
+        return ClearTrainer(
+            tiny_bert(),
+            training_arguments(save_strategy="steps", save_steps=2, max_steps=2, clear_warmup_epochs=0),
+            train_dataset=toy_dataset(24),
+            data_collator=collate,
+            peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
+        )
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    trainer().train()
+    folder = Path(trainer().args.output_dir)
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoint-2").iterdir()}
+    with monkeypatch.context() as patch:
+        if fails == "the list of checksums":
+            patch.setattr("hf_clear.manifest.write_atomically", full)
+        else:
+            rename = os.rename
+            last = str(folder / "_incomplete" / "checkpoint-2")
+            patch.setattr("os.rename", lambda old, new: full() if old == last else rename(old, new))
+        with pytest.raises(OSError, match="No space left"):
+            trainer().train()
+    assert os.listdir(folder) == ["checkpoint-2"]
+    assert before == {path.name: path.read_bytes() for path in (folder / "checkpoint-2").iterdir()}
