@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -25,6 +25,7 @@ TRAINER_STATE_NAME = "trainer_state.json"
 # What `Trainer` reads if it is there, whatever else there is: `model.safetensors` goes before a model in parts.
 _ALWAYS_READ = ("model.safetensors", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _ON_PURPOSE = f"if it was changed on purpose, delete {MANIFEST_NAME}"  # as a callback may: `on_save` comes later
+_MOST_BYTES = 2**24  # of the list: a hundred thousand files
 _FORMAT = "hf_clear.checksums.v1"
 # What no run goes on from: a user may edit or delete it. In folders below, which a sharded run writes, there is nothing
 # of that kind.
@@ -125,15 +126,24 @@ def check_files(folder: str | os.PathLike, is_needed: Callable[[str], bool]) -> 
 
 
 def _read_manifest(path: Path) -> dict[str, dict]:
+    if path.stat().st_size > _MOST_BYTES:
+        raise damaged(path, f"it has more than {_MOST_BYTES} bytes")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = content["files"]
-        is_whole = content["checksum"] == _checksum_of(files)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        is_one = (content["format"], content["algorithm"]) == (_FORMAT, ALGORITHM)
+        is_one = is_one and content["checksum"] == _checksum_of(files) and all(map(_is_entry, files.items()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"it is no list of files: {error!r}") from error
-    if content.get("format") != _FORMAT or content.get("algorithm") != ALGORITHM or not is_whole:
-        raise damaged(path, f"it is no list of files as {_FORMAT} has it, or was changed")
+    if not is_one:
+        raise damaged(path, f"it was changed, or is no list of files as {_FORMAT} has it")
     return files
+
+
+def _is_entry(entry: tuple[str, dict]) -> bool:
+    name, noted = entry
+    is_inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+    return is_inside and type(noted["size"]) is int and type(noted["checksum"]) is str
 
 
 def _check_unlisted(folder: Path, is_needed: Callable[[str], bool]) -> None:
@@ -144,7 +154,8 @@ def _check_unlisted(folder: Path, is_needed: Callable[[str], bool]) -> None:
         for pattern in needed:
             if not any(folder.glob(pattern)):
                 raise missing(folder / pattern, "every checkpoint with an optimizer has one")
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and is_needed(path.name)):
+    known = {path for pattern in _OF_TRAINING for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(path for path in known if is_needed(path.name)):
         try:
             if path.suffix in (".pt", ".pth") and (wrong := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"its part {wrong} has another checksum")

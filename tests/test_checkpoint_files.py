@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -16,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Trainer
 
 from hf_clear import ClearLoraConfig, ClearTrainer, TurnTrainer, TurnTrainingArguments, load_adapter
-from hf_clear.manifest import MANIFEST_NAME
+from hf_clear.checksums import content_checksum
+from hf_clear.manifest import MANIFEST_NAME, check_files
 
 FLIPS = 3  # bits, one at a time
 ARGUMENTS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "max_steps": 5}
@@ -134,14 +136,37 @@ def test_a_checkpoint_without_checksums_is_looked_at(checkpoint, caplog):
     state = "clear_state.safetensors" if (folder / "clear_state.safetensors").is_file() else "_turn_state.safetensors"
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", state):
         content = (folder / name).read_bytes()
-        for way, damage in damages().items():
-            if way.startswith("bit") and name == "trainer_state.json":
+        for way in ("missing", "empty", "halved", "bit 0"):
+            if way == "bit 0" and name == "trainer_state.json":
                 continue  # another number is a number
-            damage(folder / name)
+            damages()[way](folder / name)
             message = outcome(builder, folder, expected)
             what = name.replace("optimizer.pt", "optimizer").replace("rng_state.pth", "rng_state")
             assert message == "" or str(folder / what) in message, (name, way, message)  # equal bits, or named
             (folder / name).write_bytes(content)
+
+
+def list_of(files, **changed) -> str:
+    checksum = content_checksum(json.dumps(files, sort_keys=True).encode())
+    return json.dumps(
+        {"format": "hf_clear.checksums.v1", "algorithm": "xxh3_128", "files": files, "checksum": checksum, **changed}
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "{}", "null", '"files"', "[" * 10**5, "1" * 5000, list_of([]), list_of({}, checksum="0")),
+        *(list_of({"a": {}}), list_of({"a": {"size": "1", "checksum": "0"}}), list_of({"a": None}), list_of(None)),
+        *(list_of({"../a": {"size": 1, "checksum": "0"}}), list_of({"/etc/passwd": {"size": 1, "checksum": "0"}})),
+        *(list_of({}, format="v2"), list_of({}, algorithm="crc32"), " " * 2**25),
+    ],
+    ids=lambda content: content[:60],
+)
+def test_a_list_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / MANIFEST_NAME).write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / MANIFEST_NAME} is damaged"):
+        check_files(tmp_path, lambda name: True)
 
 
 def test_the_best_checkpoint_is_looked_at_before_training(training_arguments):
