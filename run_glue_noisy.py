@@ -59,6 +59,7 @@ from hf_clear.identity import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
+from hf_clear.run_lock import alone_in_output_dir
 from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch
@@ -261,6 +262,7 @@ def defaults_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @samples_left_out()  # of pushes to the Hub, which a plain Trainer would make of the whole folder
+@alone_in_output_dir  # refuses a second run in it before anything is changed
 def run(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> dict[str, float]:

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
+_TEMPORARY = ".hf_clear_tmp"
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+
+def make_temporary(folder: Path, name: str) -> tuple[int, str]:
+    """A new file in `folder`, open, that [`remove_temporaries`] knows. `Trainer` uploads no file whose name begins with
+    "_", should a crash leave it."""
+    return tempfile.mkstemp(_TEMPORARY, f"_{name}.", folder)
+
+
+def remove_temporaries(folder: str | os.PathLike) -> None:
+    """Removes what [`make_temporary`] made in `folder` for runs that were killed. Only while no other run is in it."""
+    for path in Path(folder).glob(f"_*{_TEMPORARY}"):
+        if re.fullmatch(rf"_.+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}", path.name) and not path.is_dir():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> None:
     """Writes to a temporary name in the same folder, flushes to disk and renames: a reader or a crash sees the old file
-    or the new one, never a part. (`Trainer` uploads no file whose name begins with "_", should a crash leave it.)"""
+    or the new one, never a part. Several parts are written one after the other."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"_{path.name}.")
+    handle, temporary = make_temporary(path.parent, path.name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

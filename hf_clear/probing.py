@@ -6,7 +6,6 @@ import contextlib
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers.utils.logging import tqdm
 
 from ._unwrap import base_of
 from .features import FrozenFeatures, predict_features
+from .files import make_temporary
 from .losses import cross_entropy, generalized_cross_entropy
 from .passes import SamplePredictions, sample_dataloader
 from .probe_args import ProbeArguments
@@ -276,7 +276,7 @@ def _shared_file(trainer: Trainer) -> Iterator[Path]:
     name = None
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix="_features.")
+        handle, name = make_temporary(folder, "features")
         os.close(handle)
     if trainer.accelerator.num_processes > 1:
         name = broadcast_object_list([name])[0]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
+from .checksums import is_intact, sealed
 from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 
@@ -169,7 +170,8 @@ class SampleStore:
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
         plain = {"fitted_epoch": self.fitted_epoch, "identity": self.identity}
         metadata = {"format": _FORMAT, "state": json.dumps(plain)}
-        write_atomically(path, serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        content = serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+        write_atomically(path, *sealed(content))
 
     @classmethod
     def load(
@@ -235,6 +237,8 @@ def read_state(
         raise damaged(path, str(error)) from error
     if metadata.get("format") != format or not set(required) <= tensors.keys():
         raise ValueError(f"{path} is not a state of {writer} (format {format}; other versions have others). {_WAY_OUT}")
+    if not is_intact(path):
+        raise damaged(path, "its checksum is not that of what it holds")
     try:
         state = json.loads(metadata.get("state", ""))
     except (ValueError, RecursionError) as error:
@@ -276,3 +280,7 @@ def _are_probabilities(tensor: torch.Tensor) -> bool:
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
+
+
+def missing(path: str | os.PathLike, reason: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{path} is missing: {reason}. {_WAY_OUT}")

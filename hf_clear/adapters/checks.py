@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
 
 from .._unwrap import base_of
+from ..checksums import is_intact
 from ..files import check_inside
 from .config_checks import read_config
 
@@ -132,6 +133,11 @@ def _check_tensors(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(
             f"{path} is damaged or no safetensors file ({error}). Get it again from where it came from."
         ) from error
+    if not is_intact(path):
+        raise ValueError(
+            f"{path} is damaged, or was changed by a program that kept its checksum: they differ. Get it again from "
+            "where it came from, or save it anew with `save_pretrained`."
+        )
     if wrong is not None:
         raise ValueError(
             f"{path}: the tensor {wrong!r} holds NaN or infinite values, so the model would predict nothing but NaN. "

@@ -11,6 +11,7 @@ from transformers import enable_full_determinism, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .._names import IGNORED_LABEL
+from ..checkpoints import alone
 from ..checks import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
@@ -31,6 +32,7 @@ class TurnMixin(ResumablePhasesMixin):
     """
 
     method = "TURN"
+    _always_writes = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -40,6 +42,7 @@ class TurnMixin(ResumablePhasesMixin):
 
     # ---- The phases ----
 
+    @alone
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
@@ -75,6 +78,7 @@ class TurnMixin(ResumablePhasesMixin):
             self.cleanse()
         return self.finetune(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
+    @alone
     def linear_probe(self) -> dict[str, float]:
         """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
         computed once and without dropout. The model gets the trained head; nothing else of it changes.
@@ -113,6 +117,7 @@ class TurnMixin(ResumablePhasesMixin):
             self._finish_phase("probe", metrics | evaluated)
         return metrics | evaluated
 
+    @alone
     def cleanse(self) -> dict[str, float]:
         """Phase 2: clean probabilities from the probe's losses, one mixture a class, and the samples to fine-tune on
         ([`select_clean`]), in `fine_tuning_samples`.
@@ -157,6 +162,7 @@ class TurnMixin(ResumablePhasesMixin):
         self._finish_phase("cleanse", metrics)
         return metrics
 
+    @alone
     def finetune(
         self,
         resume_from_checkpoint: str | bool | None = None,

@@ -77,7 +77,10 @@ class ResumablePhasesMixin(BaseTrainerMixin):
     def _folder_to_resume(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if resume_from_checkpoint:
             self._recover_checkpoints()
-        return folder_to_resume(self.args.output_dir, resume_from_checkpoint)
+        folder = folder_to_resume(self.args.output_dir, resume_from_checkpoint)
+        if folder is not None:
+            self._check_files(str(folder))
+        return folder
 
     def _save_state(self, folder: str | None = None) -> None:
         if not self.args.should_save:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialize
 
+from ..checksums import sealed
 from ..files import write_atomically
 from ..identity import check_read
 from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
@@ -58,7 +59,7 @@ class TurnState:
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["is_fitted"] = self.sample_store is not None and self.sample_store.is_fitted
-        write_atomically(path, serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)}))
+        write_atomically(path, *sealed(serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)})))
 
     @classmethod
     def load(cls, path: Path) -> TurnState:
