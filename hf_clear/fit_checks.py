@@ -117,7 +117,8 @@ def check_fit(
     if missing:
         warnings["non_finite_losses"] = (
             f"The losses of {missing} of {len(losses)} training samples are not finite. Nothing is known of their "
-            "labels, and no PEFT module acts on them. Look at the learning rate, or train in float32 or bf16 instead of fp16."
+            "labels, and no PEFT module acts on them. Look at the learning rate, or train in float32 or bf16 instead "
+            "of fp16."
         )
     if missing == len(losses):
         findings = FitFindings(warnings, missing, unsupported="no loss is finite")
@@ -135,7 +136,7 @@ def check_fit(
         if len(lost):
             warnings["lost_classes"] = _of_lost(lost, labels, label_names or {})
             if np.isin(labels, lost).sum() > 0.1 * (p < 0.5).sum():
-                unsupported.append(f"{len(lost)} classes lose more than {_LOST:.0%} of their samples")
+                unsupported.append(f"nearly all labels of whole classes are called wrong ({len(lost)} of them)")
     groups = find_groups(losses)
     if not groups.are_two:
         unsupported.append("the losses show no two groups")
@@ -176,12 +177,12 @@ def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Mapping[int, str]) -> str:
-    listed = [f"{label} ({names[label]})" if label in names else str(label) for label in lost[:_NAMED].tolist()]
+    listed = [f"{label} ({names[label]!r})" if label in names else str(label) for label in lost[:_NAMED].tolist()]
     return (
-        f"{len(lost)} of {len(np.unique(labels))} classes lose more than {_LOST:.0%} of their samples: label "
-        f"{', '.join(listed)}{', ...' * (len(lost) > _NAMED)}. It is likelier that the model has not learned them than "
-        "that nearly all of their labels are wrong. Let it learn for longer before the fit (`clear_warmup_epochs`, "
-        "`probe_epochs`), or try the estimator 'per_class_gaussian_mixture'."
+        f"More than {_LOST:.0%} of the labels of {len(lost)} of {len(np.unique(labels))} classes are called wrong: "
+        f"label {', '.join(listed)}{', ...' * (len(lost) > _NAMED)}. It is likelier that the model has not learned "
+        "them than that nearly all of their labels are wrong. Let it learn for longer before the fit "
+        "(`clear_warmup_epochs`, `probe_epochs`), or try the estimator 'per_class_gaussian_mixture'."
     )
 
 
@@ -193,9 +194,9 @@ def _of_groups(groups: Groups, p: np.ndarray) -> str:
         )
     return (
         f"The losses of {len(p)} training samples show no two groups ({found}), and yet {(p < 0.5).sum()} labels are "
-        "called wrong: a mixture splits any losses in two. How many labels are wrong can't be told. Take `label_issues()` "
-        "for an order in which to look at labels, not for a list of wrong ones. Groups may show after more or fewer "
-        "epochs (`clear_warmup_epochs`, `probe_epochs`)."
+        "called wrong: a mixture splits any losses in two. How many labels are wrong can't be told. Take "
+        "`label_issues()` for an order in which to look at labels, not for a list of wrong ones. Groups may show after "
+        "more or fewer epochs (`clear_warmup_epochs`, `probe_epochs`)."
     )
 
 

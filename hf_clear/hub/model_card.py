@@ -17,6 +17,7 @@ from transformers import Trainer
 from .._unwrap import base_of
 from .._version import __version__
 from ..files import write_atomically
+from ..fit_checks import FitFindings
 from ..probe_args import MEMORY_SETTINGS
 from .escaping import code, escaped, without_html
 from .paths import is_on_hub, is_repository_name
@@ -48,6 +49,7 @@ _CITATIONS = {
   url = {https://arxiv.org/abs/2310.17668}
 }""",
 }
+_TEXT = 2000  # characters of a warning
 _SYMBOLS = {
     **{"clear_gamma": "γ", "clear_warmup_epochs": "k", "clear_ensemble_size": "N", "clear_consistency_weight": "λ"},
     **{"clear_ensemble_temperature": "T", "probe_gce_q": "q", "turn_threshold": "τ"},
@@ -169,17 +171,16 @@ def _data(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     samples = " of ".join([samples, *dataset_names(trainer.train_dataset)])
     if not fits:
         return f"{samples}, with labels that may be wrong; no clean probabilities were fitted."
-    findings = trainer.fit_findings
-    missing = f" {findings.missing} of them had no finite loss at the last fit, which is no evidence." * (
-        findings.missing > 0
-    )
+    findings, missing = _findings(trainer), ""
+    if findings.missing:
+        missing = f" {findings.missing:,} of them had no finite loss at the last fit: nothing is known of their labels."
     if findings.noise_rate is None:
-        why = escaped(findings.unsupported)
+        why = escaped(findings.unsupported, _TEXT)
         return f"{samples}, with labels that may be wrong.{missing} How many are wrong was not estimated: {why}."
     low, high = findings.noise_rate_interval
     return (
-        f"{samples}, with an estimated {findings.noise_rate:.1%} of wrong labels (1 - mean clean probability at the last "
-        f"fit; between {low:.1%} and {high:.1%}, if its two groups of losses are right and wrong labels).{missing}"
+        f"{samples}, with an estimated {findings.noise_rate:.1%} of wrong labels (1 - mean clean probability at the "
+        f"last fit; between {low:.1%} and {high:.1%}, if its two groups of losses are right and wrong labels).{missing}"
     )
 
 
@@ -197,12 +198,9 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
             "the mixture was fitted to (losses: nats):",
             _table([_FIT[name] for name in columns], rows),
         ]
-        if trainer.fit_findings.warnings:
-            said = [f"- {code(name)}: {escaped(text)}" for name, text in trainer.fit_findings.warnings.items()]
-            parts += [
-                "**Warnings of the last fit**, under which its clean probabilities are to be read:",
-                "\n".join(said),
-            ]
+        said = [f"- {code(kind)}: {escaped(text, _TEXT)}" for kind, text in _findings(trainer).warnings.items()]
+        if said:
+            parts += ["**Warnings of the last fit:**", "\n".join(said)]
     phases = [
         f"- {escaped(name)}: {_rounded(value)}"
         for name, value in getattr(trainer, "phase_metrics", {}).items()
@@ -211,6 +209,11 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     if phases:
         parts += ["What the phases before fine-tuning found:", "\n".join(phases)]
     return "\n\n".join(parts)
+
+
+def _findings(trainer: Trainer) -> FitFindings:
+    store = trainer.sample_store
+    return store.findings if store is not None and store.is_fitted else FitFindings()
 
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 def _fits(trainer: Trainer) -> list[dict[str, float]]:
     """What each fit of the clean probabilities logged; in TURN, the last."""
     logs = [{name.removeprefix("cleanse_"): value for name, value in log.items()} for log in trainer.state.log_history]
-    fits = [log for log in logs if "clean_fraction" in log]
+    fits = [log for log in logs if "non_finite_losses" in log]
     return fits if trainer.method == "CleaR" else fits[-1:]
 
 

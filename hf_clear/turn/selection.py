@@ -67,8 +67,8 @@ def select_clean(
     if empty:
         logger.warning(
             f"No sample of {len(empty)} of the {len(kept)} classes (label {_listed(empty)}) has a clean probability "
-            f"above {threshold}: each keeps the {smallest} most probably clean ones, as many as the smallest other class "
-            "has."
+            f"above {threshold}: each keeps the {smallest} most probably clean ones, as many as the smallest other "
+            "class has."
         )
     if balance != "none":
         size = min(map(len, kept.values())) if balance == "min" else balance
