@@ -115,10 +115,11 @@ def check_fit(
     finite = np.isfinite(losses)
     missing, warnings = int((~finite).sum()), {}
     if missing:
+        tokens = "They may be without any labelled token. Otherwise, look" if labels is None else "Look"
         warnings["non_finite_losses"] = (
             f"The losses of {missing} of {len(losses)} training samples are not finite. Nothing is known of their "
-            "labels, and no PEFT module acts on them. Look at the learning rate, or train in float32 or bf16 instead "
-            "of fp16."
+            f"labels, and no PEFT module acts on them. {tokens} at the learning rate, or train in float32 or bf16 "
+            "instead of fp16."
         )
     if missing == len(losses):
         findings = FitFindings(warnings, missing, unsupported="no loss is finite")

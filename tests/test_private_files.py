@@ -156,7 +156,7 @@ def test_no_path_of_the_machine_goes_up_and_the_folder_loads_here_as_ever(tmp_pa
 def test_what_is_no_path_goes_up_as_it_is(tmp_path, uploads):
     texts = {
         "adapter_config.json": '{"base_model_name_or_path": "org/base", "revision": "main",  "x": "/no/such/path"}',
-        "tokenizer_config.json": f'{{"added_tokens_decoder": {{"5": {{"content": "{os.path.dirname(os.__file__)}"}}}}}}',
+        "tokenizer_config.json": json.dumps({"added_tokens_decoder": {"5": {"content": os.path.dirname(os.__file__)}}}),
         "config.json": '{"broken',
         "README.md": "---\nbase_model: org/base\ntags: [x]\n---\n# A card with /no/such/path\n",
     }
