@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
+
+LARGEST = 1e6  # of weights and rates
+LARGEST_COUNT = 2**31 - 1
 
 
 def check_numbers(arguments: Any, *names: str) -> None:
@@ -14,13 +18,25 @@ def check_numbers(arguments: Any, *names: str) -> None:
             raise ValueError(f"`{name}` has to be a number; got {value!r}.")
 
 
+def check_least(arguments: Any, name: str, least: float, largest: float = LARGEST) -> None:
+    """Raises a ValueError where this argument is no number from `least` to `largest`: what is infinite, or next to it,
+    makes losses that are not finite."""
+    check_numbers(arguments, name)
+    value = getattr(arguments, name)
+    if not least <= value:
+        raise ValueError(f"`{name}` has to be {least:g} or above; got {_shown(value)}.")
+    if value > largest:
+        raise ValueError(f"`{name}` has to be at most {largest:g}; got {_shown(value)}.")
+
+
 def check_whole_numbers(arguments: Any, **least: int) -> None:
     """Raises a ValueError where one of these is no whole number of at least so much; makes ints of them."""
     check_numbers(arguments, *least)
     for name, smallest in least.items():
         value = getattr(arguments, name)
-        if value != value or value in (float("inf"), float("-inf")) or value != int(value) or value < smallest:
-            raise ValueError(f"`{name}` has to be a whole number, {smallest} or above; got {value}.")
+        if not is_finite(value) or value != int(value) or not smallest <= value <= LARGEST_COUNT:
+            limit = f" and at most {LARGEST_COUNT}" * (value > LARGEST_COUNT)
+            raise ValueError(f"`{name}` has to be a whole number, {smallest} or above{limit}; got {_shown(value)}.")
         setattr(arguments, name, int(value))
 
 
@@ -33,4 +49,18 @@ def dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] 
             raise ValueError(f"`{name}` is no valid JSON ({error}); got {value!r}.") from error
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"`{name}` has to be a dictionary, by name of the setting; got {value!r}.")
+    for key, item in (value or {}).items():
+        if isinstance(item, (int, float)) and not (is_finite(item) and abs(item) <= LARGEST):
+            raise ValueError(f"`{name}[{key!r}]` has to be a number up to {LARGEST:g}; got {_shown(item)}.")
     return value
+
+
+def is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
+
+
+def _shown(value: float) -> str:
+    return str(value) if is_finite(value) or isinstance(value, float) else "a number of hundreds of digits"

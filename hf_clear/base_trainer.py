@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
+from .fit_checks import FitFindings
 from .hub.model_card import complete_model_card, dataset_names
 from .hub.private_files import samples_left_out
 from .passes import per_sample_losses
@@ -73,27 +74,50 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
 
         Returns:
             `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not where every
-            token has its own), `clean_probability` in [0, 1], and `loss` in nats.
+            token has its own), `clean_probability` in [0, 1], and `loss` in nats. Of a sample whose loss is not finite
+            nothing is known: its clean probability is NaN.
 
         Raises:
             RuntimeError: where nothing has been fitted yet.
         """
-        if self.sample_store is None or not self.sample_store.is_fitted:
-            raise RuntimeError(f"There are no clean probabilities: {self._first_fit()}")
-        store = self.sample_store
+        store = self._fitted_store()
         columns = {"sample_index": np.arange(len(store.losses))}
         if not self.labels_tokens:
             columns["given_label"] = store.labels.cpu().numpy()
-        columns["clean_probability"] = store.clean_probability.cpu().numpy()
+        columns["clean_probability"] = store.known_clean_probability().cpu().numpy()
         columns["loss"] = store.losses.cpu().numpy()
         return datasets.Dataset.from_dict(columns)
 
     def label_issues(self) -> datasets.Dataset:
-        """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`]."""
+        """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`].
+
+        A sample whose loss is not finite is none of them; a warning says how many there are. Look at [`fit_findings`]
+        before you trust the list.
+        """
         table = self.clean_probabilities()
         probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
+        missing = int(np.isnan(probability).sum())
+        if missing:
+            logger.warning(
+                f"The loss of {missing} of {len(probability)} training samples was not finite at the last fit. Nothing "
+                "is known of their labels, so they are not among the issues: `clean_probabilities()` has NaN for them."
+            )
         worst_first = np.lexsort((-loss, probability))
         return table.select(worst_first[probability[worst_first] < 0.5])
+
+    @property
+    def fit_findings(self) -> FitFindings:
+        """What speaks against the clean probabilities of the last fit, and the noise rate that it supports.
+
+        Raises:
+            RuntimeError: where nothing has been fitted yet.
+        """
+        return self._fitted_store().findings
+
+    def _fitted_store(self) -> SampleStore:
+        if self.sample_store is None or not self.sample_store.is_fitted:
+            raise RuntimeError(f"There are no clean probabilities: {self._first_fit()}")
+        return self.sample_store
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any):
         if isinstance(self.args, ProbeArguments):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 
+from ._names import IGNORED_LABEL
 from .estimators import NamedEstimator, SampleEvidence
+from .fit_checks import check_fit, listed_names
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
 from .sample_store import SampleStore
+
+logger = logging.getLogger(__name__)
 
 
 def store_of(predictions: SamplePredictions) -> SampleStore:
@@ -50,9 +56,10 @@ def fit_clean_probability(
         true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): for metrics alone; negative where unknown.
 
     Returns:
-        `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5), `estimated_noise_rate`
-        (1 - the mean clean probability), `non_finite_losses` (the number of samples that the fit left out), the
-        diagnostics of the estimator, and if true labels are known, how well it finds the wrong ones.
+        `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5; absent if no loss is
+        finite), `non_finite_losses` (the number of samples that the fit left out, here and in all that follows), what
+        [`check_fit`] finds, with `estimated_noise_rate` if the fit supports one, the diagnostics of the estimator, and
+        if true labels are known, how well it finds the wrong ones.
     """
     estimate = None
     store.add_losses(predictions.losses, predictions.labels)
@@ -69,11 +76,10 @@ def fit_clean_probability(
         )
     estimate = broadcast_object_list([estimate])[0]
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
-    logs = {
-        "clean_fraction": float((estimate.clean_probability > 0.5).mean()),
-        "estimated_noise_rate": float(1 - estimate.clean_probability.mean()),
-        "non_finite_losses": int((~predictions.losses.isfinite()).sum()),
-    }
+    finite = predictions.losses.isfinite().numpy()
+    logs = {"clean_fraction": float((estimate.clean_probability[finite] > 0.5).mean())} if finite.any() else {}
+    logs["non_finite_losses"] = int((~finite).sum())
+    logs |= _look(trainer, store, predictions, estimate.clean_probability)
     twice = sorted(logs.keys() & estimate.diagnostics.keys())
     if twice:
         raise ValueError(
@@ -82,7 +88,28 @@ def fit_clean_probability(
         )
     logs |= estimate.diagnostics
     if true_labels is not None:
-        known, labels = true_labels >= 0, predictions.labels.numpy()
+        known, labels = (true_labels >= 0) & finite, predictions.labels.numpy()
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
-        logs |= memorization(predictions.predicted.numpy(), labels, true_labels)
+        logs |= memorization(predictions.predicted.numpy(), labels, np.where(known, true_labels, IGNORED_LABEL))
+    return logs
+
+
+def _look(
+    trainer: Trainer, store: SampleStore, predictions: SamplePredictions, clean_probability: np.ndarray
+) -> dict[str, float]:
+    """Notes in the store what [`check_fit`] finds, and warns of what the fit before this one had not. The same on every
+    process."""
+    per_token = predictions.predicted is None
+    names = getattr(getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None), "id2label", None)
+    before = store.findings.warnings
+    store.findings, logs = check_fit(
+        predictions.losses.numpy(),
+        clean_probability,
+        None if per_token else predictions.labels.numpy(),
+        None if per_token else predictions.predicted.numpy(),
+        None if per_token else listed_names(names),
+    )
+    if trainer.is_world_process_zero():
+        for text in (text for kind, text in store.findings.warnings.items() if kind not in before):
+            logger.warning(text)
     return logs

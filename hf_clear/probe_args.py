@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ._argument_checks import check_numbers, check_whole_numbers
+from ._argument_checks import check_least, check_numbers, check_whole_numbers
 
 PROBE_FEATURES = ("head", "mean")
 MEMORY_SETTINGS = ("probe_feature_memory",)  # results don't depend on them
@@ -64,10 +64,11 @@ class ProbeArguments:
         Raises:
             ValueError: where one is out of its range.
         """
-        check_numbers(self, "probe_learning_rate", "probe_gce_q", "probe_feature_memory")
+        check_numbers(self, "probe_learning_rate", "probe_gce_q")
         check_whole_numbers(self, probe_epochs=1, probe_batch_size=1)
         if not self.probe_learning_rate > 0:
             raise ValueError(f"`probe_learning_rate` has to be above 0; got {self.probe_learning_rate}.")
+        check_least(self, "probe_learning_rate", 0)
         if not 0 <= self.probe_gce_q <= 1:
             raise ValueError(
                 f"`probe_gce_q` has to be in [0, 1], from cross entropy to the mean absolute error; got "
@@ -75,5 +76,4 @@ class ProbeArguments:
             )
         if self.probe_features not in PROBE_FEATURES:
             raise ValueError(f"`probe_features` has to be 'head' or 'mean'; got {self.probe_features!r}.")
-        if not self.probe_feature_memory >= 0:
-            raise ValueError(f"`probe_feature_memory` has to be 0 or above; got {self.probe_feature_memory}.")
+        check_least(self, "probe_feature_memory", 0)

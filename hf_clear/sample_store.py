@@ -18,6 +18,7 @@ from ._names import IGNORED_LABEL
 from .checksums import is_intact, sealed
 from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
+from .fit_checks import FitFindings
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v4"
@@ -34,7 +35,8 @@ class SampleStore:
 
     Attributes:
         losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
-        clean_probability (`torch.FloatTensor` of shape `[num_samples]`): 1 before the first refit.
+        clean_probability (`torch.FloatTensor` of shape `[num_samples]`): 1 before the first refit. 0 for a sample whose
+            loss is not finite, of which nothing is known: no module acts on it, see [`known_clean_probability`].
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit, and where
             every token has its own.
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
@@ -45,6 +47,7 @@ class SampleStore:
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.Identity`]).
+        findings (`FitFindings`): what speaks against the clean probabilities of that fit.
     """
 
     losses: torch.Tensor
@@ -55,6 +58,7 @@ class SampleStore:
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
     labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
+    findings: FitFindings = field(default_factory=FitFindings)
     _is_new: torch.Tensor | None = field(default=None, repr=False)  # what this process added since the last `merge`
 
     @classmethod
@@ -72,6 +76,10 @@ class SampleStore:
     @property
     def is_fitted(self) -> bool:
         return self.fitted_epoch >= 0
+
+    def known_clean_probability(self) -> torch.Tensor:
+        """Clean probabilities, and NaN for a sample whose loss is not finite: that is no evidence of a wrong label."""
+        return self.clean_probability.masked_fill(~self.losses.isfinite(), torch.nan)
 
     def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss.
@@ -168,7 +176,11 @@ class SampleStore:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
         tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
-        plain = {"fitted_epoch": self.fitted_epoch, "identity": self.identity}
+        plain = {
+            "fitted_epoch": self.fitted_epoch,
+            "identity": self.identity,
+            "findings": self.findings.as_dict(),
+        }
         metadata = {"format": _FORMAT, "state": json.dumps(plain)}
         content = serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         write_atomically(path, *sealed(content))
@@ -208,7 +220,8 @@ class SampleStore:
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or epoch < -1:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
-        return cls(**of_samples, targets=targets, fitted_epoch=epoch, identity=state.get("identity"))
+        plain = {"fitted_epoch": epoch, "identity": state.get("identity"), "findings": read_findings(path, state)}
+        return cls(**of_samples, targets=targets, **plain)
 
 
 def read_state(
@@ -269,6 +282,14 @@ def read_sample_tensors(
     if not _are_probabilities(tensors["clean_probability"]):
         raise damaged(path, "clean_probability holds what is no probability")
     return {name: tensors[name].long() if name == "labels" else tensors[name].float() for name in SAMPLE_TENSORS}
+
+
+def read_findings(path: str | os.PathLike, state: dict[str, Any]) -> FitFindings:
+    """What the plain state of a file says of the fit; nothing, in one that was written before there were findings."""
+    try:
+        return FitFindings.from_dict(state.get("findings") or {})
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
 
 
 def _are_probabilities(tensor: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ._argument_checks import check_numbers, check_whole_numbers, dictionary
+from ._argument_checks import check_least, check_numbers, check_whole_numbers, dictionary
 from .estimators import ESTIMATORS
 from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
 from .probe_args import ProbeArguments
@@ -16,6 +16,7 @@ from .routing import ROUTING_STRATEGIES
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
 WARMUPS = ("epochs", "linear_probe")
+LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
 @dataclass
@@ -118,7 +119,9 @@ class ClearArguments(ProbeArguments):
     )
     clear_ensemble_temperature: float = field(
         default=1.0,
-        metadata={"help": "Temperature T > 0 of the consistency target: below 1, f_ens^(1/T) makes it more certain."},
+        metadata={
+            "help": "Temperature T >= 0.01 of the consistency target: below 1, f_ens^(1/T) makes it more certain."
+        },
     )
     clear_dropout_after_warmup: bool = field(
         default=True,
@@ -130,7 +133,6 @@ class ClearArguments(ProbeArguments):
         if self.clear_warmup not in WARMUPS:
             raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
-        check_numbers(self, "clear_consistency_weight", "clear_ensemble_temperature")
         check_whole_numbers(self, clear_warmup_epochs=0)
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
@@ -139,14 +141,11 @@ class ClearArguments(ProbeArguments):
                 "`clear_min_clean_probability` has to be in [0, 1], a probability; got "
                 f"{self.clear_min_clean_probability}."
             )
-        if not self.clear_consistency_weight >= 0:
-            raise ValueError(f"`clear_consistency_weight` has to be 0 or above; got {self.clear_consistency_weight}.")
-        if self.clear_ensemble_size != int(self.clear_ensemble_size) or self.clear_ensemble_size < 1:
-            raise ValueError(
-                "`clear_ensemble_size` has to be a whole number, 1 or above; got "
-                f"{self.clear_ensemble_size}. To train without consistency, set `clear_consistency_weight=0`."
-            )
-        self.clear_ensemble_size = int(self.clear_ensemble_size)
+        check_least(self, "clear_consistency_weight", 0)
+        try:
+            check_whole_numbers(self, clear_ensemble_size=1)
+        except ValueError as error:
+            raise ValueError(f"{error} To train without consistency, set `clear_consistency_weight=0`.") from None
         if self.clear_ensemble_source not in (None, *ENSEMBLE_SOURCES):
             raise ValueError(
                 f"`clear_ensemble_source` has to be one of {', '.join(map(repr, ENSEMBLE_SOURCES))}; got "
@@ -159,8 +158,7 @@ class ClearArguments(ProbeArguments):
                 "`clear_loss_source='online'` keeps a running mean of predictions where "
                 "`clear_ensemble_source='epoch'` keeps its own: leave one of them out."
             )
-        if not self.clear_ensemble_temperature > 0:
-            raise ValueError(f"`clear_ensemble_temperature` has to be above 0; got {self.clear_ensemble_temperature}.")
+        check_least(self, "clear_ensemble_temperature", LOWEST_TEMPERATURE)
         ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
         ESTIMATORS.find(self.clear_estimator, "clear_estimator")
         self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)

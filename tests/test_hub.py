@@ -247,10 +247,15 @@ def test_what_the_cards_say(pushed):
     assert "| `clear_gamma` (γ) | `0.9` |" in card and "probe_" not in card
     table = card.split("| After epoch |")[1].split("\n\n")[0].splitlines()[2:]
     columns = ["epoch", "mixture_mean_clean", "mixture_std_clean", "mixture_mean_noisy", "mixture_std_noisy"]
-    columns += ["mixture_weight_noisy", "mixture_separation", "clean_fraction", "estimated_noise_rate"]
+    columns += ["mixture_weight_noisy", "mixture_separation", "clean_fraction", "estimated_noise_rate", "fit_warnings"]
+    columns = [name for name in columns if name in fits[0]]
     said = [[float(cell) for cell in row.strip("| ").split("|")] for row in table]
     assert said == [pytest.approx([fit[name] for name in columns], rel=1e-3) for fit in fits] and len(fits) == 1
-    assert f"72 training samples of mteb/banking77, with an estimated {fits[-1]['estimated_noise_rate']:.1%}" in card
+    assert "72 training samples of mteb/banking77, with " in card
+    rate = fits[-1].get("estimated_noise_rate")
+    assert ("not estimated" if rate is None else f"with an estimated {rate:.1%} of wrong labels") in card
+    for kind in (name.removeprefix("fit_") for name in fits[-1] if name.startswith("fit_") and name != "fit_warnings"):
+        assert f"- `{kind}`: " in card
     assert "cleanse_kept" in pushed.cards["turn"] and "| `turn_threshold` (τ) | `0.6` |" in pushed.cards["turn"]
 
 

@@ -61,7 +61,8 @@ def test_losses_that_are_not_finite_are_left_out_counted_and_logged(
     assert [log["non_finite_losses"] for log in trainer.state.log_history if "clean_fraction" in log] == [3, 3]
     assert "3 samples (index 3, 11, 20)" in caplog.text
     probability = np.array(trainer.clean_probabilities()["clean_probability"])
-    assert (probability[BAD] == 0).all() and np.isfinite(probability).all() and probability.max() > 0.5
+    assert np.flatnonzero(np.isnan(probability)).tolist() == BAD and np.nanmax(probability) > 0.5
+    assert (trainer.sample_store.clean_probability[BAD] == 0).all() and trainer.fit_findings.missing == 3
     assert trainer.sample_store.losses[BAD].isfinite().sum() == 0
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     assert all(math.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)

@@ -102,7 +102,8 @@ def test_a_sentence_without_a_label_does_no_harm(training_arguments, caplog):
     trainer.train_dataset = datasets.Dataset.from_list(rows)
     trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    assert trainer.clean_probabilities()["clean_probability"][5] == 0 and "1 sample (index 5)" in caplog.text
+    assert np.isnan(trainer.clean_probabilities()["clean_probability"][5]) and "1 sample (index 5)" in caplog.text
+    assert trainer.sample_store.clean_probability[5] == 0 and "without any labelled token" in caplog.text
 
 
 def test_consistency_of_tokens_by_hand(training_arguments):

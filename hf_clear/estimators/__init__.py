@@ -4,6 +4,7 @@ Arrays in, arrays out: no model, no trainer. [`register_estimator`] adds one.
 """
 
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._groups import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
 from ._registry import ESTIMATORS, Estimator, NamedEstimator, get_estimator, register_estimator
 from .mixtures import gaussian_mixture, per_class_gaussian_mixture
 from .neighbors import knn_agreement
@@ -11,10 +12,14 @@ from .probe import out_of_sample_cross_entropy
 
 __all__ = [
     "ESTIMATORS",
+    "LEAST_DIP",
+    "LEAST_SEPARATION",
     "CleanProbabilityEstimate",
     "Estimator",
+    "Groups",
     "NamedEstimator",
     "SampleEvidence",
+    "find_groups",
     "gaussian_mixture",
     "get_estimator",
     "knn_agreement",

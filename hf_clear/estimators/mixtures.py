@@ -37,8 +37,8 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
 
     Where a mixture makes no sense, the answer is defined, and a warning says so:
 
-    - A loss that is NaN or infinite is left out of the fit and its clean probability is 0; the warning names the
-      samples. If no loss is finite, all are 0.
+    - A loss that is NaN or infinite is left out of the fit and its clean probability is 0, which is no evidence of a
+      wrong label; the warning names the samples. If no loss is finite, all are 0.
     - Fewer than two finite losses, losses that are all the same (to float32 precision), or a component that ends up
       with less than one sample's mass: there is no evidence of two groups, and every finite loss gets clean probability
       1. Training then goes on with every module active.

@@ -11,15 +11,16 @@ from typing import Any
 import datasets
 import transformers
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers import Trainer
 
 from .._unwrap import base_of
 from .._version import __version__
 from ..files import write_atomically
+from ..fit_checks import FitFindings
 from ..probe_args import MEMORY_SETTINGS
+from .escaping import code, escaped, without_html
+from .paths import is_on_hub, is_repository_name
 
 _DESCRIPTIONS = {
     "CleaR": (
@@ -48,6 +49,7 @@ _CITATIONS = {
   url = {https://arxiv.org/abs/2310.17668}
 }""",
 }
+_TEXT = 2000  # characters of a warning
 _SYMBOLS = {
     **{"clear_gamma": "γ", "clear_warmup_epochs": "k", "clear_ensemble_size": "N", "clear_consistency_weight": "λ"},
     **{"clear_ensemble_temperature": "T", "probe_gce_q": "q", "turn_threshold": "τ"},
@@ -62,6 +64,7 @@ _FIT = {
     "mixture_separation": "Separation",
     "clean_fraction": "p > 0.5",
     "estimated_noise_rate": "Estimated noise rate",
+    "fit_warnings": "Warnings",
     "detection_auroc": "Wrong labels: AUROC",
     "detection_precision": "Precision",
     "detection_recall": "Recall",
@@ -69,13 +72,18 @@ _FIT = {
 
 
 def dataset_names(dataset: Any) -> list[str]:
-    """What a `datasets.Dataset` is called, if it has a name: on the Hub as far as its cache tells, `"org/name"`."""
+    """The name of a `datasets.Dataset` on the Hub, as far as its cache tells with the owner, `"org/name"`. Empty for
+    local files, whatever their folder is called, and for what can be no name on the Hub."""
     name = dataset.info.dataset_name if isinstance(dataset, datasets.Dataset) else None
     if name is None or name == dataset.info.builder_name:  # "csv" for a csv file
         return []
+    sources = dataset.info.download_checksums or {}
+    if sources and not any("://" in source for source in sources):  # files of this machine
+        return []
     folders = (Path(file["filename"]).parts for file in dataset.cache_files)
     with_owner = (part.replace("___", "/") for parts in folders for part in parts if part.endswith(f"___{name}"))
-    return [next(with_owner, name)]
+    name = next(with_owner, name)
+    return [name] if is_repository_name(name) else []
 
 
 def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -> None:
@@ -89,14 +97,13 @@ def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -
     if isinstance(model, PeftModel):
         card.data.library_name = "peft"
         tags.append("peft")
-    if card.data.base_model is not None and not _is_on_hub(card.data.base_model):  # which refuses such a card
+    if card.data.base_model is not None and not is_on_hub(card.data.base_model):  # which refuses such a card
         tags = [tag for tag in tags if not tag.startswith("base_model:")]
         card.data.base_model = None
     card.data.tags = list(dict.fromkeys(tags))
 
     fits = _fits(trainer)
-    nameless = "a fine-tuned version of [](https://huggingface.co/)"  # what `Trainer` says of a base without a name
-    text = card.text.replace(nameless, f"a fine-tuned {type(base_of(model)).__name__}")
+    text = _own_text(without_html(card.text), type(base_of(model)).__name__)
     text = _with_section(text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
     text = _with_section(text, "Training and evaluation data", _data(trainer, fits))
     text = _with_section(text, trainer.method, _procedure(trainer, fits))
@@ -104,12 +111,16 @@ def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -
     write_atomically(path, str(card).encode())
 
 
-def _is_on_hub(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name != "" and not os.path.isdir(name)
+def _own_text(text: str, model_type: str) -> str:
+    """What `Trainer` says, with a title that is one, and without a base model that is none of the Hub."""
+    title, _, rest = text.lstrip().partition("\n\nThis model ")
+    comment, _, name = title.rpartition("# ")
+    text = f"\n{comment}# {escaped(name)}\n\nThis model {rest}" if rest else text
+
+    def link(found: re.Match) -> str:
+        return found.group() if is_on_hub(found.group(1)) else f"a fine-tuned {model_type}"
+
+    return re.sub(r"a fine-tuned version of \[([^\]\n]*)\]\(https://huggingface\.co/[^)\n]*\)", link, text, count=1)
 
 
 def _with_section(text: str, title: str, body: str) -> str:
@@ -122,13 +133,14 @@ def _with_section(text: str, title: str, body: str) -> str:
 def _loading(trainer: Trainer) -> str:
     """Code that loads what is saved, from the Hub if it was pushed; nothing where transformers can't."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    saved = json.dumps(trainer.hub_model_id or trainer.args.output_dir)
+    folder = trainer.args.output_dir
+    saved = json.dumps(trainer.hub_model_id or (Path(folder).name if os.path.isabs(folder) else folder))
     base, base_name, labels = model, saved, ""
     imports, loads = [], []
     if isinstance(model, PeftModel):
         base, name = base_of(model), model.active_adapter
         base_name = getattr(base, "name_or_path", "")  # others don't have a folder of the author's
-        base_name = json.dumps(base_name) if _is_on_hub(base_name) else ""
+        base_name = json.dumps(base_name) if is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
             labels = f", num_labels={base.config.num_labels}"
         if model.peft_config[name].peft_type.value.startswith("CLEAR_"):  # not one of peft's own
@@ -159,13 +171,22 @@ def _data(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     samples = " of ".join([samples, *dataset_names(trainer.train_dataset)])
     if not fits:
         return f"{samples}, with labels that may be wrong; no clean probabilities were fitted."
-    rate = fits[-1]["estimated_noise_rate"]
-    return f"{samples}, with an estimated {rate:.1%} of wrong labels (1 - mean clean probability at the last fit)."
+    findings, missing = _findings(trainer), ""
+    if findings.missing:
+        missing = f" {findings.missing:,} of them had no finite loss at the last fit: nothing is known of their labels."
+    if findings.noise_rate is None:
+        why = escaped(findings.unsupported, _TEXT)
+        return f"{samples}, with labels that may be wrong.{missing} How many are wrong was not estimated: {why}."
+    low, high = findings.noise_rate_interval
+    return (
+        f"{samples}, with an estimated {findings.noise_rate:.1%} of wrong labels (1 - mean clean probability at the "
+        f"last fit; between {low:.1%} and {high:.1%}, if its two groups of losses are right and wrong labels).{missing}"
+    )
 
 
 def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     rows = [
-        [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else f"`{name}`", f"`{value}`"]
+        [f"`{name}` ({_SYMBOLS[name]})" if name in _SYMBOLS else code(name), code(value)]
         for name, value in _settings(trainer).items()
     ]
     parts = [f"Settings of hf_clear {__version__}:", _table(["Setting", "Value"], rows)]
@@ -177,14 +198,22 @@ def _procedure(trainer: Trainer, fits: list[dict[str, float]]) -> str:
             "the mixture was fitted to (losses: nats):",
             _table([_FIT[name] for name in columns], rows),
         ]
+        said = [f"- {code(kind)}: {escaped(text, _TEXT)}" for kind, text in _findings(trainer).warnings.items()]
+        if said:
+            parts += ["**Warnings of the last fit:**", "\n".join(said)]
     phases = [
-        f"- {name}: {_rounded(value)}"
+        f"- {escaped(name)}: {_rounded(value)}"
         for name, value in getattr(trainer, "phase_metrics", {}).items()
         if name.removeprefix("cleanse_") not in _FIT
     ]
     if phases:
         parts += ["What the phases before fine-tuning found:", "\n".join(phases)]
     return "\n\n".join(parts)
+
+
+def _findings(trainer: Trainer) -> FitFindings:
+    store = trainer.sample_store
+    return store.findings if store is not None and store.is_fitted else FitFindings()
 
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
@@ -199,7 +228,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 def _fits(trainer: Trainer) -> list[dict[str, float]]:
     """What each fit of the clean probabilities logged; in TURN, the last."""
     logs = [{name.removeprefix("cleanse_"): value for name, value in log.items()} for log in trainer.state.log_history]
-    fits = [log for log in logs if "estimated_noise_rate" in log]
+    fits = [log for log in logs if "non_finite_losses" in log]
     return fits if trainer.method == "CleaR" else fits[-1:]
 
 

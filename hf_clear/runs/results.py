@@ -24,9 +24,9 @@ def save_clean_probabilities(
     """Writes what a trainer thinks of the labels it was trained on, one row a sample.
 
     A trainer without clean probabilities of its own, such as a stock `Trainer`, gets those of a mixture over its losses
-    now. The file has the columns `sample_index`, `given_label` (its name), `clean_probability`, `loss` (nats) and, if
-    the truth is known, `true_label` (empty for a sample of which it is not). Call it on every process; the first one
-    writes.
+    now. The file has the columns `sample_index`, `given_label` (its name), `clean_probability` (empty for a sample
+    whose loss is not finite), `loss` (nats) and, if the truth is known, `true_label` (empty for a sample of which it is
+    not). Call it on every process; the first one writes.
 
     Args:
         trainer (`Trainer`): after training.
@@ -46,18 +46,18 @@ def save_clean_probabilities(
         probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
     else:
         loss = per_sample_losses(trainer)
-        probability = gaussian_mixture(loss).clean_probability
+        probability = np.where(np.isfinite(loss), gaussian_mixture(loss).clean_probability, np.nan)
     labels = dataset.features["label"]
     columns = {
         "sample_index": range(len(dataset)) if row_column is None else dataset[row_column],
         "given_label": labels.int2str(dataset["label"]),
-        "clean_probability": probability,
+        "clean_probability": [None if np.isnan(p) else p for p in probability],
         "loss": loss,
     }
     metrics = {}
     if TRUE_LABEL in dataset.column_names:
         true = np.array(dataset[TRUE_LABEL])
-        known = true >= 0
+        known = (true >= 0) & ~np.isnan(probability)
         columns["true_label"] = [labels.int2str(int(label)) if label >= 0 else None for label in true]
         metrics = detection_metrics(probability[known], (np.array(dataset["label"]) != true)[known])
     if trainer.is_world_process_zero():

@@ -108,6 +108,7 @@ class TurnMixin(ResumablePhasesMixin):
         self.sample_store = store_of(predictions)
         metrics["probe_loss"] = next(log["probe_loss"] for log in reversed(self._logs) if "probe_loss" in log)
         is_noisy, known = self._is_noisy(predictions)
+        known &= predictions.losses.isfinite().numpy()
         if known.any():
             ranking = detection_metrics(np.exp(-predictions.losses.double().numpy()[known]), is_noisy[known])
             metrics |= {"probe_detection_auroc": ranking["detection_auroc"]} if ranking else {}
@@ -143,10 +144,11 @@ class TurnMixin(ResumablePhasesMixin):
         # A new store: one look at the losses, however often this is called.
         self.sample_store, logs = fitted_store(self, estimator, predictions, features, self.true_labels)
         self.fine_tuning_samples = None
-        probability = self.sample_store.clean_probability.numpy()
+        probability = self.sample_store.known_clean_probability().numpy()
         metrics = {f"cleanse_{name}": value for name, value in logs.items() if not name.startswith("memorization")}
         metrics["cleanse_kept"] = int((probability > settings.turn_threshold).sum())
         is_noisy, known = self._is_noisy(predictions)
+        known &= ~np.isnan(probability)
         if (known & ~is_noisy).any():
             row = cleansing_table(probability[known], is_noisy[known], (settings.turn_threshold,))[0]
             metrics |= {f"cleanse_{name}": row[name] for name in ("purity", "recall")}

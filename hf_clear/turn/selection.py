@@ -19,11 +19,12 @@ def select_clean(
     """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`;
     in the paper, the same number of them from each class (`balance="min"`).
 
-    No class is dropped: one without such a sample keeps as many of its samples as the smallest other class, those with
-    the largest clean probability, and a warning names it.
+    No class is dropped unless nothing is known of it: one without such a sample keeps as many of its samples as the
+    smallest other class, those with the largest clean probability, and a warning names it.
 
     Args:
-        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
+        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1]; NaN where nothing is known,
+            and a sample is not selected.
         labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
         threshold (`float`, *optional*, defaults to 0.6): τ.
         balance (`str` or `int`, *optional*, defaults to `"none"`): `"min"` draws as many samples from each class as
@@ -38,23 +39,36 @@ def select_clean(
     """
     check_selection(threshold, balance)
     clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
+    is_known = ~np.isnan(clean_probability)
+    if len(labels) and not is_known.any():
+        raise ValueError(
+            f"No clean probability is known: the loss of all {len(labels)} samples is not finite. Look at the model's "
+            "weights (a learning rate that is too large?) or train in float32 or bf16 instead of fp16."
+        )
     is_kept = clean_probability > threshold
     if not is_kept.any():
         raise ValueError(
             f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
-            f"{clean_probability.max(initial=0)}). Lower `turn_threshold`, or probe longer."
+            f"{clean_probability[is_known].max(initial=0)}). Lower `turn_threshold`, or probe longer."
         )
     kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
     smallest = min(len(rows) for rows in kept.values() if len(rows))
+    unknown = [label for label in kept if not (is_known & (labels == label)).any()]
+    if unknown:
+        logger.warning(
+            f"The loss of no sample of {len(unknown)} of the {len(kept)} classes is finite (label {_listed(unknown)}): "
+            "the model is not fine-tuned on them."
+        )
+        kept = {label: rows for label, rows in kept.items() if label not in unknown}
     empty = [label for label, rows in kept.items() if not len(rows)]
     for label in empty:
-        rows = np.flatnonzero(labels == label)
+        rows = np.flatnonzero((labels == label) & is_known)
         kept[label] = rows[np.argsort(-clean_probability[rows], kind="stable")[:smallest]]
     if empty:
         logger.warning(
-            f"No sample of {len(empty)} of the {len(kept)} classes (label {', '.join(map(str, empty[:10]))}"
-            f"{', ...' * (len(empty) > 10)}) has a clean probability above {threshold}: each keeps the {smallest} most "
-            "probably clean ones, as many as the smallest other class has."
+            f"No sample of {len(empty)} of the {len(kept)} classes (label {_listed(empty)}) has a clean probability "
+            f"above {threshold}: each keeps the {smallest} most probably clean ones, as many as the smallest other "
+            "class has."
         )
     if balance != "none":
         size = min(map(len, kept.values())) if balance == "min" else balance
@@ -62,6 +76,10 @@ def select_clean(
             if len(rows) > size:
                 kept[label] = np.random.default_rng((seed, number)).choice(rows, size, replace=False)
     return np.sort(np.concatenate(list(kept.values())))
+
+
+def _listed(labels: list[int]) -> str:
+    return ", ".join(map(str, labels[:10])) + ", ..." * (len(labels) > 10)
 
 
 def check_selection(threshold: float, balance: str | int) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save as serialize
 from ..checksums import sealed
 from ..files import write_atomically
 from ..identity import check_read
-from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_sample_tensors, read_state
+from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_findings, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
 _FORMAT = "hf_clear.turn.v3"
@@ -59,6 +59,8 @@ class TurnState:
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["is_fitted"] = self.sample_store is not None and self.sample_store.is_fitted
+        if plain["is_fitted"]:
+            plain["findings"] = self.sample_store.findings.as_dict()
         write_atomically(path, *sealed(serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)})))
 
     @classmethod
@@ -93,10 +95,12 @@ class TurnState:
                 raise damaged(path, "the samples to fine-tune on are no list of rows")
             if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < num_samples:
                 raise damaged(path, f"the samples to fine-tune on are not all among the {num_samples} there are")
+        if store is not None:
+            store = SampleStore(**store, fitted_epoch=0 if is_fitted else -1, findings=read_findings(path, plain))
         return cls(
             **{name: plain[name] for name in _PLAIN},
             probe=parts["probe"],
             optimizer=parts.get("optimizer", {}),
-            sample_store=None if store is None else SampleStore(**store, fitted_epoch=0 if is_fitted else -1),
+            sample_store=store,
             fine_tuning_samples=parts["fine_tuning"]["samples"].numpy() if "fine_tuning" in parts else None,
         )

@@ -1,0 +1,218 @@
+"""What speaks against the clean probabilities of a fit, and the share of wrong labels that it supports. No trainer.
+
+An estimator answers whatever it is given: a mixture splits any losses in two. Here it is looked at whether the answer
+is supported by what it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .estimators import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
+
+_SIGNIFICANCE = 0.01  # one-sided: how rarely guessing passes for a model
+_LEAST_AGREEMENT = 0.05  # with the given labels, as Cohen's kappa; a perfect model has 0.2 under 80 % symmetric noise
+_LOST = 0.9  # share of a class's samples above which, called wrong, the class is lost
+_NAMED = 10  # classes that a message lists
+
+
+@dataclass(frozen=True)
+class FitFindings:
+    """What a fit of clean probabilities supports, as `trainer.fit_findings`. All numbers are about the samples whose
+    loss is finite.
+
+    Attributes:
+        warnings (`dict[str, str]`): what speaks against the clean probabilities, in plain words, by kind: `"no_better_
+            than_chance"`, `"lost_classes"`, `"no_two_groups"`, `"non_finite_losses"`. Empty if nothing does.
+        missing (`int`): samples whose loss is not finite: nothing is known of their labels.
+        noise_rate (`float`, *optional*): the estimated share of wrong labels, 1 - the mean clean probability. None
+            where the fit doesn't support one.
+        noise_rate_interval (`tuple[float, float]`, *optional*): where it lies if the two groups of losses are right and
+            wrong labels: from the smallest to the largest of four estimates (that above; the weight of the component of
+            large losses; the share of clean probabilities below 0.5; the share of labels that the model doesn't
+            predict), widened by the share of samples that two such groups confuse, and by two standard deviations of
+            the count. It knows nothing of wrong labels that the model has learned by heart, or that look right to it.
+        unsupported (`str`): why there is no noise rate; empty where there is one.
+    """
+
+    warnings: dict[str, str] = field(default_factory=dict)
+    missing: int = 0
+    noise_rate: float | None = None
+    noise_rate_interval: tuple[float, float] | None = None
+    unsupported: str = "nothing was fitted"
+
+    def logs(self) -> dict[str, float]:
+        """Numbers for the log: `fit_warnings`, how many kinds there are; 1 under `fit_` and the name of each; the noise
+        rate and the ends of its interval, where there is one."""
+        logs: dict[str, float] = {"fit_warnings": len(self.warnings), **{f"fit_{kind}": 1 for kind in self.warnings}}
+        if self.noise_rate is None:
+            return logs
+        low, high = self.noise_rate_interval
+        rates = {"": self.noise_rate, "_low": low, "_high": high}
+        return logs | {f"estimated_noise_rate{end}": rate for end, rate in rates.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FitFindings:
+        """From [`as_dict`].
+
+        Raises:
+            ValueError: where these are no findings.
+        """
+        try:
+            found = cls(**values)
+            interval = found.noise_rate_interval
+            interval = None if interval is None else (float(interval[0]), float(interval[1]))
+            numbers = [found.noise_rate, *(interval or ())]
+            is_one = (
+                isinstance(found.warnings, dict)
+                and all(isinstance(text, str) for text in [found.unsupported, *found.warnings.values()])
+                and type(found.missing) is int
+                and (found.noise_rate is None) == (interval is None)
+                and all(number is None or 0 <= number <= 1 for number in numbers)
+            )
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            raise ValueError(f"its findings are none: {error}") from error
+        if not is_one:
+            raise ValueError("its findings are none: a value is of a wrong type")
+        return cls(dict(found.warnings), found.missing, found.noise_rate, interval, found.unsupported)
+
+
+def check_fit(
+    losses: np.ndarray,
+    clean_probability: np.ndarray,
+    labels: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+    label_names: Mapping[int, str] | None = None,
+) -> tuple[FitFindings, dict[str, float]]:
+    """Looks at a fit.
+
+    - *No better than chance*: the model's predictions agree with the given labels no more than guesses with the same
+      frequencies would, plus 5 % of the way to full agreement (Cohen's kappa of 0.05), by a one-sided binomial test at
+      1 %. A good model passes under heavy noise: it agrees with few given labels, but with more than that.
+    - *Lost classes*: more than 90 % of a class has a clean probability below 0.5.
+    - *No two groups*: the losses have no two peaks. Both have to say so: a mixture of two Gaussians, by a separation
+      above 2 (Ashman et al., 1994), and Hartigan's dip (1985) of the losses or of their logarithms, at 5 %, since a
+      mixture splits skewed losses with one peak as well.
+
+    Args:
+        losses, clean_probability (`np.ndarray` of shape `[num_samples]`): of the fit.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given classes; None where every token has one.
+        predicted (`np.ndarray` of shape `[num_samples]`, *optional*): the classes that the model predicts.
+        label_names (`Mapping[int, str]`, *optional*): of the classes, for messages.
+
+    Returns:
+        `tuple[FitFindings, dict[str, float]]`: what was found, and numbers for the log: those of [`FitFindings.logs`],
+        `loss_separation` and `loss_dip` (which reject one group above 2 and 0.51).
+    """
+    finite = np.isfinite(losses)
+    missing, warnings = int((~finite).sum()), {}
+    if missing:
+        tokens = "They may be without any labelled token. Otherwise, look" if labels is None else "Look"
+        warnings["non_finite_losses"] = (
+            f"The losses of {missing} of {len(losses)} training samples are not finite. Nothing is known of their "
+            f"labels, and no PEFT module acts on them. {tokens} at the learning rate, or train in float32 or bf16 "
+            "instead of fp16."
+        )
+    if missing == len(losses):
+        findings = FitFindings(warnings, missing, unsupported="no loss is finite")
+        return findings, findings.logs()
+    losses, p = losses[finite], clean_probability[finite]
+    unsupported, agreement = [], None
+    labels = None if labels is None else labels[finite]
+    if labels is not None and predicted is not None:
+        predicted = predicted[finite]
+        agreement = float((predicted == labels).mean())
+        warnings |= _no_better_than_chance(predicted, labels)
+        if warnings.keys() & {"no_better_than_chance"}:
+            unsupported.append("the model is no better than chance on the given labels")
+    if labels is not None:
+        lost = _lost_classes(labels, p)
+        if len(lost):
+            warnings["lost_classes"] = _of_lost(lost, labels, label_names or {})
+            if np.isin(labels, lost).sum() > 0.1 * (p < 0.5).sum():
+                unsupported.append(f"nearly all labels of whole classes are called wrong ({len(lost)} of them)")
+    groups = find_groups(losses)
+    if not groups.are_two:
+        unsupported.append("the losses show no two groups")
+        if (p < 0.5).any():
+            warnings["no_two_groups"] = _of_groups(groups, p)
+    rate, interval = None, None
+    if not unsupported:
+        rate = float(1 - p.mean())
+        interval = _interval(p, groups, agreement)
+    findings = FitFindings(warnings, missing, rate, interval, "; ".join(unsupported))
+    return findings, {**findings.logs(), "loss_separation": float(groups.separation), "loss_dip": groups.dip}
+
+
+def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+    from scipy.stats import binom
+
+    size, agreeing = len(labels), int((predicted == labels).sum())
+    num_labels = int(max(predicted.max(), labels.max())) + 1
+    shares = [np.bincount(values[values >= 0], minlength=num_labels) / size for values in (predicted, labels)]
+    chance = float((shares[0] * shares[1]).sum())
+    least = chance + _LEAST_AGREEMENT * (1 - chance)
+    if binom.sf(agreeing - 1, size, least) <= _SIGNIFICANCE:
+        return {}
+    needed = int(binom.isf(_SIGNIFICANCE, size, least)) + 1
+    return {
+        "no_better_than_chance": (
+            f"The model predicts {agreeing} of {size} training samples as they are labelled; guesses with the same "
+            f"frequencies get about {chance * size:.0f}, and a model that tells anything would get {needed} or more. "
+            "Its losses say next to nothing about labels. Let it learn for longer before the first fit "
+            "(`clear_warmup_epochs`, `probe_epochs`), or with another learning rate."
+        )
+    }
+
+
+def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
+    classes, of_sample = np.unique(labels, return_inverse=True)
+    wrong = np.bincount(of_sample, weights=p < 0.5)
+    return classes[wrong > _LOST * np.bincount(of_sample)]
+
+
+def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Mapping[int, str]) -> str:
+    listed = [f"{label} ({names[label]!r})" if label in names else str(label) for label in lost[:_NAMED].tolist()]
+    return (
+        f"More than {_LOST:.0%} of the labels of {len(lost)} of {len(np.unique(labels))} classes are called wrong: "
+        f"label {', '.join(listed)}{', ...' * (len(lost) > _NAMED)}. It is likelier that the model has not learned "
+        "them than that nearly all of their labels are wrong. Let it learn for longer before the fit "
+        "(`clear_warmup_epochs`, `probe_epochs`), or try the estimator 'per_class_gaussian_mixture'."
+    )
+
+
+def _of_groups(groups: Groups, p: np.ndarray) -> str:
+    found = "no mixture could be fitted"
+    if np.isfinite(groups.separation):
+        found = (
+            f"separation {groups.separation:.2g}, dip {groups.dip:.2g}; {LEAST_SEPARATION:g} and {LEAST_DIP} would be"
+        )
+    return (
+        f"The losses of {len(p)} training samples show no two groups ({found}), and yet {(p < 0.5).sum()} labels are "
+        "called wrong: a mixture splits any losses in two. How many labels are wrong can't be told. Take "
+        "`label_issues()` for an order in which to look at labels, not for a list of wrong ones. Groups may show after "
+        "more or fewer epochs (`clear_warmup_epochs`, `probe_epochs`)."
+    )
+
+
+def _interval(p: np.ndarray, groups: Groups, agreement: float | None) -> tuple[float, float]:
+    """See [`FitFindings`]."""
+    from scipy.stats import norm
+
+    estimates = [1 - p.mean(), groups.weight, (p < 0.5).mean()] + ([] if agreement is None else [1 - agreement])
+    spread = norm.cdf(-groups.separation / 2) + 2 * np.sqrt((p * (1 - p)).sum()) / len(p)
+    return float(max(min(estimates) - spread, 0)), float(min(max(estimates) + spread, 1))
+
+
+def listed_names(id2label: Any) -> dict[int, str]:
+    """The names of classes in a model's config, but for those that transformers makes up (`LABEL_0`)."""
+    names = id2label.items() if isinstance(id2label, Mapping) else ()
+    return {label: name for label, name in names if isinstance(name, str) and name != f"LABEL_{label}"}
