@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
@@ -23,6 +24,18 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Gives an empty file its size in bytes, and the disk space for it.
+
+    Raises:
+        OSError: where there is not so much.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def flush_folder(folder: str | os.PathLike) -> None:

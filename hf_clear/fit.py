@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 
-from .estimators import NamedEstimator, SampleEvidence
+from ._processes import run_on_main
+from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
 from .sample_store import SampleStore
@@ -54,11 +54,11 @@ def fit_clean_probability(
         (1 - the mean clean probability), `non_finite_losses` (the number of samples that the fit left out), the
         diagnostics of the estimator, and if true labels are known, how well it finds the wrong ones.
     """
-    estimate = None
     store.add_losses(predictions.losses, predictions.labels)
-    if trainer.accelerator.is_main_process:
+
+    def estimated() -> CleanProbabilityEstimate:
         per_token = predictions.probabilities is None
-        estimate = estimator(
+        return estimator(
             SampleEvidence(
                 losses=predictions.losses.numpy(),
                 labels=None if per_token else predictions.labels.numpy(),
@@ -67,7 +67,8 @@ def fit_clean_probability(
                 features=None if features is None else features.numpy(),
             )
         )
-    estimate = broadcast_object_list([estimate])[0]
+
+    estimate = run_on_main(trainer.accelerator, estimated, f"The estimator {estimator.name!r}")
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     logs = {
         "clean_fraction": float((estimate.clean_probability > 0.5).mean()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from transformers import Trainer
 
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
+from ._processes import failing_together
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .files import reserve
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
 
@@ -43,6 +45,7 @@ class SamplePredictions:
     probabilities: torch.Tensor | None = None
 
 
+@failing_together()
 def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
     """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); where
     every token has a label, the mean over a sample's tokens.
@@ -149,24 +152,34 @@ def table_by_index(
     if not is_prepared and trainer.place_model_on_device:
         trainer._move_model_to_device(model, trainer.args.device)
     autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
+    if len(dataloader.dataset) == 0:
+        raise ValueError("The data set has no sample.")
     table: torch.Tensor | None = None
     with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
-        for batch in tqdm(dataloader, desc=description, disable=quiet):
+        for batch in tqdm(_some_batches(trainer, dataloader), total=len(dataloader), desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
             rows = rows_of(model, batch, index)
             rows = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)  # how often a sample was seen
             if table is None:
                 table = _empty_table(trainer, (len(dataloader.dataset), rows.shape[1]), storage)
             table[index.cpu()] = rows.float().cpu()
-    if table is None:
-        raise ValueError("The data set has no sample.")
     if storage is not None:
         accelerator.wait_for_everyone()  # all have written their rows
     elif accelerator.num_processes > 1:  # a sample that several processes saw, to fill their batches, counts once
         table = accelerator.reduce(table.to(accelerator.device), "sum").cpu()
         table /= table[:, :1].clone()
     return table[:, 1:]
+
+
+def _some_batches(trainer: Trainer, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
+    """The batches of this process, or one with the first sample where it has none, so that it learns what a row is:
+    with `even_batches=False`, a small data set may not have one for every process."""
+    batch = None
+    for batch in dataloader:
+        yield batch
+    if batch is None:
+        yield trainer._prepare_inputs(dataloader.collate_fn(dataloader.dataset.__getitems__([0])))
 
 
 def _longest_first(dataset: Dataset) -> list[int] | None:
@@ -185,5 +198,7 @@ def _empty_table(trainer: Trainer, shape: tuple[int, int], storage: Path | None)
     if storage is None:
         return torch.zeros(shape)
     with trainer.args.main_process_first(local=False):
-        mode = "w+" if trainer.accelerator.is_main_process else "r+"
-        return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode=mode, shape=shape))
+        if trainer.accelerator.is_main_process:
+            with open(storage, "wb") as file:  # all of it, or a full disk would kill the process that writes a row
+                reserve(file, 4 * shape[0] * shape[1])
+        return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode="r+", shape=shape))
