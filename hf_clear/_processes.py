@@ -28,6 +28,11 @@ _LOOK_EVERY = 0.5
 _TELL_FOR = 6.0  # how long a process that failed stays, so that the others learn why
 _END_WITHIN = 12.0  # of having learned it
 
+_LOST = (
+    "it lost the connection to another process. If that gives no reason, it was killed, perhaps for want of memory: "
+    "look at what the launcher says"
+)
+
 _watch: _Watch | None = None  # of the method that runs
 _num_watches = 0  # one after the other, the same number on every process: it tells their notes apart
 
@@ -70,7 +75,7 @@ def failing_together() -> Iterator[None]:
         _watch = None
 
 
-def run_on_main(accelerator: Accelerator, function: Callable[[], Result], what: str) -> Result:
+def run_on_main(accelerator: Accelerator, what: str, function: Callable[..., Result], *args: Any) -> Result:
     """Runs a function on the main process alone; every process gets its result. It must not be a collective operation.
 
     Args:
@@ -80,11 +85,11 @@ def run_on_main(accelerator: Accelerator, function: Callable[[], Result], what: 
         RuntimeError: on the other processes if it raised an exception, which the main process raises itself.
     """
     if accelerator.num_processes == 1:
-        return function()
+        return function(*args)
     result, failure, error = None, None, None
     if accelerator.is_main_process:
         try:
-            result = function()
+            result = function(*args)
         except Exception as raised:
             error, failure = raised, _describe(raised)
     result, failure = broadcast_object_list([result, failure])
@@ -117,8 +122,10 @@ class _Watch:
         """Notes why this process failed, unless another did before, and stays until all have read it. Returns what to
         raise in place of the error, if it is only what the failure of another process led to."""
         self._is_failing = True
-        is_lost, trace = _is_lost_connection(error), "".join(traceback.format_exception(error))
-        note = self._note or {"rank": self.rank, "reason": _describe(error), "traceback": trace}
+        is_lost = _is_lost_connection(error)
+        reason = f"{_LOST} ({_describe(error)})" if is_lost else _describe(error)
+        trace = "".join(traceback.format_exception(error))
+        note = self._note or {"rank": self.rank, "is_lost": is_lost, "reason": reason, "traceback": trace}
         try:
             note = json.loads(self._store.compare_set("failure", "", json.dumps(note)))
             self._store.set(f"told {self.rank}", "")
@@ -127,14 +134,9 @@ class _Watch:
                 time.sleep(_LOOK_EVERY / 5)
         except RuntimeError:  # the store is gone, and the process that had it
             pass
-        if is_lost and note["rank"] != self.rank:
-            return _message(note)
-        if is_lost:
-            _write(
-                "The connection to another process of the training was lost. If that gives no reason, it was killed, "
-                "perhaps for want of memory: look at what the launcher says."
-            )
-        return None
+        if is_lost and note["is_lost"]:
+            _write(f"Process {self.rank} of the training has failed: {reason}")
+        return _message(note) if is_lost and not note["is_lost"] else None
 
     def stop(self) -> None:
         self._stopped.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
@@ -26,16 +25,17 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
-def reserve(file: BinaryIO, size: int) -> None:
-    """Gives an empty file its size in bytes, and the disk space for it.
+def reserve(path: str | os.PathLike, size: int) -> None:
+    """Makes a file of zeros, and sees to it that its `size` in bytes is there on the disk.
 
     Raises:
-        OSError: where there is not so much.
+        OSError: where it is not.
     """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def flush_folder(folder: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import Trainer
 
 from ._processes import run_on_main
-from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
+from .estimators import NamedEstimator, SampleEvidence
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
 from .sample_store import SampleStore
@@ -55,20 +55,15 @@ def fit_clean_probability(
         diagnostics of the estimator, and if true labels are known, how well it finds the wrong ones.
     """
     store.add_losses(predictions.losses, predictions.labels)
-
-    def estimated() -> CleanProbabilityEstimate:
-        per_token = predictions.probabilities is None
-        return estimator(
-            SampleEvidence(
-                losses=predictions.losses.numpy(),
-                labels=None if per_token else predictions.labels.numpy(),
-                mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-                probabilities=None if per_token else predictions.probabilities.numpy(),
-                features=None if features is None else features.numpy(),
-            )
-        )
-
-    estimate = run_on_main(trainer.accelerator, estimated, f"The estimator {estimator.name!r}")
+    per_token = predictions.probabilities is None
+    evidence = SampleEvidence(
+        losses=predictions.losses.numpy(),
+        labels=None if per_token else predictions.labels.numpy(),
+        mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
+        probabilities=None if per_token else predictions.probabilities.numpy(),
+        features=None if features is None else features.numpy(),
+    )
+    estimate = run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     logs = {
         "clean_fraction": float((estimate.clean_probability > 0.5).mean()),

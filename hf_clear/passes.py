@@ -21,7 +21,7 @@ from transformers import Trainer
 
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
-from ._processes import failing_together
+from ._processes import failing_together, run_on_main
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .files import reserve
 from .losses import cross_entropy, per_sample
@@ -197,8 +197,6 @@ def _longest_first(dataset: Dataset) -> list[int] | None:
 def _empty_table(trainer: Trainer, shape: tuple[int, int], storage: Path | None) -> torch.Tensor:
     if storage is None:
         return torch.zeros(shape)
-    with trainer.args.main_process_first(local=False):
-        if trainer.accelerator.is_main_process:
-            with open(storage, "wb") as file:  # all of it, or a full disk would kill the process that writes a row
-                reserve(file, 4 * shape[0] * shape[1])
-        return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode="r+", shape=shape))
+    # All of it, or a full disk would kill the process that writes a row.
+    run_on_main(trainer.accelerator, "Making the file of the features", reserve, storage, 4 * shape[0] * shape[1])
+    return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode="r+", shape=shape))

@@ -101,7 +101,7 @@ def collator(folder):
 
 
 def worker(folder):
-    clear(folder, collator=BrokenCollator(1, 8), dataloader_num_workers=1).train()
+    clear(folder, collator=BrokenCollator(1, 2), dataloader_num_workers=1).train()
 
 
 def estimator(folder):
@@ -126,10 +126,6 @@ def interrupt(folder):
     clear(folder, act=lambda: is_rank(1) and fail(KeyboardInterrupt())).train()
 
 
-def leaves(folder):
-    clear(folder, act=lambda: is_rank(1) and sys.exit(0)).train()
-
-
 def blocked(folder):
     """The other process is where no lost connection wakes it up."""
     hf_clear._processes._END_WITHIN = 2
@@ -138,10 +134,6 @@ def blocked(folder):
 
 def evaluation(folder):
     clear(folder, collator=BrokenCollator(1, 1)).evaluate()
-
-
-def losses(folder):
-    hf_clear.per_sample_losses(clear(folder, collator=BrokenCollator(1, 1)))
 
 
 def probe(folder):
@@ -160,10 +152,6 @@ def turn_disk(folder):
     turn(folder).train()
 
 
-def finetuning(folder):
-    turn(folder, collator=BrokenCollator(1, 7)).train()
-
-
 def killed(folder):
     clear(folder, act=lambda: is_rank(1) and os.kill(os.getpid(), signal.SIGKILL)).train()
 
@@ -173,16 +161,6 @@ def killed_main(folder):
     clear(folder, act=lambda: is_rank(0) and os.kill(os.getpid(), signal.SIGKILL)).train()
 
 
-def goes_on(folder):
-    """One process catches its error."""
-    hf_clear._processes._END_WITHIN = 4
-    trainer = clear(folder, act=lambda: is_rank(1) and fail(ValueError("so it goes")))
-    try:
-        trainer.train()
-    except ValueError:
-        trainer.evaluate()
-
-
 # ---- No faults of one process ----
 
 
@@ -190,14 +168,14 @@ def caught(folder):
     """All fail, one later than the other, and all go on."""
 
     def act():
-        time.sleep(2 * is_rank(1))
+        time.sleep(1.5 * is_rank(1))
         raise ValueError("so it goes")
 
     try:
         clear(folder, act=act).train()
     except ValueError as error:
         print("caught:", error, file=sys.stderr)
-    trainer = clear(folder)
+    trainer = clear(folder, max_steps=3)
     trainer.train()
     print("steps:", trainer.state.global_step, file=sys.stderr)
 
@@ -212,7 +190,7 @@ def refused(folder):
         "a ragged end of split batches": lambda: clear(folder, 51, **split),
         "a ragged evaluation": lambda: clear(folder, 48, eval_strategy="epoch", **RAGGED),
         "fewer samples than processes": lambda: clear(folder, 1, **RAGGED),
-        "a ragged end of fine-tuning": lambda: turn(folder, 50, turn_threshold=0.01, **RAGGED),
+        "a ragged end of fine-tuning": lambda: turn(folder, 41, turn_threshold=0.01, **RAGGED),
         "nothing left": lambda: clear(folder, 7, dataloader_drop_last=True),
         "other samples": lambda: clear(folder, 48 + rank),
         "another order": lambda: clear(folder, data=toy_dataset(48).shuffle(seed=rank)),
@@ -232,10 +210,10 @@ def refused(folder):
 def even(folder):
     """What looks ragged, and is not; data sets with fewer samples than processes."""
     steps = [
-        clear(folder, 52, max_steps=3, **RAGGED),
-        clear(folder, 56, gradient_accumulation_steps=2, **RAGGED),
+        clear(folder, 20, max_steps=2, **RAGGED),
+        clear(folder, 24, gradient_accumulation_steps=2, **RAGGED),
         clear(folder, 2),
-        clear(folder, 48, clear_min_clean_probability=0.999),
+        clear(folder, 24, clear_min_clean_probability=0.999),
     ]
     for trainer in steps:
         trainer.train()
@@ -301,5 +279,5 @@ if __name__ == "__main__":
         root, results = Path(sys.argv[1]), {}
         for name in sys.argv[2:]:
             size, _, fault = name.partition(":")
-            results[name] = forked(fault, root / fault, int(size))
+            results[name] = forked(fault, root / name.replace(":", "-"), int(size))
         (root / "results.json").write_text(json.dumps(results))
