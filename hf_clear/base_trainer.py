@@ -10,9 +10,11 @@ import datasets
 import numpy as np
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import Trainer
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from ._processes import together
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .fit_checks import FitFindings
@@ -21,6 +23,7 @@ from .hub.private_files import samples_left_out
 from .passes import per_sample_losses
 from .probe_args import ProbeArguments
 from .sample_store import SampleStore
+from .shares import check_same_evaluation, check_same_steps
 from .truth import true_labels_of
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,16 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
         [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
         It is used for metrics and for routing strategies that need the truth alone."""
         return None if self.labels_tokens else true_labels_of(self.train_dataset)
+
+    @together
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in `Trainer`."""
+        return super().evaluate(*args, **kwargs)
+
+    @together
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """As in `Trainer`."""
+        return super().predict(*args, **kwargs)
 
     def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
         """See [`hf_clear.per_sample_losses`]."""
@@ -127,6 +140,16 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
             # DDP: every process by itself.
             self.model.__dict__.pop("_is_accelerate_prepared", None)
         return super()._prepare_for_training(*args, **kwargs)
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):
+        if not self._is_stock:
+            check_same_steps(self, dataloader)
+        return super().set_initial_training_values(args, dataloader, *others)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        if not self._is_stock:
+            check_same_evaluation(self, dataloader)
+        return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._check_checkpoint(resume_from_checkpoint)

@@ -43,6 +43,19 @@ def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> N
         raise
 
 
+def reserve(path: str | os.PathLike, size: int) -> None:
+    """Makes a file of zeros, and sees to it that its `size` in bytes is there on the disk.
+
+    Raises:
+        OSError: where it is not.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
 def flush_folder(folder: str | os.PathLike) -> None:
     """Flushes the files below `folder` to disk: a rename of it is then not ahead of what it holds."""
     for parent, _, names in os.walk(folder):

@@ -6,10 +6,10 @@ import logging
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL
+from ._processes import run_on_main
 from .estimators import NamedEstimator, SampleEvidence
 from .fit_checks import check_fit, listed_names
 from .metrics import detection_metrics, memorization
@@ -61,20 +61,16 @@ def fit_clean_probability(
         [`check_fit`] finds, with `estimated_noise_rate` if the fit supports one, the diagnostics of the estimator, and
         if true labels are known, how well it finds the wrong ones.
     """
-    estimate = None
     store.add_losses(predictions.losses, predictions.labels)
-    if trainer.accelerator.is_main_process:
-        per_token, probabilities = predictions.predicted is None, predictions.probabilities
-        estimate = estimator(
-            SampleEvidence(
-                losses=predictions.losses.numpy(),
-                labels=None if per_token else predictions.labels.numpy(),
-                mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-                probabilities=None if probabilities is None else probabilities.numpy(),
-                features=None if features is None else features.numpy(),
-            )
-        )
-    estimate = broadcast_object_list([estimate])[0]
+    per_token, probabilities = predictions.predicted is None, predictions.probabilities
+    evidence = SampleEvidence(
+        losses=predictions.losses.numpy(),
+        labels=None if per_token else predictions.labels.numpy(),
+        mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
+        probabilities=None if probabilities is None else probabilities.numpy(),
+        features=None if features is None else features.numpy(),
+    )
+    estimate = run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
     logs = {"clean_fraction": float((estimate.clean_probability[finite] > 0.5).mean())} if finite.any() else {}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ._modes import evaluation_mode
+from ._processes import together
 from ._scores import shifts_labels
 from ._version import __version__
 from .base_trainer import BaseTrainerMixin
@@ -28,6 +29,7 @@ from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
+from .shares import check_same_data
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
 from .training_args import ClearArguments
@@ -125,9 +127,11 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     # ---- Training ----
 
+    @together
     def train(self, *args: Any, **kwargs: Any):
         if self.is_routed:
             check_training_set(self)
+            check_same_data(self)
         return super().train(*args, **kwargs)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,10 @@ from transformers.utils.logging import tqdm
 
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
+from ._processes import failing_together, run_on_main
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .class_tables import row_blocks, table_type
+from .files import reserve
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
 from .sample_store import SampleStore
@@ -60,6 +63,7 @@ class SamplePredictions:
         self.never_returned = self.losses.isnan() & has_no_label & (self.predicted is not None)
 
 
+@failing_together()
 def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
     """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); where
     every token has a label, the mean over a sample's tokens.
@@ -189,12 +193,14 @@ def tables_by_index(
     if not is_prepared and trainer.place_model_on_device:
         trainer._move_model_to_device(model, trainer.args.device)
     autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
+    if len(dataloader.dataset) == 0:
+        raise ValueError("The data set has no sample.")
     num_samples = len(dataloader.dataset)
     seen = torch.zeros(num_samples)  # how often
     tables: list[torch.Tensor] = []
     with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
-        for batch in tqdm(dataloader, desc=description, disable=quiet):
+        for batch in tqdm(_some_batches(trainer, dataloader), total=len(dataloader), desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)
             parts = rows_of(model, batch, index)
             if not tables:
@@ -203,8 +209,6 @@ def tables_by_index(
             seen[index] = 1
             for table, part in zip(tables, parts):
                 table[index] = part.cpu()
-    if not tables:
-        raise ValueError("The data set has no sample.")
     if accelerator.num_processes > 1:
         seen = accelerator.reduce(seen.to(accelerator.device), "sum").cpu()
     if storage is not None:
@@ -228,6 +232,16 @@ def _share(accelerator: Accelerator, rows: torch.Tensor, seen: torch.Tensor) -> 
     rows.copy_(total / count if rows.is_floating_point() else (total / count).round().long())
 
 
+def _some_batches(trainer: Trainer, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
+    """The batches of this process, or one with the first sample where it has none, so that it learns what a row is:
+    with `even_batches=False`, a small data set may not have one for every process."""
+    batch = None
+    for batch in dataloader:
+        yield batch
+    if batch is None:
+        yield trainer._prepare_inputs(dataloader.collate_fn(dataloader.dataset.__getitems__([0])))
+
+
 def _longest_first(dataset: Dataset) -> list[int] | None:
     if not isinstance(dataset, datasets.Dataset) or "input_ids" not in dataset.column_names:
         return None
@@ -243,6 +257,6 @@ def _longest_first(dataset: Dataset) -> list[int] | None:
 def _empty_table(trainer: Trainer, shape: tuple[int, ...], dtype: torch.dtype, storage: Path | None) -> torch.Tensor:
     if storage is None:
         return torch.zeros(shape, dtype=dtype)
-    with trainer.args.main_process_first(local=False):
-        mode = "w+" if trainer.accelerator.is_main_process else "r+"
-        return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode=mode, shape=shape))
+    # All of it, or a full disk would kill the process that writes a row.
+    run_on_main(trainer.accelerator, "Making the file of the features", reserve, storage, 4 * math.prod(shape))
+    return torch.from_numpy(np.memmap(storage, dtype=np.float32, mode="r+", shape=shape))

@@ -282,7 +282,7 @@ def _shared_file(trainer: Trainer) -> Iterator[Path]:
         name = broadcast_object_list([name])[0]
     try:
         yield Path(name)
+        trainer.accelerator.wait_for_everyone()  # not after a failure, which the others may not share
     finally:
-        trainer.accelerator.wait_for_everyone()
         if trainer.accelerator.is_main_process:
             Path(name).unlink(missing_ok=True)

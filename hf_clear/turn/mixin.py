@@ -11,6 +11,7 @@ from transformers import enable_full_determinism, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .._names import IGNORED_LABEL
+from .._processes import together
 from ..checkpoints import alone
 from ..checks import check_task, check_training_set
 from ..estimators import get_estimator
@@ -20,6 +21,7 @@ from ..identity import fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
+from ..shares import check_same_data
 from .probe_phase import check_one_label_a_sample
 from .resuming import ResumablePhasesMixin, is_checkpoint
 from .selection import check_selection, select_clean
@@ -42,6 +44,7 @@ class TurnMixin(ResumablePhasesMixin):
 
     # ---- The phases ----
 
+    @together
     @alone
     def train(
         self,
@@ -78,6 +81,7 @@ class TurnMixin(ResumablePhasesMixin):
             self.cleanse()
         return self.finetune(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
+    @together
     @alone
     def linear_probe(self) -> dict[str, float]:
         """Phase 1: trains the head alone, with generalized cross entropy on the features of the frozen model, which are
@@ -118,6 +122,7 @@ class TurnMixin(ResumablePhasesMixin):
             self._finish_phase("probe", metrics | evaluated)
         return metrics | evaluated
 
+    @together
     @alone
     def cleanse(self) -> dict[str, float]:
         """Phase 2: clean probabilities from the probe's losses, one mixture a class, and the samples to fine-tune on
@@ -164,6 +169,7 @@ class TurnMixin(ResumablePhasesMixin):
         self._finish_phase("cleanse", metrics)
         return metrics
 
+    @together
     @alone
     def finetune(
         self,
@@ -195,6 +201,7 @@ class TurnMixin(ResumablePhasesMixin):
 
     # ---- What users ask ----
 
+    @together
     def predict_probe(self, dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
         """What the probe predicts from the features of the model as it is now, without its adapter if it has one: until
         fine-tuning, those that it was trained on.
@@ -215,6 +222,7 @@ class TurnMixin(ResumablePhasesMixin):
             raise RuntimeError("There is no probe: call `linear_probe()` first.")
         return self._probing.predict(self, self.turn_args, dataset, metric_key_prefix)
 
+    @together
     def features(self, dataset: Dataset | None = None) -> np.ndarray:
         """The last hidden states of the model as it is now, averaged over the tokens: `[num_samples, hidden_size]`.
 
@@ -259,7 +267,9 @@ class TurnMixin(ResumablePhasesMixin):
         self._head()
 
     def _check_training_set(self) -> None:
-        check_one_label_a_sample(check_training_set(self))
+        first_label = check_training_set(self)
+        check_same_data(self)
+        check_one_label_a_sample(first_label)
 
     def _check_replaced(self) -> None:
         if self.train_dataset is self._identified:

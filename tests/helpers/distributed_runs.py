@@ -3,6 +3,7 @@
 All settings in one launch, since imports take longer than they. Each process writes what it found to `FOLDER/RANK.pt`.
 """
 
+import faulthandler
 import os
 import sys
 from dataclasses import dataclass
@@ -288,6 +289,7 @@ def resume(folder: Path) -> dict:
 
 
 def main() -> None:
+    faulthandler.dump_traceback_later(500, exit=True)  # should it hang, it says where
     folder = Path(sys.argv[1])
     results = {name: run(name, folder) for name in SETTINGS}
     results |= {"seq2seq": seq2seq(folder), "resume": resume(folder), "fsdp2": fsdp2(folder)}

@@ -1,0 +1,144 @@
+"""The shares that processes have of one training: of the same data, and with as many steps for each. Otherwise one
+waits forever for what another never does, or the rows of one index are different samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import datasets
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from ._processes import on_every_process
+from .sample_index import label_names
+
+
+def check_same_data(trainer: Trainer) -> None:
+    """
+    Raises:
+        ValueError: on every process if their training sets differ in the number of samples, or in the labels of a
+            `datasets.Dataset`.
+    """
+    lengths, labels = zip(*on_every_process(trainer.accelerator, _what_tells(trainer)))
+    way_out = (
+        "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
+        "shuffle, split and add noise with one seed, and don't shard the data set by rank."
+    )
+    if len(set(lengths)) > 1:
+        raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {way_out}")
+    other = next((rank for rank, checksum in enumerate(labels) if checksum != labels[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"The labels of the training set on process {other} are not those on process 0, or in another order. "
+            f"{way_out}"
+        )
+
+
+def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
+    """
+    Args:
+        dataloader (`DataLoader`): of the training that begins.
+
+    Raises:
+        ValueError: on every process if one would run out of batches before another, in training or in an evaluation
+            during it.
+    """
+    args = trainer.args
+    if trainer.accelerator.num_processes == 1:
+        return
+    own = None
+    if has_length(dataloader):
+        num_batches = _num_batches(dataloader)
+        steps = math.ceil(num_batches / args.gradient_accumulation_steps)
+        # A dataloader that promises more than it has would make the last step of an epoch a part of one.
+        own = (num_batches, steps, num_batches == len(dataloader))
+    seen = on_every_process(trainer.accelerator, own)
+    if None not in seen:
+        numbers, steps, are_true = zip(*seen)
+        if max(numbers) == 0:
+            raise ValueError(
+                f"The training set is too small for one batch on each of the {len(numbers)} processes, and "
+                "`dataloader_drop_last=True` drops what is less. Make batches smaller, or leave it out."
+            )
+        wanted = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * max(steps))
+        if not all(are_true) or (min(steps) < max(steps) and min(steps) < wanted):
+            raise _uneven(trainer, "training", numbers)
+    if args.eval_strategy != "no" and not args.accelerator_config.even_batches:
+        sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
+        for dataset in sets.values():
+            numbers = [] if dataset is None or not has_length(dataset) else _evaluation_shares(trainer, len(dataset))
+            if len(set(numbers)) > 1:
+                raise _uneven(trainer, "evaluation", numbers)
+
+
+def check_same_evaluation(trainer: Trainer, dataloader: DataLoader) -> None:
+    """
+    Raises:
+        ValueError: on every process if one would run out of the batches of an evaluation before another.
+    """
+    if trainer.accelerator.num_processes == 1 or trainer.args.accelerator_config.even_batches:
+        return
+    numbers = on_every_process(trainer.accelerator, _num_batches(dataloader) if has_length(dataloader) else None)
+    if None not in numbers and len(set(numbers)) > 1:
+        raise _uneven(trainer, "evaluation", numbers)
+
+
+def _what_tells(trainer: Trainer) -> tuple[int, int | None]:
+    dataset, checksum = trainer.train_dataset, None
+    if trainer.accelerator.num_processes > 1 and isinstance(dataset, datasets.Dataset):
+        name = next((name for name in label_names(trainer) if name in dataset.column_names), None)
+        if name is not None:
+            checksum = 0
+            for rows in dataset.with_format(None).select_columns([name]).iter(10_000):
+                checksum = crc32(repr(rows[name]).encode(), checksum)
+    return len(dataset), checksum
+
+
+def _num_batches(dataloader: DataLoader) -> int:
+    """On this process."""
+    share = dataloader.batch_sampler
+    return _size(share) if isinstance(share, BatchSamplerShard) else len(dataloader)
+
+
+def _size(share: BatchSamplerShard) -> int:
+    """A share of split batches counts a last one that is too small for it, and then leaves it out."""
+    is_too_small = False
+    sampler = getattr(share.batch_sampler, "sampler", None)
+    if share.split_batches and not share.even_batches and not share.drop_last and has_length(sampler):
+        rest = len(sampler) % share.batch_size
+        is_too_small = 0 < rest <= share.batch_size // share.num_processes * share.process_index
+    return len(share) - is_too_small
+
+
+def _evaluation_shares(trainer: Trainer, num_samples: int) -> list[int]:
+    """The number of batches on each process."""
+    args, config = trainer.args, trainer.args.accelerator_config
+    if config.dispatch_batches:
+        return []
+    batches = BatchSampler(range(num_samples), args.eval_batch_size, args.dataloader_drop_last)
+    return [
+        _size(BatchSamplerShard(batches, args.world_size, rank, config.split_batches, even_batches=False))
+        for rank in range(args.world_size)
+    ]
+
+
+def _uneven(trainer: Trainer, phase: str, numbers: Sequence[int]) -> ValueError:
+    way_out = "Look at the dataloader, of which every process needs as many batches."
+    if not trainer.args.accelerator_config.even_batches:
+        way_out = (
+            "Leave out `accelerator_config={'even_batches': False}`: the first samples then fill up the last batches."
+        )
+    return ValueError(
+        f"The processes have different numbers of {phase} batches ({_by_rank(numbers)}), so that one would wait "
+        f"forever for another. {way_out}"
+    )
+
+
+def _by_rank(numbers: Sequence[Any]) -> str:
+    named = ", ".join(f"{number:,} on process {rank}" for rank, number in enumerate(numbers[:8]))
+    return named + ", ..." * (len(numbers) > 8)
