@@ -122,7 +122,7 @@ BAD_ADAPTERS = {
     "clear_adapter: width": (in_config(bottleneck_size="64"), "'bottleneck_size' can't be '64'"),
     "clear_adapter: activation": (in_config(activation="nope"), "adapter_config.json: `activation` has to be one of"),
     "clear_adapter: unknown setting": (in_config(width=1), "ClearAdapterConfig has no setting 'width'"),
-    "a rank that no memory holds": (in_config(r=10**9), "tensors have other shapes than the model's"),
+    "a rank that no memory holds": (in_config(r=10**9), "'r' can't be 1000000000"),
     "settings that peft stumbles over": (in_config(arrow_config={"arrow_top_k": 3}), "doesn't fit BertForSequence"),
     "clear_adapter: NaN weights": (filled_with(float("nan")), "holds NaN or infinite values"),
     "clear_adapter: a pickle": (pickled, "adapter_model.bin is a pickle"),
