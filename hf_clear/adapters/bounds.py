@@ -21,6 +21,7 @@ _MOST_SAMPLES = 1200  # `buffer_size * num_samples` of MonteCLoRA, each of a who
 _STEPS = "deltaT final_warmup init_warmup mask_interval tfinal tinit total_step".split()  # of a past training
 _MOST_LAYERS = 10  # times as many as the model has
 _MOST_ITERATIONS = 64  # of "pissa_niter_[number]"; peft's examples take 4 and 16
+_INITIALIZATIONS = "eva gaussian loftq lora_ga mica olora orthogonal pissa".split()
 _NEEDS_DATA = ("corda",)  # initializations that change the base model by what training data say
 _OF_TOKENS = ("trainable_token_indices", "token_indices")
 
@@ -35,7 +36,7 @@ def check_numbers(config: PeftConfig, num_values: int) -> None:
         ValueError: names the setting.
     """
     largest = max(_LARGEST_SIZE, num_values)
-    for name, value in _numbers(dataclasses.asdict(config)):
+    for name, value in _numbers(vars(config)):
         if "seed" in name or "prng" in name or name in _STEPS or name in _OF_TOKENS:
             limit = 2**63
         elif isinstance(value, float) or "alpha" in name:
@@ -59,6 +60,12 @@ def check_initialization(config: PeftConfig) -> None:
     init = getattr(config, "init_lora_weights", None)
     if not isinstance(init, str):
         return
+    if init in _NEEDS_DATA:
+        raise ValueError(
+            f"The setting 'init_lora_weights' can't be {init!r}: it changed the base model by its training data, which "
+            "the adapter doesn't hold. Convert it to plain LoRA (`path_initial_model_for_weight_conversion` of "
+            "`save_pretrained`), or set it to true if the base model is the changed one."
+        )
     iterations = init.removeprefix("pissa_niter_")
     if iterations != init and not (iterations.isdecimal() and int(iterations[:9]) <= _MOST_ITERATIONS):
         raise ValueError(
@@ -66,12 +73,14 @@ def check_initialization(config: PeftConfig) -> None:
             f"{_MOST_ITERATIONS} iterations are. Convert the adapter to plain LoRA (`path_initial_model_for_weight_"
             "conversion` of `save_pretrained`)."
         )
-    if init in _NEEDS_DATA:
+    if iterations == init and init.lower() not in _INITIALIZATIONS:
         raise ValueError(
-            f"The setting 'init_lora_weights' can't be {init!r}: it changed the base model by its training data, which "
-            "the adapter doesn't hold. Convert it to plain LoRA (`path_initial_model_for_weight_conversion` of "
-            "`save_pretrained`), or set it to true if the base model is the changed one."
+            f"The setting 'init_lora_weights' can't be {init[:100]!r}; there are {', '.join(_INITIALIZATIONS)}, and "
+            "pissa_niter_[number]."
         )
+    bits = (getattr(config, "loftq_config", None) or {}).get("loftq_bits", 4)
+    if init == "loftq" and bits not in (2, 4, 8):
+        raise ValueError(f"The setting 'loftq_bits' can't be {bits!r:.100}: it has to be 2, 4 or 8.")
 
 
 def check_against_model(config: PeftConfig, base: nn.Module) -> None:
@@ -103,6 +112,8 @@ def check_against_model(config: PeftConfig, base: nn.Module) -> None:
 
 def _numbers(values: Any, name: str = "") -> Iterable[tuple[str, int | float]]:
     """All numbers inside of objects and lists, with the names of their settings."""
+    if dataclasses.is_dataclass(values):
+        values = vars(values)
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from _numbers(value, name if name.endswith(("_pattern", *_OF_TOKENS)) else str(key))

@@ -21,10 +21,12 @@ from .._unwrap import base_of
 from .bounds import check_against_model, check_numbers
 from .config_checks import read_config
 from .names import with_names_for_patterns
-from .rehearsal import without_weights
+from .rehearsal import with_shared_weights, without_weights
 from .tensors import TensorInfo, check_fit, check_values, num_values, read_header
 
 _SMALL = 2**30  # bytes
+# Types that look at values of the model while they are put into it.
+_NEED_WEIGHTS = ("ADAMSS", "BOFT", "FROD", "SHIRA", "UNILORA")
 _MOST_TIMES_THE_MODEL = 4  # its embeddings may be in an adapter, too, and in more bits
 
 
@@ -135,15 +137,18 @@ def _choose_modules(
 
 
 def _with_adapter(path: Path, config: PeftConfig, base: nn.Module) -> PeftModel:
-    """A copy of the base model with the adapter, without memory for either's tensors."""
+    """A copy of the base model with the adapter, if possible without memory for either's tensors."""
     config = copy.deepcopy(config)
     config.inference_mode = True  # peft would read a tokenizer, to initialize prompts for training
     if isinstance(config, LoraConfig):
         config.init_lora_weights = True  # shapes are the same for all
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft is going to say it again
-            return get_peft_model(without_weights(base), config, low_cpu_mem_usage=True)
+            if config.peft_type in _NEED_WEIGHTS:
+                return get_peft_model(with_shared_weights(base), config)
+            with torch.device("meta"):
+                return get_peft_model(without_weights(base), config, low_cpu_mem_usage=True)
     except Exception as error:  # peft's own, of any kind
         reason = str(error)[:1000] or type(error).__name__
         raise ValueError(f"{path} doesn't fit {type(base).__name__}: {reason}") from error

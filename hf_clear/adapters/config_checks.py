@@ -20,9 +20,9 @@ from peft.utils import CONFIG_NAME
 from ..files import check_inside
 from .bounds import check_initialization
 from .json_files import read_json_object
-from .names import check_names
+from .names import check_lengths, check_names
 
-_MOST_BYTES = 2**22  # of the settings: 300,000 tokens or 40,000 names of modules, one a line
+_MOST_BYTES = 2**21  # of the settings: 150,000 tokens or 25,000 names of modules, one a line
 _LIBRARIES = ("hf_clear", "peft", "transformers")  # that an adapter may ask peft to import
 _FILE_KEYS = ("_file", "_path", "_dir")  # ends of the names of settings that hold one
 _OTHER_WEIGHTS = ("adapters", "shadow_model")  # settings that make peft load more than the folder
@@ -57,6 +57,7 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
         )
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     try:
+        check_lengths(values)
         check_config_values(cls, values)
         for name, value in _leaves(values):
             if isinstance(value, float) and not math.isfinite(value):

@@ -72,10 +72,10 @@ def load_adapter(
     as_found = _versions(files)
     config = vetted(folder, model)
     rehearse(model, folder, config, adapter_name)
-    model = PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config=config, **kwargs)
+    loaded = PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config=config, **kwargs)
     if _versions(files) != as_found:
         raise ValueError(f"{folder} was changed while it was loaded: load the base model and the adapter again.")
-    return model
+    return loaded
 
 
 def _versions(files: list[Path]) -> list[tuple[int, ...] | None]:

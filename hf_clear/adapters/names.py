@@ -22,11 +22,20 @@ _NAMES = ("target_modules", "exclude_modules", "target_parameters")  # where the
 _PATTERNS_OF_NUMBERS = ("rank_pattern", "alpha_pattern", "lambda_pattern", "n_frequency_pattern", "block_size_pattern")
 # Of types that ask for these in a way of their own, in which a name is all that makes sense.
 _NAMES_OF_NUMBERS = ("ADALORA", "C3A", "FOURIERFT", "OSF")
-# Lists of names that peft puts into regular expressions of its own, or goes through for each module; and the most that
-# they may hold. Others may hold more: what names no module is taken out of those.
-_PLAIN_NAMES = {"modules_to_save": 500, "layers_pattern": 100, "trainable_token_indices": 100}
+# Lists of names that peft puts into regular expressions of its own.
+_PLAIN_NAMES = ("modules_to_save", "layers_pattern", "trainable_token_indices")
+# The most entries of what peft goes through for each module, or each of which costs it a copy of one. Lists that may be
+# longer (`_NAMES`) lose what names no module before peft sees them.
+_MOST_ENTRIES = {
+    "modules_to_save": 500,
+    "layers_pattern": 100,
+    "feedforward_modules": 1000,
+    "layer_replication": 1000,
+    "layers_to_transform": 10_000,
+    **dict.fromkeys(_PATTERNS_OF_NUMBERS, 20_000),
+}
 _MOST_NAMES = 1000
-_MOST_LAYERS = 10_000
+_MOST_PATTERNS = 100
 _PLAIN = re.compile(r"[^\\*+?{}\[\]()|^$\x00-\x1f]+")
 _NOTHING = "(?!)"
 
@@ -40,10 +49,8 @@ def with_names_for_patterns(config: PeftConfig, base: nn.Module, is_converted: b
         is_converted (`bool`): the tensors of the base model have other names than in earlier versions of transformers.
 
     Raises:
-        ValueError: where a pattern is none, takes too long, or fits nothing; where a list has too many names, or names
-            that are none.
+        ValueError: where a pattern is none, takes too long, or fits nothing.
     """
-    check_names(config)
     if config.is_adaption_prompt:  # `target_modules` is one name, and no pattern
         return
     names = [name for name, _ in base.named_modules() if name]
@@ -70,31 +77,41 @@ def with_names_for_patterns(config: PeftConfig, base: nn.Module, is_converted: b
             setattr(config, setting, _numbers_by_name(setting, numbers, names, budget))
 
 
+def check_lengths(values: Mapping[str, Any]) -> None:
+    """
+    Args:
+        values (`Mapping`): settings, as in the file.
+
+    Raises:
+        ValueError: where a setting has more entries than a model has use for.
+    """
+    for setting, entries in values.items():
+        most = _MOST_ENTRIES.get(setting)
+        if setting == "trainable_token_indices" and isinstance(entries, Mapping):
+            most = _MOST_PATTERNS
+        inner = entries.values() if isinstance(entries, Mapping) and setting.endswith("_config") else ()
+        for part, limit in ((entries, most), *((value, _MOST_NAMES) for value in inner)):
+            if limit is not None and isinstance(part, (list, Mapping)) and len(part) > limit:
+                raise ValueError(f"The setting {setting!r} has {len(part):,} entries, and at most {limit:,} are taken.")
+
+
 def check_names(config: PeftConfig) -> None:
-    """Refuses what no model makes sense of: see [`with_names_for_patterns`]."""
-    most = dict(_PLAIN_NAMES)
+    """
+    Raises:
+        ValueError: where a pattern stands for a name.
+    """
+    settings = [*_PLAIN_NAMES]
     if getattr(config, "ensure_weight_tying", False):
-        most["target_modules"] = _MOST_NAMES
+        settings += ["target_modules"]
     if config.peft_type in _NAMES_OF_NUMBERS:
-        most |= dict.fromkeys(_PATTERNS_OF_NUMBERS, _PLAIN_NAMES["modules_to_save"])
-    for setting, most_names in most.items():
+        settings += _PATTERNS_OF_NUMBERS
+    for setting in settings:
         names = getattr(config, setting, None)
-        if setting == "layers_pattern" and isinstance(names, str):
+        if isinstance(names, str) and setting == "layers_pattern":
             names = [names]
-        if isinstance(names, str) or not isinstance(names, Collection):
-            continue
-        if len(names) > most_names and not (setting == "trainable_token_indices" and isinstance(names, list)):
-            raise ValueError(f"The setting {setting!r} has {len(names):,} names, and at most {most_names:,} are taken.")
-        for name in names:
+        for name in names if isinstance(names, Collection) and not isinstance(names, str) else ():
             if isinstance(name, str) and not _PLAIN.fullmatch(name):
                 raise ValueError(f"The setting {setting!r} has {name[:100]!r}, which is no name of a module.")
-    for setting in ("layers_to_transform", "feedforward_modules"):
-        chosen = getattr(config, setting, None)
-        most_entries = _MOST_LAYERS if setting == "layers_to_transform" else _MOST_NAMES
-        if isinstance(chosen, (list, set)) and len(chosen) > most_entries:
-            raise ValueError(
-                f"The setting {setting!r} has {len(chosen):,} entries, and at most {most_entries:,} are taken."
-            )
 
 
 def _matched(setting: str, pattern: str, names: Iterable[str], budget: Budget) -> list[str]:
@@ -113,7 +130,7 @@ def _numbers_by_name(
 ) -> Mapping[str, Any]:
     """Numbers by pattern, as peft applies them: the first pattern that matches the end of a name has it."""
     number_of: dict[str, Any] = {}
-    is_plain = len(numbers) <= _PLAIN_NAMES["layers_pattern"]
+    is_plain = len(numbers) <= _MOST_PATTERNS
     for pattern, number in numbers.items():
         if type(number) not in (int, float):
             raise ValueError(f"The setting {setting!r} has {number!r:.100} for {pattern[:100]!r}, which is no number.")

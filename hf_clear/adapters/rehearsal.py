@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 
+_DECOMPOSE = ("loftq", "mica", "olora", "pissa")  # initializations
 _IMAGE_CHANNELS = 3  # where the config doesn't say
 
 
-def copy_of(model: nn.Module, tensor: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+def _copy_of(model: nn.Module, tensor: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     """A copy of the modules, without hooks, whose tensors are what `tensor` makes of the model's."""
     memo: dict[int, Any] = {id(buffer): tensor(buffer) for buffer in model.buffers()}
     for parameter in model.parameters():
@@ -29,7 +30,12 @@ def copy_of(model: nn.Module, tensor: Callable[[torch.Tensor], torch.Tensor]) ->
 
 def without_weights(model: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes and no memory."""
-    return copy_of(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+    return _copy_of(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+
+
+def with_shared_weights(model: nn.Module) -> nn.Module:
+    """A copy of the modules, in whose parameters others can be put without a change of the model's."""
+    return _copy_of(model, lambda tensor: tensor)
 
 
 def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: str) -> None:
@@ -44,12 +50,13 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
     if not _is_in_one_piece(model):
         return
     config = copy.deepcopy(config)
-    if isinstance(config, LoraConfig):
-        config.init_lora_weights = True  # the weights are in the file; computing them first would take twice as long
+    init = getattr(config, "init_lora_weights", None)
+    if isinstance(init, str) and init.startswith(_DECOMPOSE):
+        config.init_lora_weights = True  # the weights are in the file, and decomposing the model's takes long
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         try:
-            twin = copy_of(model, lambda tensor: tensor).eval()
+            twin = with_shared_weights(model).eval()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft is going to say it again
                 adapted = PeftModel.from_pretrained(twin, folder, adapter_name, config=config, torch_device=str(device))
@@ -60,7 +67,7 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
         inputs = _inputs_for(model)
         if inputs is None or _predicts_numbers(adapted, inputs) is not False:
             return
-        if _predicts_numbers(copy_of(model, lambda tensor: tensor).eval(), inputs):
+        if _predicts_numbers(with_shared_weights(model).eval(), inputs):
             raise ValueError(
                 f"{folder}: with this adapter the model predicts NaN or infinite values. Use an adapter from before "
                 "its training diverged."
