@@ -23,7 +23,7 @@ _MOST_LAYERS = 10  # times as many as the model has
 _MOST_ITERATIONS = 64  # of "pissa_niter_[number]"; peft's examples take 4 and 16
 _INITIALIZATIONS = "eva gaussian loftq lora_ga mica olora orthogonal pissa".split()
 _NEEDS_DATA = ("corda",)  # initializations that change the base model by what training data say
-_OF_TOKENS = ("trainable_token_indices", "token_indices")
+_OF_TOKENS = ("trainable_token_indices", "token_indices", "alora_invocation_tokens", "cpt_token_ids")
 
 
 def check_numbers(config: PeftConfig, num_values: int) -> None:

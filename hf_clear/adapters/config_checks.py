@@ -18,8 +18,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import CONFIG_NAME
 
 from ..files import check_inside
+from ..strict_json import read_json_object
 from .bounds import check_initialization
-from .json_files import read_json_object
 from .names import check_lengths, check_names
 
 _MOST_BYTES = 2**21  # of the settings: 150,000 tokens or 25,000 names of modules, one a line

@@ -29,6 +29,7 @@ _PLAIN_NAMES = ("modules_to_save", "layers_pattern", "trainable_token_indices")
 _MOST_ENTRIES = {
     "modules_to_save": 500,
     "layers_pattern": 100,
+    "alora_invocation_tokens": 1000,
     "feedforward_modules": 1000,
     "layer_replication": 1000,
     "layers_to_transform": 10_000,
@@ -89,7 +90,8 @@ def check_lengths(values: Mapping[str, Any]) -> None:
         most = _MOST_ENTRIES.get(setting)
         if setting == "trainable_token_indices" and isinstance(entries, Mapping):
             most = _MOST_PATTERNS
-        inner = entries.values() if isinstance(entries, Mapping) and setting.endswith("_config") else ()
+        is_nested = isinstance(entries, Mapping) and (setting.endswith("_config") or setting == "use_bdlora")
+        inner = entries.values() if is_nested else ()
         for part, limit in ((entries, most), *((value, _MOST_NAMES) for value in inner)):
             if limit is not None and isinstance(part, (list, Mapping)) and len(part) > limit:
                 raise ValueError(f"The setting {setting!r} has {len(part):,} entries, and at most {limit:,} are taken.")

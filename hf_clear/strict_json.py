@@ -25,8 +25,20 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def read_json_object(path: Path, most_bytes: int) -> dict[str, Any]:
+def parse_json(text: str) -> Any:
     """Integers of more than 20 digits become infinite, as floats do that are too large.
+
+    Raises:
+        ValueError: where the text is no JSON, or a name comes twice in an object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("values are nested too deep") from None
+
+
+def read_json_object(path: Path, most_bytes: int) -> dict[str, Any]:
+    """What [`parse_json`] makes of a file.
 
     Raises:
         ValueError: where the file holds more than `most_bytes`, or something else than one JSON object; where a name
@@ -40,17 +52,12 @@ def read_json_object(path: Path, most_bytes: int) -> dict[str, Any]:
             "where it came from."
         )
     try:
-        values = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_int=_integer,
-        )
+        values = parse_json(content.decode("utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"it has to hold a JSON object, and holds a {type(values).__name__}")
         _check_texts_and_depth(values)
-    except (ValueError, RecursionError) as error:
-        reason = "values are nested too deep" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{path} is no valid JSON ({reason}). Get the file again from where it came from.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}). Get the file again from where it came from.") from error
     return values
 
 
