@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.damaged_adapters import CONFIG, WEIGHTS, in_config
 from helpers.toy import tiny_bert
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from peft import AdaLoraConfig, LoHaConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -227,7 +227,7 @@ JSON = st.recursive(
         st.sampled_from([0, 1, 2, -1, 10**9, 2**63, 10**400, 1e308, float("nan"), float("inf"), 1e-300, 0.5]),
         st.sampled_from([*EVIL, *WILD, "query", "classifier", "all-linear", "all", "gaussian", "pissa_niter_99999999"]),
         st.text(max_size=20),
-        st.sampled_from(["x" * 10**5, ["query"] * 10**5, {str(i): 2 for i in range(10**4)}, [[0, 1]] * 10**5]),
+        st.sampled_from(["x" * 10**5, ["query"] * 10**5, {str(i): 2 for i in range(10**4)}, [[0, 1]] * 10**4]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
@@ -237,7 +237,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+# Without the phase that explains a failure: it traces every line, which looks as if an adapter hung.
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+)
 @given(data=st.data())
 def test_any_settings_load_or_are_refused(saved, tmp_path_factory, data):
     kind = data.draw(st.sampled_from([*KINDS, "lora"]))

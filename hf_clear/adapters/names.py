@@ -24,17 +24,17 @@ _PATTERNS_OF_NUMBERS = ("rank_pattern", "alpha_pattern", "lambda_pattern", "n_fr
 _NAMES_OF_NUMBERS = ("ADALORA", "C3A", "FOURIERFT", "OSF")
 # Lists of names that peft puts into regular expressions of its own.
 _PLAIN_NAMES = ("modules_to_save", "layers_pattern", "trainable_token_indices")
-# The most entries of what peft goes through for each module, or each of which costs it a copy of one. Lists that may be
-# longer (`_NAMES`) lose what names no module before peft sees them.
+# The most entries of a setting, with all inside of it: peft goes through them for each module, or copies a layer each.
 _MOST_ENTRIES = {
-    "modules_to_save": 500,
     "layers_pattern": 100,
-    "alora_invocation_tokens": 1000,
-    "feedforward_modules": 1000,
-    "layer_replication": 1000,
+    "modules_to_save": 500,
+    "layer_replication": 3000,
     "layers_to_transform": 10_000,
-    **dict.fromkeys(_PATTERNS_OF_NUMBERS, 20_000),
 }
+_MOST_ENTRIES_OF_OTHERS = 1000
+# What may be as long as the file allows. Of `_NAMES`, what names no module is taken out before peft sees it.
+_LONG = (*_NAMES, *_PATTERNS_OF_NUMBERS, "trainable_token_indices", "token_indices")
+_MOST_KEYS = {"trainable_token_indices": 100, **dict.fromkeys(_PATTERNS_OF_NUMBERS, 20_000)}
 _MOST_NAMES = 1000
 _MOST_PATTERNS = 100
 _PLAIN = re.compile(r"[^\\*+?{}\[\]()|^$\x00-\x1f]+")
@@ -87,14 +87,13 @@ def check_lengths(values: Mapping[str, Any]) -> None:
         ValueError: where a setting has more entries than a model has use for.
     """
     for setting, entries in values.items():
-        most = _MOST_ENTRIES.get(setting)
-        if setting == "trainable_token_indices" and isinstance(entries, Mapping):
-            most = _MOST_PATTERNS
-        is_nested = isinstance(entries, Mapping) and (setting.endswith("_config") or setting == "use_bdlora")
-        inner = entries.values() if is_nested else ()
-        for part, limit in ((entries, most), *((value, _MOST_NAMES) for value in inner)):
-            if limit is not None and isinstance(part, (list, Mapping)) and len(part) > limit:
-                raise ValueError(f"The setting {setting!r} has {len(part):,} entries, and at most {limit:,} are taken.")
+        most = _MOST_ENTRIES.get(setting, _MOST_ENTRIES_OF_OTHERS)
+        number = _number_of_entries(entries)
+        if setting in _LONG:
+            most = _MOST_KEYS.get(setting)
+            number = len(entries) if isinstance(entries, Mapping) else 0
+        if most is not None and number > most:
+            raise ValueError(f"The setting {setting!r} has {number:,} entries, and at most {most:,} are taken.")
 
 
 def check_names(config: PeftConfig) -> None:
@@ -114,6 +113,11 @@ def check_names(config: PeftConfig) -> None:
         for name in names if isinstance(names, Collection) and not isinstance(names, str) else ():
             if isinstance(name, str) and not _PLAIN.fullmatch(name):
                 raise ValueError(f"The setting {setting!r} has {name[:100]!r}, which is no name of a module.")
+
+
+def _number_of_entries(values: Any) -> int:
+    inner = values.values() if isinstance(values, Mapping) else values if isinstance(values, (list, set, tuple)) else ()
+    return len(inner) + sum(_number_of_entries(value) for value in inner)
 
 
 def _matched(setting: str, pattern: str, names: Iterable[str], budget: Budget) -> list[str]:

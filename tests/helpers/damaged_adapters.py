@@ -157,7 +157,11 @@ BAD_ADAPTERS = {
         in_config(alpha_pattern={f"layer{i}": 1 for i in range(10_000)}),
         "'alpha_pattern': .* takes too long to match",
     ),
-    "100,000 layers": (in_config(layer_replication=[[0, 1]] * 100_000), "'layer_replication' has 100,000 entries"),
+    "100,000 layers": (in_config(layer_replication=[[0, 1]] * 100_000), "'layer_replication' has 300,000 entries"),
+    "100,000 entries deep inside": (
+        in_config(auto_mapping={"a": [[[0, 1]] * 50_000]}),
+        "'auto_mapping' has 150,002 entr",
+    ),
     "1,000 layers": (in_config(layer_replication=[[0, 3]] * 300), "'layer_replication' has to be of pairs from 0 to"),
     "layers that are not there": (in_config(layer_replication=[[0, 4]]), "'layer_replication' has to be of pairs"),
     "a decomposition that takes years": (
