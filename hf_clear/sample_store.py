@@ -19,6 +19,7 @@ from .checksums import is_intact, sealed
 from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 from .fit_checks import FitFindings
+from .strict_json import parse_json
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v4"
@@ -26,7 +27,9 @@ _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, ad
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
+_FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROUNDING = 1e-3  # of probabilities
+_LAST_EPOCH = 2**31
 
 
 @dataclass
@@ -204,11 +207,14 @@ class SampleStore:
             ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
         tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
-        num_samples = len(tensors["losses"]) if num_samples is None and tensors["losses"].ndim else num_samples
-        of_samples = read_sample_tensors(path, tensors, num_samples or 0)
+        num_samples = len(tensors["losses"]) if num_samples is None and tensors["losses"].ndim else num_samples or 0
+        of_samples = read_sample_tensors(path, tensors, num_samples)
+        largest = int(of_samples["labels"].max()) if num_samples else IGNORED_LABEL
+        if num_labels is not None and largest >= num_labels:
+            raise damaged(path, f"labels holds {largest}, and the model has {num_labels} classes")
         targets = tensors.get("targets")
         if targets is not None:
-            if targets.ndim != 2 or len(targets) != num_samples or not targets.is_floating_point():
+            if targets.ndim != 2 or len(targets) != num_samples or targets.dtype not in _FLOAT_TYPES:
                 raise damaged(path, f"targets is a {targets.dtype} of shape {list(targets.shape)}")
             if num_labels is not None and targets.shape[1] != num_labels:
                 raise ValueError(
@@ -218,7 +224,7 @@ class SampleStore:
             if not _are_probabilities(targets):
                 raise damaged(path, "targets holds what is no probability")
         epoch = state.get("fitted_epoch")
-        if type(epoch) is not int or epoch < -1:
+        if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain = {"fitted_epoch": epoch, "identity": state.get("identity"), "findings": read_findings(path, state)}
         return cls(**of_samples, targets=targets, **plain)
@@ -253,8 +259,8 @@ def read_state(
     if not is_intact(path):
         raise damaged(path, "its checksum is not that of what it holds")
     try:
-        state = json.loads(metadata.get("state", ""))
-    except (ValueError, RecursionError) as error:
+        state = parse_json(metadata.get("state", ""))
+    except ValueError as error:
         raise damaged(path, f"its metadata are no valid JSON: {error}") from error
     if not isinstance(state, dict):
         raise damaged(path, f"its metadata are a {type(state).__name__}")
@@ -271,7 +277,7 @@ def read_sample_tensors(
     """
     for name in SAMPLE_TENSORS:
         tensor = tensors[name]
-        is_of_kind = tensor.dtype in _LABEL_TYPES if name == "labels" else tensor.is_floating_point()
+        is_of_kind = tensor.dtype in (_LABEL_TYPES if name == "labels" else _FLOAT_TYPES)
         if tensor.ndim != 1 or not is_of_kind:
             raise damaged(path, f"{name} is a {tensor.dtype} of shape {list(tensor.shape)}")
         if len(tensor) != num_samples:
@@ -279,6 +285,9 @@ def read_sample_tensors(
                 f"{path} holds the state of {len(tensor)} samples while the training set has {num_samples}: "
                 f"resume with the training set that the run began with. {_WAY_OUT}"
             )
+    labels = tensors["labels"]
+    if not ((labels >= 0) | (labels == IGNORED_LABEL)).all():
+        raise damaged(path, f"labels holds {int(labels.min())}, which is no label")
     if not _are_probabilities(tensors["clean_probability"]):
         raise damaged(path, "clean_probability holds what is no probability")
     return {name: tensors[name].long() if name == "labels" else tensors[name].float() for name in SAMPLE_TENSORS}

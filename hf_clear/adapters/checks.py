@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import replicate_layers
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
@@ -19,10 +19,16 @@ from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
 
 from .._unwrap import base_of
 from ..checksums import is_intact
-from ..files import check_inside
+from .bounds import check_against_model, check_numbers
 from .config_checks import read_config
+from .names import with_names_for_patterns
+from .rehearsal import with_shared_weights, without_weights
+from .tensors import TensorInfo, check_fit, check_values, num_values, read_header
 
-_MAX_NAMES = 5  # in a message
+_SMALL = 2**30  # bytes
+# Types that look at values of the model while they are put into it.
+_NEED_WEIGHTS = ("ADAMSS", "BOFT", "FROD", "SHIRA", "UNILORA")
+_MOST_TIMES_THE_MODEL = 4  # its embeddings may be in an adapter, too, and in more bits
 
 
 def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, adapter_name: str = "default") -> None:
@@ -42,27 +48,39 @@ def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, ada
             settings of a wrong type, and those that name code to import or files to read; where a weight is NaN or
             infinite; where tensors don't fit the model. The message names the file.
     """
+    vetted(folder, model, adapter_name)
+
+
+def vetted(folder: str | os.PathLike, model: nn.Module | None = None, adapter_name: str = "default") -> PeftConfig:
+    """[`check_adapter`]; returns the settings as peft may have them: names of modules in place of patterns."""
     folder = Path(folder)
     own = model.peft_config.get(adapter_name) if isinstance(model, PeftModel) else None
     base = base_of(model)
     config = read_config(folder, {} if own is None else own.to_dict())
     refuse_pickle(folder, WEIGHTS_NAME, SAFETENSORS_WEIGHTS_NAME)
     path = folder / SAFETENSORS_WEIGHTS_NAME
-    shapes = _check_tensors(path)
+    tensors = read_header(path)
     model_type = getattr(getattr(base, "config", None), "model_type", None)
     # Packed, or renamed on the way into the model: left to peft.
-    is_converted = getattr(base, "is_quantized", False) or get_checkpoint_conversion_mapping(model_type) is not None
-    if model is None or is_converted or (isinstance(model, PeftModel) and own is None):
-        return
-    if own is None:
-        adapter_name = "default"
-        config.inference_mode = True  # peft would read a tokenizer, to initialize prompts for training
-        try:
-            with torch.device("meta"):
-                model = get_peft_model(_without_weights(base), config, low_cpu_mem_usage=True)
-        except Exception as error:  # peft's own, of any kind
-            raise ValueError(f"{folder / CONFIG_NAME} doesn't fit {type(base).__name__}: {error}") from error
-    _compare(path, shapes, model, adapter_name)
+    is_renamed = get_checkpoint_conversion_mapping(model_type) is not None
+    is_compared = not (is_renamed or getattr(base, "is_quantized", False))
+    largest: dict[str, float] = {}
+    if own is not None:
+        if is_compared:
+            largest = check_fit(path, tensors, model, adapter_name)
+    elif model is not None:
+        if not isinstance(model, PeftModel):
+            _choose_modules(folder / CONFIG_NAME, config, base, tensors, is_renamed)
+            if is_compared:
+                largest = check_fit(path, tensors, _with_adapter(folder / CONFIG_NAME, config, base), "default")
+        _check_size(path, base)
+    if not is_intact(path):
+        raise ValueError(
+            f"{path} is damaged, or was changed by a program that kept its checksum: they differ. Get it again from "
+            "where it came from, or save it anew with `save_pretrained`."
+        )
+    check_values(path, tensors, largest)
+    return config
 
 
 def check_checkpoint(folder: str | os.PathLike, model: nn.Module, compare: bool = True) -> None:
@@ -108,79 +126,43 @@ def refuse_pickle(folder: Path, pickled: str, instead: str) -> None:
         )
 
 
-def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-    """The name of the first tensor with a NaN or infinite value."""
-    for name, tensor in tensors:
-        if not tensor.is_floating_point():
-            continue
-        tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # float8 can't be asked
-        if not tensor.isfinite().all():
-            return name
-    return None
-
-
-def _check_tensors(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors, by name."""
-    if not path.is_file():
-        raise ValueError(f"There is no {path.name} in {path.parent}: give the folder that `save_pretrained` wrote to.")
-    check_inside(path)
+def _choose_modules(
+    path: Path, config: PeftConfig, base: nn.Module, tensors: Mapping[str, TensorInfo], is_renamed: bool
+) -> None:
+    """Settles which modules of the model the settings are for, within bounds."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
-            wrong = first_not_finite((name, file.get_tensor(name)) for name in names)
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or no safetensors file ({error}). Get it again from where it came from."
-        ) from error
-    if not is_intact(path):
-        raise ValueError(
-            f"{path} is damaged, or was changed by a program that kept its checksum: they differ. Get it again from "
-            "where it came from, or save it anew with `save_pretrained`."
-        )
-    if wrong is not None:
-        raise ValueError(
-            f"{path}: the tensor {wrong!r} holds NaN or infinite values, so the model would predict nothing but NaN. "
-            "Use an adapter from before its training diverged."
-        )
-    return shapes
+        check_numbers(config, num_values(tensors))
+        check_against_model(config, base)
+        copies = getattr(config, "layer_replication", None)
+        if copies:
+            base = without_weights(base)
+            replicate_layers(base, copies)
+        with_names_for_patterns(config, base, is_renamed)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _compare(path: Path, shapes: dict[str, tuple[int, ...]], model: PeftModel, adapter_name: str) -> None:
-    """Names and shapes in the file with those of the model's adapter."""
-
-    def of_model(with_embeddings: bool) -> dict[str, tuple[int, ...]]:
+def _with_adapter(path: Path, config: PeftConfig, base: nn.Module) -> PeftModel:
+    """A copy of the base model with the adapter, if possible without memory for either's tensors."""
+    config = copy.deepcopy(config)
+    config.inference_mode = True  # peft would read a tokenizer, to initialize prompts for training
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = True  # shapes are the same for all
+    try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=with_embeddings)
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-    expected = of_model(False)
-    missing = expected.keys() - shapes.keys()
-    allowed = expected if shapes.keys() <= expected.keys() else expected | of_model(True)
-    unexpected = shapes.keys() - allowed.keys()
-    wrong = [
-        f"{name} is {list(shapes[name])}, the model's {list(allowed[name])}"
-        for name in sorted(shapes.keys() & allowed.keys())
-        if shapes[name] != allowed[name]
-    ]
-    for what, names in (
-        ("tensors are missing", sorted(missing)),
-        ("there are tensors that the model has no place for", sorted(unexpected)),
-        ("tensors have other shapes than the model's", wrong),
-    ):
-        if names:
-            names = ", ".join(names[:_MAX_NAMES]) + f", and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)
-            raise ValueError(
-                f"{path}: {what}: {names}. Load it into the base model that it was trained on (with as many labels), "
-                "and leave its config as it is."
-            )
+            warnings.simplefilter("ignore")  # peft is going to say it again
+            if config.peft_type in _NEED_WEIGHTS:
+                return get_peft_model(with_shared_weights(base), config)
+            with torch.device("meta"):
+                return get_peft_model(without_weights(base), config, low_cpu_mem_usage=True)
+    except Exception as error:  # peft's own, of any kind
+        reason = str(error)[:1000] or type(error).__name__
+        raise ValueError(f"{path} doesn't fit {type(base).__name__}: {reason}") from error
 
 
-def _without_weights(model: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes and no memory."""
-    tensors = [*model.parameters(), *model.buffers()]
-    empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
-    for tensor in model.parameters():
-        empty[id(tensor)] = nn.Parameter(empty[id(tensor)], requires_grad=False)
-    return copy.deepcopy(model, empty)
+def _check_size(path: Path, base: nn.Module) -> None:
+    of_model = sum(tensor.nbytes for tensor in base.parameters())
+    if path.stat().st_size > max(_SMALL, _MOST_TIMES_THE_MODEL * of_model):
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes, and the whole model {of_model:,}: no adapter is that large."
+        )

@@ -12,7 +12,8 @@ from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
-from .checks import check_adapter
+from .checks import vetted
+from .rehearsal import rehearse
 
 
 def load_adapter(
@@ -67,5 +68,17 @@ def load_adapter(
                 ) from error
     elif subfolder is not None:
         folder = folder / subfolder
-    check_adapter(folder, model)
-    return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, **kwargs)
+    files = [folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME]
+    as_found = _versions(files)
+    config = vetted(folder, model)
+    rehearse(model, folder, config, adapter_name)
+    loaded = PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config=config, **kwargs)
+    if _versions(files) != as_found:
+        raise ValueError(f"{folder} was changed while it was loaded: load the base model and the adapter again.")
+    return loaded
+
+
+def _versions(files: list[Path]) -> list[tuple[int, ...] | None]:
+    """What tells whether a file was replaced or written to."""
+    stats = [file.stat() if file.is_file() else None for file in files]
+    return [stat and (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]

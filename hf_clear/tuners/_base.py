@@ -16,8 +16,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
-from ..adapters.checks import first_not_finite, refuse_pickle
+from ..adapters.checks import refuse_pickle
 from ..adapters.config_checks import check_config_values, read_config
+from ..adapters.tensors import first_not_finite
 from ..files import write_atomically
 from ..routing import apply_gate, register_routable
 
