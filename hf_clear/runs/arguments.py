@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,8 +136,6 @@ class LabelArguments:
                 raise ValueError(
                     f"Column {self.clean_label_column_name!r} can't be the true label and another at once."
                 )
-        if len(self.text_columns) > 2:
-            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
         if self.label_column_name in self.text_columns:
             raise ValueError(f"Column {self.label_column_name!r} can't be text and label at once.")
 
@@ -148,6 +146,33 @@ class LabelArguments:
             return tuple(name.strip() for name in self.text_column_name.split(","))
         return self.default_text_columns()
 
+    def text_columns_among(self, there_are: Sequence[str]) -> tuple[str, ...]:
+        """Those of a data set: its names may have commas and blanks in them.
+
+        Raises:
+            ValueError: if there are more than two.
+        """
+        for names in self._readings():
+            if set(names) <= set(there_are):
+                return names
+        if len(self.text_columns) > 2:
+            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
+        return self.text_columns
+
+    def _readings(self) -> list[tuple[str, ...]]:
+        """What the name of the text column may mean: as it is, parts between commas, and these without blanks."""
+        if self.text_column_name is None:
+            return [self.default_text_columns()]
+        parts = tuple(self.text_column_name.split(","))
+        return [names for names in ((self.text_column_name,), parts, self.text_columns) if len(names) <= 2]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that may be read of a data set."""
+        names = [self.label_column_name, self.clean_label_column_name]
+        names += [name for reading in self._readings() for name in reading]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
     def default_text_columns(self) -> tuple[str, ...]:
         """For a subclass that knows the data set."""
         return ("text",)
@@ -156,12 +181,15 @@ class LabelArguments:
     def adds_noise(self) -> bool:
         return self.noise_type != NO_NOISE or self.transition_matrix_file is not None
 
-    def labelled_texts(self, splits: Mapping[str, Dataset], source: str | None) -> tuple[DatasetDict, list[str]]:
+    def labelled_texts(
+        self, splits: Mapping[str, Dataset], source: str | None, label_names: Sequence[str] | None = None
+    ) -> tuple[DatasetDict, list[str]]:
         """[`~hf_clear.data.labelled_texts`] from the columns that the arguments name."""
         options = {f"{name}_column": f"--{name}_column_name" for name in ("label", "clean_label")}
         options["text_columns"] = "--text_column_name"
-        columns = (self.text_columns, self.label_column_name, self.clean_label_column_name)
-        return labelled_texts(splits, *columns, source, options)
+        text_columns = self.text_columns_among(next(iter(splits.values())).column_names)
+        columns = (text_columns, self.label_column_name, self.clean_label_column_name)
+        return labelled_texts(splits, *columns, source or "The data set", options, label_names)
 
     def add_noise_to(self, dataset: Dataset) -> Dataset:
         """[`~hf_clear.data.add_noise`] as the arguments say; without any, the data set as it is."""

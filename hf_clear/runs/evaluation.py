@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from ..turn.trainer import TurnTrainer
 
@@ -42,6 +44,20 @@ def datasets_of_each_epoch(
     if scored is None:
         training_args.eval_strategy = "no"
     return scored
+
+
+def metrics_of(*metrics: Any) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` for a trainer, from metrics of `evaluate` that go by class numbers."""
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        scores = prediction.predictions
+        predictions = np.argmax(scores[0] if isinstance(scores, tuple) else scores, axis=1)
+        results = {}
+        for metric in metrics:
+            results |= metric.compute(predictions=predictions, references=prediction.label_ids)
+        return results
+
+    return compute_metrics
 
 
 class ProbeTestCallback(TrainerCallback):
