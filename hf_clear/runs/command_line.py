@@ -37,10 +37,10 @@ def parse_arguments(
         given = _read(argv[0], parser, aliases or {})
         return parser.parse_dict({**defaults_of(given), **given})
     parser.parse_args(argv)  # --help and what is wrong
-    defaults = {action.dest: action.default for action in parser._actions}
-    parser.set_defaults(**dict.fromkeys(defaults, argparse.SUPPRESS))
-    given = vars(parser.parse_args(argv))
-    parser.set_defaults(**{**defaults, **defaults_of(given)})
+    without_defaults = HfArgumentParser(argument_classes)
+    for action in without_defaults._actions:
+        action.default = argparse.SUPPRESS
+    parser.set_defaults(**defaults_of(vars(without_defaults.parse_args(argv))))
     return parser.parse_args_into_dataclasses(argv)
 
 
