@@ -21,13 +21,13 @@ noise, with no network.
 
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import os
 import sys
 import warnings
 from collections import ChainMap
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter, preset
+from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter
 from hf_clear.data.classes import renumber
 from hf_clear.data.files import check_file, read_files
 from hf_clear.data.folders import read_folder
@@ -54,32 +54,27 @@ from hf_clear.data.noise import realized_noise
 from hf_clear.data.questions import load_questions
 from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
-from hf_clear.files import write_atomically
 from hf_clear.hub.private_files import samples_left_out
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
 from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
-from hf_clear.runs.effects import Run, check_effects
+from hf_clear.runs.defaults import BOTH, run_defaults
 from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch, metrics_of
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
 from hf_clear.runs.models import (
-    LABEL_NAMES_FILE,
-    are_names,
     base_model,
     check_head,
-    is_adapter,
     longest_input,
     order_of_classes,
-    peft_method_of,
     set_padding,
     trained_classes,
 )
 from hf_clear.runs.predictions import labelled_part, predict
-from hf_clear.runs.results import accuracy_over_epochs, save_clean_probabilities, summary
-from hf_clear.runs.training_arguments import NoisyTrainingArguments, default_learning_rate, steps_asked_for
-from hf_clear.tuners import PEFT_METHODS, RoutedLayerConfig, note_loading
+from hf_clear.runs.results import accuracy_over_epochs, save_card, save_clean_probabilities, summary
+from hf_clear.runs.training_arguments import NoisyTrainingArguments
+from hf_clear.tuners import PEFT_METHODS
 
 task_to_keys = {
     "cola": ("sentence",),
@@ -167,6 +162,11 @@ class DataTrainingArguments(LabelArguments):
                 raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
 
     @property
+    def source(self) -> str:
+        named = (self.task_name, self.dataset_name, *self.files.values(), "embedded data set")
+        return next(name for name in named if name is not None)
+
+    @property
     def files(self) -> dict[str, str]:
         named = {name: getattr(self, f"{name}_file") for name in ("train", "validation", "test")}
         return {name: path for name, path in named.items() if path is not None}
@@ -228,6 +228,7 @@ def main():
         print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
     argument_classes = (ModelArguments, DataTrainingArguments, NoisyTrainingArguments)
     aliases = {"routing": "clear_routing"}
+    defaults_of = functools.partial(run_defaults, methods=METHODS)
     model_args, data_args, training_args = parse_arguments(argument_classes, argv, defaults_of, aliases)
 
     # Setup logging
@@ -245,36 +246,14 @@ def main():
         results = {model_args.method: run(model_args, data_args, training_args)}
     else:
         results = {}
-        for method in ("none", "clear"):
+        for method in BOTH:
             own_args = copy.copy(training_args)
             own_args.output_dir = os.path.join(training_args.output_dir, method)
             results[method] = run(dataclasses.replace(model_args, method=method), data_args, own_args)
     if training_args.should_log:
         titles = {name: METHODS[name][0] for name in results}
-        data = (
-            data_args.task_name or data_args.dataset_name or next(iter(data_args.files.values()), "embedded data set")
-        )
-        print(summary(results, titles, data, model_args.peft_method, data_args.describe_noise, training_args))
+        print(summary(results, titles, data_args.source, model_args.peft_method, data_args, training_args))
     return results
-
-
-def defaults_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The learning rate that suits the method, what `--preset` stands for, and the PEFT method of a model that is an
-    adapter; what is given goes before them. Refuses what has no effect."""
-    method, model = given.get("method", ModelArguments.method), given.get("model_name_or_path")
-    peft_method = given.get("peft_method") or ("none" if method == "turn" else "lora")
-    if peft_method not in ("none", *PEFT_METHODS) or method not in ("both", *METHODS):
-        return {}  # refused where all arguments are looked at, as is a preset that there is not
-    adapter = is_adapter(model)
-    trainers = [METHODS[name][1] for name in (("none", "clear") if method == "both" else (method,))]
-    check_effects(Run(given, method, trainers, peft_method, adapter))
-    peft_method = (peft_method_of(model) or peft_method) if adapter else peft_method
-    settings = {"learning_rate": default_learning_rate(peft_method), "peft_method": peft_method}
-    if given.get("preset") in PRESETS and peft_method != "none":
-        settings |= preset(given["preset"], peft_method)
-        if given["preset"] == "official":
-            settings["lora_r"] = 16
-    return settings | steps_asked_for(given)
 
 
 @samples_left_out()  # of pushes to the Hub, which a plain Trainer would make of the whole folder
@@ -344,18 +323,10 @@ def run(
         trainer.save_metrics("test", metrics)
 
     if training_args.do_train:
-        if trainer.is_world_process_zero():  # an adapter doesn't say what its classes are called
-            names = json.dumps(label_names, indent=2, ensure_ascii=False) + "\n"
-            write_atomically(os.path.join(training_args.output_dir, LABEL_NAMES_FILE), names.encode())
         kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
         if data_args.dataset_name is not None or data_args.task_name is not None:
             kwargs["dataset_tags"] = data_args.dataset_name or "glue"
-        if training_args.push_to_hub:
-            trainer.push_to_hub(**kwargs)
-        else:
-            trainer.create_model_card(**kwargs)
-            if isinstance(model_args.peft_config("SEQ_CLS"), RoutedLayerConfig) and trainer.is_world_process_zero():
-                note_loading(training_args.output_dir)
+        save_card(trainer, label_names, **kwargs)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 
@@ -382,13 +353,12 @@ def load_data(
     else:
         raw_datasets = load_questions()
 
-    # Labels: the classes are those of the training data, or of a model that is not trained any more
+    # Labels: the classes are those of the training data; without any, of the model
     model = model_args.model_name_or_path
     trained = [] if model is None else trained_classes(model, **model_args.hub_args())
-    known = trained if not training_args.do_train and (are_names(trained) or "train" not in raw_datasets) else None
-    training_args.check_splits(raw_datasets, data_args.validation_split_percentage > 0, model)
-    source = name or next(iter(data_args.files.values()), None)
-    raw_datasets, label_names = data_args.labelled_texts(raw_datasets, source, known or None)
+    training_args.check_splits(raw_datasets, data_args.validation_split_percentage > 0, model, trained)
+    known = None if "train" in raw_datasets else trained
+    raw_datasets, label_names = data_args.labelled_texts(raw_datasets, data_args.source, known)
 
     # Noise, in all training samples, whichever of them this run is going to use
     noise = {}
@@ -411,7 +381,7 @@ def load_data(
             raw_datasets[split] = raw_datasets[split].select(range(min(limit, len(raw_datasets[split]))))
 
     # The noise goes by the order of the data, training by that of the model
-    in_order = order_of_classes(label_names, trained, model)
+    in_order = order_of_classes(label_names, trained, model, is_trained=not training_args.do_train)
     return (raw_datasets if in_order == label_names else renumber(raw_datasets, in_order)), in_order, noise
 
 

@@ -102,8 +102,8 @@ def check_file(path: str | os.PathLike, option: str | None = None) -> None:
 
 def file_format(path: str | os.PathLike) -> str:
     """What the extension says: `"csv"`, `"json"` (`.jsonl`, too), `"parquet"`, or another."""
-    extension = os.path.splitext(path)[1].lstrip(".").lower()
-    return "json" if extension == "jsonl" else extension
+    _, dot, extension = os.path.basename(path).rpartition(".")
+    return "" if not dot else "json" if extension.lower() == "jsonl" else extension.lower()
 
 
 def check_encoding(path: str) -> None:

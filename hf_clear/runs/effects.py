@@ -113,6 +113,11 @@ RULES = [
     Rule(["num_virtual_tokens"], _for_method("prompt"), "--peft_method prompt"),
     Rule(["target_modules"], lambda run: run.peft_method != FULL_FINE_TUNING, "a PEFT method (--peft_method)"),
     Rule(["noise_seed"], _adds_noise, "noise: --noise_type or --transition_matrix_file"),
+    Rule(
+        ["resume_from_checkpoint"],
+        lambda run: run.method != "both" or str(run.given["resume_from_checkpoint"]).lower() == "false",
+        "a single method; two runs go on by themselves",
+    ),
     Rule(["dataset_config_name"], _with("dataset_name"), "--dataset_name"),
     Rule(["overwrite_cache"], _with("dataset_name", "task_name"), "--dataset_name or --task_name"),
 ]

@@ -92,17 +92,23 @@ def are_names(trained: Sequence[str]) -> bool:
     return len(trained) > 0 and list(trained) != [f"LABEL_{i}" for i in range(len(trained))]
 
 
-def order_of_classes(label_names: Sequence[str], trained: Sequence[str], model: str) -> list[str]:
+def order_of_classes(
+    label_names: Sequence[str], trained: Sequence[str], model: str | None, is_trained: bool = False
+) -> list[str]:
     """The order in which a model that was fine-tuned before numbers the classes: each row of its head keeps its
     meaning.
 
     Args:
         label_names (`Sequence[str]`): the classes of the data.
         trained (`Sequence[str]`): those of the model, see [`trained_classes`].
-        model (`str`): what it is called, for messages.
+        model (`str`, *optional*): what it is called, for messages.
+        is_trained (`bool`, *optional*, defaults to `False`): it is not trained any more.
 
     Returns:
         `list[str]`: `label_names`, in the order of `trained` if these are the same names.
+
+    Raises:
+        ValueError: if it is not trained any more, and has classes of other names.
     """
     label_names = list(label_names)
     if not are_names(trained) or list(trained) == label_names:
@@ -113,6 +119,11 @@ def order_of_classes(label_names: Sequence[str], trained: Sequence[str], model: 
             f"of the data, {_shown(label_names)}."
         )
         return list(trained)
+    if is_trained:
+        raise ValueError(
+            f"{model} was trained on the classes {_shown(trained)}; those of the training data are "
+            f"{_shown(label_names)}. To go by those of the model, leave out --train_file."
+        )
     if len(trained) == len(label_names):
         logger.warning(
             f"{model} was fine-tuned on as many classes with other names ({_shown(trained)}). The rows of its head now "

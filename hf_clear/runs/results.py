@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from ..estimators import gaussian_mixture
 from ..files import write_atomically
 from ..metrics import EpochAccuracy, detection_metrics
 from ..passes import per_sample_losses
+from ..tuners import RoutedLayerConfig, note_loading
+from .arguments import LabelArguments
+from .models import LABEL_NAMES_FILE
 from .training_arguments import FULL_FINE_TUNING, NoisyTrainingArguments
 
 
@@ -82,6 +85,28 @@ def save_predictions(scores: np.ndarray, label_names: Sequence[str], path: str |
     shown = [name if name.isprintable() and not name.startswith('"') else json.dumps(name) for name in label_names]
     lines = "".join(f"{index}\t{shown[label]}\n" for index, label in enumerate(np.argmax(scores, axis=1)))
     write_atomically(path, f"index\tprediction\n{lines}".encode())
+
+
+def save_card(trainer: Trainer, label_names: Sequence[str], **card: Any) -> None:
+    """Writes the model card, and `label_names.json`: an adapter doesn't say what its classes are called. With
+    `push_to_hub`, pushes the folder. Call it on every process.
+
+    Args:
+        trainer (`Trainer`): after training.
+        label_names (`Sequence[str]`): of the classes, in the order of their numbers.
+        card: for `trainer.create_model_card`.
+    """
+    folder = trainer.args.output_dir
+    if trainer.is_world_process_zero():
+        names = json.dumps(list(label_names), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(os.path.join(folder, LABEL_NAMES_FILE), names.encode())
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+        return
+    trainer.create_model_card(**card)
+    configs = getattr(trainer.model, "peft_config", {})
+    if trainer.is_world_process_zero() and any(isinstance(config, RoutedLayerConfig) for config in configs.values()):
+        note_loading(folder)
 
 
 def accuracy_over_epochs(log_history: Iterable[Mapping[str, Any]], warmup_epochs: float) -> dict[str, float]:
@@ -153,7 +178,7 @@ def summary(
     titles: Mapping[str, str],
     data: str,
     peft_method: str,
-    describe_noise: Callable[[Mapping[str, float]], str],
+    labels: LabelArguments,
     training_args: NoisyTrainingArguments,
 ) -> str:
     """The settings, the results of the methods side by side, and where they are.
@@ -163,7 +188,7 @@ def summary(
         titles (`Mapping[str, str]`): from the name of a method to what it is called.
         data (`str`): where the data come from.
         peft_method (`str`): the name of one, or `"none"`.
-        describe_noise (`Callable`): [`LabelArguments.describe_noise`].
+        labels ([`LabelArguments`]), training_args ([`NoisyTrainingArguments`]): of all the runs.
     """
     first, folder = next(iter(results.values())), training_args.output_dir
     peft = "full fine-tuning" if peft_method == FULL_FINE_TUNING else peft_method.upper()
@@ -173,7 +198,7 @@ def summary(
         lines = [f"\n{data}, without training\n", table, "\nOutputs, with all_results.json:"]
     else:
         lines = [
-            f"\n{data}, {describe_noise(first)}",
+            f"\n{data}, {labels.describe_noise(first)}",
             f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
             f"{training_args.seed}\n",
             table,

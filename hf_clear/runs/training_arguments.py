@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ def steps_asked_for(given: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if nothing is to be done.
     """
     said = [given[name] for name in STEPS if name in given]
+    if given.get("method") == "both" and said and not given.get("do_train"):
+        raise ValueError("--method both compares two trainings: it goes with --do_train.")
     if said and not any(said):
         raise ValueError(f"There is nothing to do: of {', '.join('--' + name for name in STEPS)}, none is on.")
     between = ("eval_strategy", "test_each_epoch", "load_best_model_at_end")
@@ -153,13 +155,16 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
                 "start again there, add --overwrite_output_dir; or choose another --output_dir."
             )
 
-    def check_splits(self, splits: Collection[str], can_validate: bool, model: str | None) -> None:
+    def check_splits(
+        self, splits: Collection[str], can_validate: bool, model: str | None, classes: Sequence[str]
+    ) -> None:
         """Looks whether there are data for what is asked for.
 
         Args:
             splits (`Collection[str]`): the names of those that there are.
             can_validate (`bool`): whether a validation set is taken from the training set.
             model (`str`, *optional*): what `--model_name_or_path` says.
+            classes (`Sequence[str]`): those that it was trained on.
 
         Raises:
             ValueError: if there are none, or no model to go by without training.
@@ -177,4 +182,9 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
             raise ValueError(
                 "Without --do_train, --model_name_or_path has to name a model that was trained before: the "
                 "--output_dir of its run."
+            )
+        if "train" not in splits and not classes:
+            raise ValueError(
+                f"{model} doesn't say what its classes are called. Name the training data, too (--train_file): the "
+                "classes are then theirs, in sorted order."
             )
