@@ -25,6 +25,14 @@ any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 words = st.sampled_from(["001", "1.0", "1e3", "True", "NaN", "null", "-1", "0", "10", "9", " good", "good ", "Good"])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_fingerprints():
+    """Which take most of the time of a small data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.arrow_dataset.generate_fingerprint", lambda dataset: "fingerprint")
+        yield
+
+
 def read_labels(folder, labels, test=None):
     """Written to csv by Python's `csv`, read back, encoded."""
     files = {}

@@ -42,7 +42,7 @@ TABLES = {
     "texts are numbers": (lambda f: f.assign(text=f.id), "Row 0 .* 'text' is no text but 0"),
     "missing label": (set_cell("label", 4, None), "Row 4 .* the label is missing"),
     "missing number": (numbered(lambda f: f.assign(label=f.label.where(f.id != 4))), "Row 4 .* the label is missing"),
-    "float labels": (numbered(lambda f: f.assign(label=f.label + 0.5)), "Row 0 .*: the label is 0.5, a float. It has to be a class"),
+    "float labels": (numbered(lambda f: f.assign(label=f.label + 0.5)), "Row 0 .*: the label is 0.5, a float"),
     "negative labels": (numbered(lambda f: f.assign(label=f.label - 1)), ["-1", "0", "1"]),
     "one class": (lambda f: f.assign(label="red"), "single class .red."),
     "one number": (labels_of(7), r"single class \(7\)"),
