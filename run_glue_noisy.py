@@ -45,9 +45,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter
+from hf_clear import ClearTrainer, TurnTrainer, load_adapter
 from hf_clear.data.classes import renumber
-from hf_clear.data.files import check_file, read_files
+from hf_clear.data.files import read_files
 from hf_clear.data.folders import read_folder
 from hf_clear.data.labels import TEXTS
 from hf_clear.data.noise import realized_noise
@@ -56,12 +56,11 @@ from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
 from hf_clear.hub.private_files import samples_left_out
 from hf_clear.metrics import Accuracy, Glue
-from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
-from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
+from hf_clear.runs.arguments import DataArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.defaults import BOTH, run_defaults
-from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch, metrics_of
+from hf_clear.runs.evaluation import add_callbacks, datasets_of_each_epoch, metrics_of
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
 from hf_clear.runs.models import (
     base_model,
@@ -102,7 +101,7 @@ warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", categ
 
 
 @dataclass
-class DataTrainingArguments(LabelArguments):
+class DataTrainingArguments(DataArguments):
     """What data to train and evaluate on, and the noise to inject into the training labels."""
 
     task_name: str | None = field(
@@ -113,13 +112,6 @@ class DataTrainingArguments(LabelArguments):
             "choices": [*task_to_keys, "stsb"],
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub or a local folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
-    train_file: str | None = field(default=None, metadata={"help": "Training data: csv, json (lines) or parquet."})
-    validation_file: str | None = field(
-        default=None, metadata={"help": "Validation data, in the format of train_file."}
-    )
-    test_file: str | None = field(default=None, metadata={"help": "Test data, in the format of train_file."})
     max_seq_length: int = field(default=128, metadata={"help": "Longer sequences are truncated (in tokens)."})
     pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to max_seq_length, not to the longest."})
     overwrite_cache: bool = field(default=False, metadata={"help": "Overwrite the cached preprocessed data."})
@@ -143,33 +135,14 @@ class DataTrainingArguments(LabelArguments):
 
     def __post_init__(self):
         check_choices(self)
-        sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
-        if len(sources) > 1:
-            raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
-        if sources and sources[0] != "train_file" and self.files:
-            raise ValueError(
-                "--validation_file and --test_file are no part of another data set: they go with --train_file."
-            )
         if self.task_name == "stsb":
             raise ValueError("--task_name stsb is a regression task: it has no classes, so no wrong ones.")
-        for name, path in self.files.items():
-            check_file(path, f"--{name}_file")
         super().__post_init__()
         if not 0 <= self.validation_split_percentage < 100:
             raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
         for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
-
-    @property
-    def source(self) -> str:
-        named = (self.task_name, self.dataset_name, *self.files.values(), "embedded data set")
-        return next(name for name in named if name is not None)
-
-    @property
-    def files(self) -> dict[str, str]:
-        named = {name: getattr(self, f"{name}_file") for name in ("train", "validation", "test")}
-        return {name: path for name, path in named.items() if path is not None}
 
     def default_text_columns(self) -> tuple[str, ...]:
         return task_to_keys.get(self.task_name, ("text",))
@@ -355,7 +328,9 @@ def load_data(
 
     # Labels: the classes are those of the training data; without any, of the model
     model = model_args.model_name_or_path
-    trained = [] if model is None else trained_classes(model, **model_args.hub_args())
+    trained = []
+    if model is not None:
+        trained = trained_classes(model, has_config=model_args.config_name is None, **model_args.hub_args())
     training_args.check_splits(raw_datasets, data_args.validation_split_percentage > 0, model, trained)
     known = None if "train" in raw_datasets else trained
     raw_datasets, label_names = data_args.labelled_texts(raw_datasets, data_args.source, known)
@@ -460,15 +435,7 @@ def initialize_trainer(
         processing_class=tokenizer,
         data_collator=default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
-    if isinstance(trainer, TurnTrainer) and predict_dataset is not None:
-        trainer.add_callback(ProbeTestCallback(trainer, predict_dataset))
-    if training_args.report_memorization and training_args.do_train:
-        if TRUE_LABEL not in train_dataset.column_names:
-            raise ValueError(
-                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
-                "(--clean_label_column_name)."
-            )
-        trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
+    add_callbacks(trainer, predict_dataset)
     return trainer
 
 

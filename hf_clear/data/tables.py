@@ -68,7 +68,9 @@ def read_json(path: str, columns: Sequence[str] | None) -> pa.Table:
         rows.append(row if columns is None else {name: row[name] for name in columns if name in row})
     wanted = {name: name if _is_wanted(name, columns) else None for name in names}
     try:
-        return _table(wanted, len(rows), lambda name: _typed([row.get(name) for row in rows], name, path))
+        return _table(
+            wanted, len(rows), lambda name: _typed([row.get(name) for row in rows], name, path, columns is None)
+        )
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: can't be read as json: a name of a column is no text ({error}).") from error
 
@@ -101,7 +103,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _typed(values: list, name: str, path: str) -> pa.Array:
+def _typed(values: list, name: str, path: str, reads_all: bool) -> pa.Array:
     try:
         return pa.array(values)
     except _DAMAGED as error:
@@ -114,7 +116,8 @@ def _typed(values: list, name: str, path: str) -> pa.Array:
                     f"{type(value).__name__}, and row {row} has {values[row]!r}, a {kind.__name__}"
                 )
                 break
-        raise ValueError(f"{path}: can't be read as json: column {name!r} {reason}.") from error
+        advice = " If it isn't used, name the columns that are in `columns`." if reads_all else ""
+        raise ValueError(f"{path}: can't be read as json: column {name!r} {reason}.{advice}") from error
 
 
 def read_parquet(path: str, columns: Sequence[str] | None) -> pa.Table:

@@ -4,6 +4,7 @@ what noise. Choices are asked for anew each time: what is registered before the 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
+from ..data.files import check_file
 from ..data.noise import add_noise
 from ..data.texts import labelled_texts
 from ..noise import NOISE_TYPES, load_transition_matrix
@@ -207,3 +209,48 @@ class LabelArguments:
         if self.clean_label_column_name is not None:
             noise = f"noise of its own (truth known of {realized['true_labels']} training samples)"
         return noise + (f", realized rate {realized['noise_rate']:.3f}" if "noise_rate" in realized else "")
+
+
+@dataclass
+class DataArguments(LabelArguments):
+    """Where the data come from, and what [`LabelArguments`] says of them. A subclass may add a `task_name`.
+
+    Raises:
+        ValueError: if there is more than one source of data, or a file that isn't there.
+    """
+
+    task_name = None
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub or a local folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: csv, json (lines) or parquet."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation data, in the format of train_file."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Test data, in the format of train_file; with or without labels."}
+    )
+
+    def __post_init__(self):
+        sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
+        if self.files and sources not in ([], ["train_file"]):
+            raise ValueError(f"--validation_file and --test_file go with --train_file, not with --{sources[0]}.")
+        for name, path in self.files.items():
+            check_file(path, f"--{name}_file")
+        if self.dataset_name is not None and os.path.isfile(self.dataset_name):
+            raise ValueError(f"--dataset_name {self.dataset_name} is a file: that is for --train_file.")
+        super().__post_init__()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """From the name of a split to its file."""
+        named = {name: getattr(self, f"{name}_file") for name in ("train", "validation", "test")}
+        return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def source(self) -> str:
+        """What the data are called."""
+        named = (self.task_name, self.dataset_name, *self.files.values())
+        return next((name for name in named if name is not None), "embedded data set")

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
+from .._names import TRUE_LABEL
+from ..callbacks import MemorizationCallback
 from ..turn.trainer import TurnTrainer
 
 
@@ -75,3 +77,25 @@ class ProbeTestCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # a checkpoint has the result with it
             self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics
+
+
+def add_callbacks(trainer: Trainer, test_dataset: Dataset | None) -> None:
+    """What is measured while a run goes on, besides its evaluation: TURN's probe on the test set, and with
+    `report_memorization` the memorization of the training set.
+
+    Args:
+        trainer (`Trainer`): with [`NoisyTrainingArguments`].
+        test_dataset (`Dataset`, *optional*): with labels.
+
+    Raises:
+        ValueError: if memorization is asked for, and no true labels are known.
+    """
+    if isinstance(trainer, TurnTrainer) and test_dataset is not None:
+        trainer.add_callback(ProbeTestCallback(trainer, test_dataset))
+    if trainer.args.report_memorization and trainer.args.do_train:
+        if TRUE_LABEL not in trainer.train_dataset.column_names:
+            raise ValueError(
+                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
+                "(--clean_label_column_name)."
+            )
+        trainer.add_callback(MemorizationCallback(trainer, trainer.train_dataset[TRUE_LABEL]))

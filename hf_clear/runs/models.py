@@ -60,31 +60,49 @@ def peft_method_of(path: str) -> str | None:
     return next((n for n, m in PEFT_METHODS.items() if m.config(task_type="SEQ_CLS").peft_type == peft_type), None)
 
 
-def trained_classes(path: str, **hub_args: Any) -> list[str]:
+def trained_classes(path: str, has_config: bool = True, **hub_args: Any) -> list[str]:
     """What the rows of a model's head stand for, as far as the model says it: in its config or, of an adapter that a
     run here has left, in `label_names.json`.
 
     Args:
         path (`str`): the model, or a local folder with an adapter.
+        has_config (`bool`, *optional*, defaults to `True`): a model without a config, which comes from elsewhere, says
+            nothing.
         hub_args: for `from_pretrained`.
 
     Returns:
         `list[str]`: the names of the classes in the order of the rows; `LABEL_0` and the like if they have none; empty
         if the model says nothing.
+
+    Raises:
+        ValueError: if `label_names.json` holds no names.
     """
     if is_adapter(path):
-        names_file = os.path.join(path, LABEL_NAMES_FILE)
-        if not os.path.isfile(names_file):
-            return []
-        with open(names_file, encoding="utf-8") as file:
-            return [str(name) for name in json.load(file)]
+        for folder in (path, os.path.dirname(os.path.abspath(path))):  # a checkpoint is in the folder of its run
+            names_file = os.path.join(folder, LABEL_NAMES_FILE)
+            if os.path.isfile(names_file):
+                return _names_in(names_file)
+        return []
     try:
         names = AutoConfig.from_pretrained(path, **hub_args).id2label or {}
-    except (OSError, ValueError):  # no config of its own: --config_name has one, or it is missed where it is needed
+    except (OSError, ValueError):
+        if has_config:
+            raise
         return []
     names = {int(number): str(name) for number, name in names.items()}
     complete = sorted(names) == list(range(len(names))) and len(set(names.values())) == len(names)
     return [names[number] for number in sorted(names)] if complete else []
+
+
+def _names_in(path: str) -> list[str]:
+    with open(path, "rb") as file:
+        try:
+            names = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise ValueError(f"{path} has to hold a list of different names, those of the classes.")
+    return names
 
 
 def are_names(trained: Sequence[str]) -> bool:
