@@ -268,6 +268,9 @@ def in_a_file(**arguments):
 
 BAD_INPUT = {
     "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
+    "no such model": (with_arguments("--config_name", "~/nowhere"), "--config_name ~/nowhere: there is no such folder"),
+    "a file as a data set": (lambda tmp_path: ["--dataset_name", __file__], "is a file: that is for --train_file"),
+    "a folder as a file": (lambda tmp_path: ["--train_file", str(tmp_path)], "--train_file .* is a folder"),
     "no text column": (
         bad_file(lambda f: f.rename(columns={"text": "t"})),
         "no column 'text' .--text_column_name.*There are: id, t",

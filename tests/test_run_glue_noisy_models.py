@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from hf_clear.runs.models import longest_input, order_of_classes, set_padding
-from hf_clear.tuners import PEFT_METHODS
 
 ORDER = ("red", "blue", "green")  # of the fine-tuned model; that of the data is alphabetical
 
@@ -271,6 +270,8 @@ def test_padding_and_positions(decoders, tiny_model, caplog):
     assert (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.padding_side) == (3, 3, "right")
     assert tokenizer.model_max_length > 10**9 and longest_input(model, tokenizer, 128) == 32
     assert "truncated to 32 tokens, not 128" in caplog.text
+    with pytest.raises(ValueError, match="--max_seq_length 2 leaves nothing of a text: it has to be 3 or above"):
+        longest_input(model, tokenizer, 2)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     roberta = RobertaForSequenceClassification(RobertaConfig(**sizes, vocab_size=60, max_position_embeddings=34))
     assert longest_input(roberta, tokenizer, 128) == 32
@@ -286,4 +287,3 @@ def test_padding_and_positions(decoders, tiny_model, caplog):
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="[UNK]")
     with pytest.raises(ValueError, match="neither a padding token nor one for the end"):
         set_padding(bare, model.config)
-    assert set(PEFT_METHODS) >= {"lora", "adapter", "bitfit", "prompt"}

@@ -23,6 +23,11 @@ def written(label: Any) -> str:
     return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
+def shown(name: str) -> str:
+    """A name as it is, for a message; in quotes if a part of it could not be seen."""
+    return name if name.isprintable() and name == " ".join(name.split()) and "," not in name else repr(name)
+
+
 def as_class(label: Any, ids: Mapping[str, int]) -> int | None:
     """The number of a label's class; None if it is of no class. `1.0` is class `1` if there is no class `1.0`.
 
@@ -119,7 +124,7 @@ def renumber(splits: DatasetDict, label_names: Sequence[str]) -> DatasetDict:
         new = [feature.str2int(name) for name in dataset.features["label"].names]
         changed = dataset
         for column in {"label", TRUE_LABEL}.intersection(dataset.column_names):
-            numbers = [new[number] if number >= 0 else number for number in dataset[column]]
+            numbers = [new[number] if number >= 0 else number for number in dataset[column][:]]
             changed = changed.remove_columns(column)
             changed = changed.add_column(column, numbers, feature=feature if column == "label" else None)
         renumbered[split] = changed.select_columns(dataset.column_names)

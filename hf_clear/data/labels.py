@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset
 
 from .._names import TRUE_LABEL
 from ..sample_index import check_labels
-from .classes import as_class, check_kinds, missing_words, note_lookalikes, written
+from .classes import as_class, check_kinds, missing_words, note_lookalikes, shown, written
 
 TEXTS = ("text", "text_pair")  # what the columns with texts are called afterwards
 UNKNOWN = -100  # as a true label
@@ -60,7 +60,7 @@ def encode_labels(
     """
     nothing = {""}
     if label_names is None:
-        nothing = missing_words(splits["train"][label_column])
+        nothing = missing_words(splits["train"][label_column][:])
         label_names = classes_of(splits["train"], label_column)
         known = f"no training sample has. The labels of the train data are {listed(label_names)}."
     else:
@@ -84,7 +84,7 @@ def encode_labels(
             numbers.append(number)
         if split == "test":
             _note_unlabelled(numbers, label_column, label_column in dataset.column_names)
-        new = Dataset.from_dict({new: list(dataset[old]) for new, old in zip(TEXTS, text_columns)})
+        new = Dataset.from_dict({new: dataset[old][:] for new, old in zip(TEXTS, text_columns)})
         encoded[split] = new.add_column("label", numbers, feature=ClassLabel(names=label_names))
         if split == "train" and clean_label_column is not None:
             truth = true_labels(values_of(dataset, clean_label_column), ids)
@@ -98,7 +98,7 @@ def classes_of(dataset: Dataset, label_column: str) -> list[str]:
     Raises:
         ValueError: if a label is missing or no class, or there is one class only.
     """
-    feature, values = dataset.features[label_column], list(dataset[label_column])
+    feature, values = dataset.features[label_column], dataset[label_column][:]
     if isinstance(feature, ClassLabel):
         names = feature.names
         check_labels(values, len(names))
@@ -115,7 +115,7 @@ def values_of(dataset: Dataset, column: str) -> list:
     """The labels as they are given, a `ClassLabel` by name; None for one that is missing."""
     if column not in dataset.column_names:
         return [None] * len(dataset)
-    values, feature = list(dataset[column]), dataset.features[column]
+    values, feature = dataset[column][:], dataset.features[column]
     if isinstance(feature, ClassLabel):
         numbers = range(feature.num_classes)
         return [
@@ -165,4 +165,4 @@ def true_labels(values: Sequence, ids: Mapping[str, int]) -> list[int]:
 
 def listed(names: Sequence[str]) -> str:
     """The first of the names, for a message."""
-    return f"{', '.join(names[:10])}{', ...' * (len(names) > 10)}"
+    return f"{', '.join(map(shown, names[:10]))}{', ...' * (len(names) > 10)}"

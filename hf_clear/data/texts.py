@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, DatasetDict
 
+from .classes import shown
 from .files import NUL
 from .labels import encode_labels
 
@@ -83,15 +84,10 @@ def check_columns(dataset: Dataset, columns: Mapping[str, str], split_name: str)
             close = difflib.get_close_matches(" ".join(name.split()).casefold(), alike, n=1)
             raise ValueError(
                 f"The {split_name} data have no column {name!r} ({argument}). There are: "
-                f"{', '.join(map(_shown, there_are))}."
+                f"{', '.join(map(shown, there_are))}."
                 + (f" Did you mean {alike[close[0]]!r}?" if close else "")
                 + (" In csv files, commas separate columns." if len(there_are) == 1 else "")
             )
-
-
-def _shown(name: str) -> str:
-    """A name as it is; in quotes if a part of it could not be seen."""
-    return name if name.isprintable() and name == " ".join(name.split()) and "," not in name else repr(name)
 
 
 def check_texts(dataset: Dataset, columns: Sequence[str], split_name: str) -> None:
@@ -101,7 +97,7 @@ def check_texts(dataset: Dataset, columns: Sequence[str], split_name: str) -> No
         ValueError: if one is missing, blank, no string or has a NUL character, with its row.
     """
     for column in columns:
-        for row, text in enumerate(dataset[column]):
+        for row, text in enumerate(dataset[column][:]):
             if not isinstance(text, str) or not text.strip():
                 state = "empty" if text is None or isinstance(text, str) else f"no text but {text!r}"
                 raise ValueError(

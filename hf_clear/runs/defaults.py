@@ -10,7 +10,7 @@ from transformers import Trainer
 from ..presets import PRESETS, preset
 from ..tuners import PEFT_METHODS
 from .effects import Run, check_effects
-from .models import is_adapter, peft_method_of
+from .models import check_model_name, is_adapter, peft_method_of
 from .training_arguments import FULL_FINE_TUNING, default_learning_rate, steps_asked_for
 
 BOTH = ("none", "clear")  # what `--method both` compares
@@ -31,6 +31,9 @@ def run_defaults(given: Mapping[str, Any], methods: Mapping[str, tuple[str, type
     peft_method = given.get("peft_method") or (FULL_FINE_TUNING if method == "turn" else "lora")
     if peft_method not in (FULL_FINE_TUNING, *PEFT_METHODS) or method not in ("both", *methods):
         return {}  # refused where all arguments are looked at, as is a preset that there is not
+    for name in ("model_name_or_path", "config_name", "tokenizer_name"):
+        if given.get(name) is not None:
+            check_model_name(given[name], f"--{name}")
     trainers = [methods[name][1] for name in (BOTH if method == "both" else (method,))]
     check_effects(Run(given, method, trainers, peft_method, is_adapter(model)))
     settings = steps_asked_for(given)

@@ -23,6 +23,16 @@ POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")  # of learne
 logger = logging.getLogger(__name__)
 
 
+def check_model_name(name: str, option: str) -> None:
+    """Looks whether a local folder is there, if a model's name can be nothing else.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if name.startswith(("/", "./", "../", "~")) and not os.path.isdir(name):
+        raise ValueError(f"{option} {name}: there is no such folder.")
+
+
 def is_adapter(path: str | None) -> bool:
     """Whether a model's name is that of a local folder with an adapter, and no model."""
     if path is None:
@@ -190,7 +200,11 @@ def set_padding(tokenizer: Any, config: PretrainedConfig) -> None:
 
 
 def longest_input(model: nn.Module, tokenizer: Any, asked_for: int) -> int:
-    """The number of tokens to truncate to: what is asked for, or what tokenizer and positions of the model allow."""
+    """The number of tokens to truncate to: what is asked for, or what tokenizer and positions of the model allow.
+
+    Raises:
+        ValueError: if that leaves nothing of a text.
+    """
     limit = min(asked_for, tokenizer.model_max_length)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
@@ -199,4 +213,7 @@ def longest_input(model: nn.Module, tokenizer: Any, asked_for: int) -> int:
             limit = min(limit, module.num_embeddings - padding)
     if limit < asked_for:
         logger.warning(f"Texts are truncated to {limit} tokens, not {asked_for}: that is what the model takes.")
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if limit < least:
+        raise ValueError(f"--max_seq_length {asked_for} leaves nothing of a text: it has to be {least} or above.")
     return limit
