@@ -21,21 +21,20 @@ noise, with no network.
 
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import os
 import sys
 import warnings
 from collections import ChainMap
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-import numpy as np
 import transformers
-from datasets import Dataset, DatasetDict, load_dataset
-from peft import get_peft_model
+from datasets import DatasetDict, DownloadMode, load_dataset
+from peft import PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -46,28 +45,38 @@ from transformers import (
     set_seed,
 )
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, load_adapter, preset
-from hf_clear.data.files import check_file, read_files
+from hf_clear import ClearTrainer, TurnTrainer, load_adapter
+from hf_clear.data.classes import renumber
+from hf_clear.data.files import read_files
+from hf_clear.data.folders import read_folder
 from hf_clear.data.labels import TEXTS
 from hf_clear.data.noise import realized_noise
 from hf_clear.data.questions import load_questions
 from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
-from hf_clear.files import write_atomically
 from hf_clear.hub.private_files import samples_left_out
 from hf_clear.identity import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
-from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
 from hf_clear.run_lock import alone_in_output_dir
-from hf_clear.runs.arguments import LabelArguments, PeftArguments, check_choices
+from hf_clear.runs.arguments import DataArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
-from hf_clear.runs.evaluation import ProbeTestCallback, datasets_of_each_epoch
+from hf_clear.runs.defaults import BOTH, run_defaults
+from hf_clear.runs.evaluation import add_callbacks, datasets_of_each_epoch, metrics_of
 from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
+from hf_clear.runs.models import (
+    base_model,
+    check_head,
+    longest_input,
+    order_of_classes,
+    set_padding,
+    trained_classes,
+)
 from hf_clear.runs.outputs import check_output_dir, note_outputs, paths_read
-from hf_clear.runs.results import accuracy_over_epochs, results_table, save_clean_probabilities, save_predictions
-from hf_clear.runs.training_arguments import NoisyTrainingArguments, default_learning_rate
-from hf_clear.tuners import PEFT_METHODS, RoutedLayerConfig, note_loading
+from hf_clear.runs.predictions import labelled_part, predict
+from hf_clear.runs.results import accuracy_over_epochs, save_card, save_clean_probabilities, summary
+from hf_clear.runs.training_arguments import NoisyTrainingArguments
+from hf_clear.tuners import PEFT_METHODS
 
 task_to_keys = {
     "cola": ("sentence",),
@@ -95,7 +104,7 @@ warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", categ
 
 
 @dataclass
-class DataTrainingArguments(LabelArguments):
+class DataTrainingArguments(DataArguments):
     """What data to train and evaluate on, and the noise to inject into the training labels."""
 
     task_name: str | None = field(
@@ -106,13 +115,6 @@ class DataTrainingArguments(LabelArguments):
             "choices": [*task_to_keys, "stsb"],
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub or a local folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
-    train_file: str | None = field(default=None, metadata={"help": "Training data: csv, json (lines) or parquet."})
-    validation_file: str | None = field(
-        default=None, metadata={"help": "Validation data, in the format of train_file."}
-    )
-    test_file: str | None = field(default=None, metadata={"help": "Test data, in the format of train_file."})
     max_seq_length: int = field(default=128, metadata={"help": "Longer sequences are truncated (in tokens)."})
     pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to max_seq_length, not to the longest."})
     overwrite_cache: bool = field(default=False, metadata={"help": "Overwrite the cached preprocessed data."})
@@ -136,16 +138,8 @@ class DataTrainingArguments(LabelArguments):
 
     def __post_init__(self):
         check_choices(self)
-        sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
-        if len(sources) > 1:
-            raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
         if self.task_name == "stsb":
             raise ValueError("--task_name stsb is a regression task: it has no classes, so no wrong ones.")
-        if self.train_file is None and (self.validation_file or self.test_file):
-            raise ValueError("--validation_file and --test_file go with --train_file.")
-        for name in ("train_file", "validation_file", "test_file"):
-            if getattr(self, name) is not None:
-                check_file(getattr(self, name), f"--{name}")
         super().__post_init__()
         if not 0 <= self.validation_split_percentage < 100:
             raise ValueError("--validation_split_percentage has to be at least 0 and below 100.")
@@ -164,14 +158,6 @@ class ModelArguments(PeftArguments):
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Model on the Hub or in a local folder. Default: all-MiniLM-L6-v2, from the extra `demo`."},
-    )
-    adapter_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Begin with the weights of an adapter, on the Hub or in a local folder, such as a checkpoint of an "
-            "earlier run whose labels were corrected since; clean probabilities are found anew. It is of the kind that "
-            "--peft_method says, and its own settings go before the arguments for them."
-        },
     )
     method: str = field(
         default="clear",
@@ -195,6 +181,10 @@ class ModelArguments(PeftArguments):
     token: str | None = field(default=None, metadata={"help": "Token for the Hub, if not that of `hf auth login`."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model on the Hub."})
 
+    def hub_args(self) -> dict[str, Any]:
+        names = ("cache_dir", "token", "trust_remote_code")
+        return {"revision": self.model_revision, **{name: getattr(self, name) for name in names}}
+
     def __post_init__(self):
         check_choices(self)
         if self.peft_method is None:
@@ -203,11 +193,6 @@ class ModelArguments(PeftArguments):
             raise ValueError(
                 f"--method {self.method} routes samples around PEFT modules, so it needs some: --peft_method "
                 f"{'|'.join(PEFT_METHODS)}."
-            )
-        if self.adapter_name_or_path is not None and self.peft_method == "none":
-            raise ValueError(
-                f"--adapter_name_or_path {self.adapter_name_or_path} goes with a --peft_method: "
-                f"{'|'.join(PEFT_METHODS)}. For a whole model, use --model_name_or_path."
             )
 
 
@@ -219,6 +204,7 @@ def main():
         print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
     argument_classes = (ModelArguments, DataTrainingArguments, NoisyTrainingArguments)
     aliases = {"routing": "clear_routing"}
+    defaults_of = functools.partial(run_defaults, methods=METHODS)
     model_args, data_args, training_args = parse_arguments(argument_classes, argv, defaults_of, aliases)
 
     # Setup logging
@@ -236,29 +222,17 @@ def main():
         results = {model_args.method: run(model_args, data_args, training_args)}
     else:
         results = {}
-        for method in ("none", "clear"):  # what is in the way of the second run shows before the first
+        for method in BOTH:  # what is in the way of the second run shows before the first
             folder = os.path.join(training_args.output_dir, method)
             check_output_dir(folder, paths_read(model_args, data_args, training_args), option="--output_dir")
-        for method in ("none", "clear"):
+        for method in BOTH:
             own_args = copy.copy(training_args)
             own_args.output_dir = os.path.join(training_args.output_dir, method)
             results[method] = run(dataclasses.replace(model_args, method=method), data_args, own_args)
     if training_args.should_log:
-        print(summary(results, model_args, data_args, training_args))
+        titles = {name: METHODS[name][0] for name in results}
+        print(summary(results, titles, data_args.source, model_args.peft_method, data_args, training_args))
     return results
-
-
-def defaults_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The learning rate that suits the method, and what `--preset` stands for; what is given goes before them."""
-    peft_method = given.get("peft_method") or ("none" if given.get("method") == "turn" else "lora")
-    if peft_method not in ("none", *PEFT_METHODS):
-        return {}  # refused where all arguments are looked at, as is a preset that there is not
-    settings = {"learning_rate": default_learning_rate(peft_method)}
-    if given.get("preset") in PRESETS and peft_method != "none":
-        settings |= preset(given["preset"], peft_method)
-        if given["preset"] == "official":
-            settings["lora_r"] = 16
-    return settings
 
 
 @samples_left_out()  # of pushes to the Hub, which a plain Trainer would make of the whole folder
@@ -279,27 +253,30 @@ def run(
     # Load pretrained model and tokenizer
     if model_args.model_name_or_path is None:
         model_args.model_name_or_path = demo_backbone("--model_name_or_path")
-    model, tokenizer = load_model(model_args, label_names)
+    model, tokenizer = load_model(model_args, label_names, is_trained=not training_args.do_train)
 
     # Preprocessing the raw_datasets
-    tokenized_datasets = preprocess(raw_datasets, tokenizer, data_args, training_args)
+    tokenized_datasets = preprocess(raw_datasets, tokenizer, model, data_args, training_args)
     eval_dataset, predict_dataset = tokenized_datasets.get("validation"), tokenized_datasets.get("test")
 
     # Initialize our Trainer
     trainer = initialize_trainer(model, tokenizer, tokenized_datasets, model_args, data_args, training_args)
 
     # Detecting last checkpoint, once all that it may be of has been read and checked
-    fingerprints = {"training": tokenized_datasets["train"], "validation": eval_dataset}
-    last_checkpoint = detect_last_checkpoint(
-        training_args,
-        arguments,
-        overwrite=training_args.overwrite_output_dir,
-        has_probe=model_args.method == "turn",
-        options=("--output_dir", "--overwrite_output_dir"),
-        data={name: fingerprint_of(trainer, data) for name, data in fingerprints.items() if data is not None},
-        weights=weights_of(trainer.model),
-        read=paths_read(model_args, data_args, training_args),
-    )
+    last_checkpoint = None
+    if training_args.do_train:
+        fingerprints = {"training": tokenized_datasets["train"], "validation": eval_dataset}
+        last_checkpoint = detect_last_checkpoint(
+            training_args,
+            arguments,
+            overwrite=training_args.overwrite_output_dir,
+            has_probe=model_args.method == "turn",
+            options=("--output_dir", "--overwrite_output_dir"),
+            data={name: fingerprint_of(trainer, data) for name, data in fingerprints.items() if data is not None},
+            weights=weights_of(trainer.model),
+            read=paths_read(model_args, data_args, training_args),
+            check=training_args.check_resuming,
+        )
     if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
         logger.warning(
             f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
@@ -308,40 +285,37 @@ def run(
         )
 
     # Training
-    logger.info(f"*** {model_args.method}: training on {len(trainer.train_dataset)} samples ***")
-    train(trainer, last_checkpoint, noise)
+    if training_args.do_train:
+        logger.info(f"*** {model_args.method}: training on {len(trainer.train_dataset)} samples ***")
+        train(trainer, last_checkpoint, noise)
 
-    # Clean probabilities, and how well they find the wrong labels
-    path = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
-    metrics = save_clean_probabilities(trainer, raw_datasets["train"], path, ROW)
-    if metrics:
-        trainer.log_metrics("detection", metrics)
-        trainer.save_metrics("detection", metrics)
+        # Clean probabilities, and how well they find the wrong labels
+        path = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
+        metrics = save_clean_probabilities(trainer, raw_datasets["train"], path, ROW)
+        if metrics:
+            trainer.log_metrics("detection", metrics)
+            trainer.save_metrics("detection", metrics)
 
     # Evaluation
-    if eval_dataset is not None:
+    if training_args.do_eval and eval_dataset is not None:
         metrics = trainer.evaluate(eval_dataset)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
     # Prediction
-    if predict_dataset is not None:
-        predict(trainer, predict_dataset, label_names)
+    if training_args.do_predict and predict_dataset is not None:
+        metrics = predict(trainer, predict_dataset, label_names)
+        metrics |= accuracy_over_epochs(trainer.state.log_history, training_args.clear_warmup_epochs)
+        trainer.log_metrics("test", metrics)
+        trainer.save_metrics("test", metrics)
 
-    if trainer.is_world_process_zero():  # an adapter doesn't say what its classes are called
-        names = json.dumps(label_names, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(os.path.join(training_args.output_dir, "label_names.json"), names.encode())
-    kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
-    if data_args.dataset_name is not None or data_args.task_name is not None:
-        kwargs["dataset_tags"] = data_args.dataset_name or "glue"
-    if training_args.push_to_hub:
-        trainer.push_to_hub(**kwargs)
-    else:
-        trainer.create_model_card(**kwargs)
-        if isinstance(model_args.peft_config("SEQ_CLS"), RoutedLayerConfig) and trainer.is_world_process_zero():
-            note_loading(training_args.output_dir)
-    if trainer.is_world_process_zero():
-        note_outputs(training_args.output_dir)
+    if training_args.do_train:
+        kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
+        if data_args.dataset_name is not None or data_args.task_name is not None:
+            kwargs["dataset_tags"] = data_args.dataset_name or "glue"
+        save_card(trainer, label_names, **kwargs)
+        if trainer.is_world_process_zero():
+            note_outputs(training_args.output_dir)
     with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
         return json.load(file)
 
@@ -352,84 +326,97 @@ def load_data(
     """The splits `train`, `validation` and `test` (where there are such), with noise; the names of the classes; and the
     realized noise."""
     hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-    files = {"train": data_args.train_file, "validation": data_args.validation_file, "test": data_args.test_file}
+    if data_args.overwrite_cache:
+        hub_args["download_mode"] = DownloadMode.FORCE_REDOWNLOAD
+    name, config_name = data_args.dataset_name, data_args.dataset_config_name
     if data_args.task_name is not None:
         raw_datasets = load_dataset("nyu-mll/glue", data_args.task_name, **hub_args)
         test = "validation_matched" if data_args.task_name == "mnli" else "validation"
         raw_datasets = {"train": raw_datasets["train"], "test": raw_datasets[test]}
-    elif data_args.dataset_name is not None:
-        raw_datasets = load_dataset(data_args.dataset_name, data_args.dataset_config_name, **hub_args)
-    elif data_args.train_file is not None:
-        files = {name: path for name, path in files.items() if path is not None}
-        raw_datasets = read_files(files, cache_dir=model_args.cache_dir)
+    elif name is not None and os.path.isdir(name):
+        raw_datasets = read_folder(name, data_args.columns, config_name, **hub_args)
+    elif name is not None:
+        raw_datasets = load_dataset(name, config_name, **hub_args)
+    elif data_args.files:
+        raw_datasets = read_files(data_args.files, data_args.columns)
     else:
         raw_datasets = load_questions()
 
-    # Labels
-    source = data_args.train_file or data_args.dataset_name
-    raw_datasets, label_names = data_args.labelled_texts(raw_datasets, source)
+    # Labels: the classes are those of the training data; without any, of the model
+    model = model_args.model_name_or_path
+    trained = []
+    if model is not None:
+        trained = trained_classes(model, has_config=model_args.config_name is None, **model_args.hub_args())
+    training_args.check_splits(raw_datasets, data_args.validation_split_percentage > 0, model, trained)
+    known = None if "train" in raw_datasets else trained
+    raw_datasets, label_names = data_args.labelled_texts(raw_datasets, data_args.source, known)
 
     # Noise, in all training samples, whichever of them this run is going to use
-    train_dataset = raw_datasets["train"].add_column(ROW, range(len(raw_datasets["train"])))
-    train_dataset = data_args.add_noise_to(train_dataset)
-    if data_args.max_train_samples is not None and data_args.max_train_samples < len(train_dataset):
-        train_dataset = train_dataset.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
-    noise = realized_noise(train_dataset)
+    noise = {}
+    if "train" in raw_datasets:
+        train_dataset = raw_datasets["train"].add_column(ROW, range(len(raw_datasets["train"])))
+        train_dataset = data_args.add_noise_to(train_dataset)
+        if data_args.max_train_samples is not None and data_args.max_train_samples < len(train_dataset):
+            train_dataset = train_dataset.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
+        noise = realized_noise(train_dataset)
 
-    # Splits
-    before = train_dataset if data_args.max_train_samples is None else None
-    if "validation" not in raw_datasets and data_args.validation_split_percentage > 0:
-        share = data_args.validation_split_percentage / 100
-        train_dataset, raw_datasets["validation"] = train_validation_split(train_dataset, share, training_args.seed)
-    check_classes(train_dataset, before, "Lower --validation_split_percentage, or give a --validation_file.")
-    raw_datasets["train"] = train_dataset
-    for name, limit in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
-        if name in raw_datasets and limit is not None:
-            raw_datasets[name] = raw_datasets[name].select(range(min(limit, len(raw_datasets[name]))))
-    return raw_datasets, label_names, noise
+        # Splits
+        before = train_dataset if data_args.max_train_samples is None else None
+        if "validation" not in raw_datasets and data_args.validation_split_percentage > 0:
+            share = data_args.validation_split_percentage / 100
+            train_dataset, raw_datasets["validation"] = train_validation_split(train_dataset, share, training_args.seed)
+        check_classes(train_dataset, before, "Lower --validation_split_percentage, or give a --validation_file.")
+        raw_datasets["train"] = train_dataset
+    for split, limit in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
+        if split in raw_datasets and limit is not None:
+            raw_datasets[split] = raw_datasets[split].select(range(min(limit, len(raw_datasets[split]))))
+
+    # The noise goes by the order of the data, training by that of the model
+    in_order = order_of_classes(label_names, trained, model, is_trained=not training_args.do_train)
+    return (raw_datasets if in_order == label_names else renumber(raw_datasets, in_order)), in_order, noise
 
 
-def load_model(model_args: ModelArguments, label_names: list[str]):
-    hub_args = {
-        "cache_dir": model_args.cache_dir,
-        "revision": model_args.model_revision,
-        "token": model_args.token,
-        "trust_remote_code": model_args.trust_remote_code,
-    }
+def load_model(model_args: ModelArguments, label_names: list[str], is_trained: bool = False):
+    name, hub_args = model_args.model_name_or_path, model_args.hub_args()
+    base = base_model(name)  # of an adapter
     config = AutoConfig.from_pretrained(
-        model_args.config_name or model_args.model_name_or_path,
+        model_args.config_name or base,
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
         **hub_args,
     )
-    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **hub_args)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **hub_args
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, **hub_args)
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        base, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **hub_args
     )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    set_padding(tokenizer, model.config)
+    if base != name:
+        return load_adapter(model, name, is_trainable=True), tokenizer
+    if is_trained:
+        check_head(loaded, name, len(label_names))
     return model, tokenizer
 
 
 def preprocess(
-    raw_datasets: DatasetDict, tokenizer: Any, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
+    raw_datasets: DatasetDict,
+    tokenizer: Any,
+    model: Any,
+    data_args: DataTrainingArguments,
+    training_args: NoisyTrainingArguments,
 ) -> DatasetDict:
+    max_length = longest_input(model, tokenizer, data_args.max_seq_length)
+
     def preprocess_function(examples):
         # Tokenize the texts
         return tokenizer(
-            *(examples[name] for name in TEXTS[: len(data_args.text_columns)]),
+            *(examples[name] for name in TEXTS if name in examples),
             padding="max_length" if data_args.pad_to_max_length else False,
-            max_length=min(data_args.max_seq_length, tokenizer.model_max_length),
+            max_length=max_length,
             truncation=True,
         )
 
     with training_args.main_process_first(desc="dataset map pre-processing"):
-        return raw_datasets.map(
-            preprocess_function,
-            batched=True,
-            load_from_cache_file=not data_args.overwrite_cache,
-            desc="Running tokenizer on dataset",
-        )
+        return raw_datasets.map(preprocess_function, batched=True, desc="Running tokenizer on dataset")
 
 
 def initialize_trainer(
@@ -443,56 +430,29 @@ def initialize_trainer(
     train_dataset, eval_dataset, predict_dataset = (
         tokenized_datasets.get(name) for name in ("train", "validation", "test")
     )
-    # Get the metric function
-    metrics_of_task = [Accuracy()] if data_args.task_name is None else [Accuracy(), Glue(data_args.task_name)]
-
-    def compute_metrics(p):
-        predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
-        predictions = np.argmax(predictions, axis=1)
-        results = {}
-        for metric in metrics_of_task:
-            results.update(metric.compute(predictions=predictions, references=p.label_ids))
-        return results
-
+    predict_dataset = labelled_part(predict_dataset)
+    if data_args.test_each_epoch and predict_dataset is None:
+        raise ValueError("--test_each_epoch needs a test set with labels: --test_file.")
     test_dataset = predict_dataset if data_args.test_each_epoch else None
-    scored = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
+    if training_args.do_train:
+        eval_dataset = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
+    else:
+        training_args.eval_strategy = "no"
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
-    trainer = METHODS[model_args.method][1](
-        model=with_adapter(model, model_args),
+    peft_config = model_args.peft_config(task_type="SEQ_CLS")
+    if training_args.do_train and peft_config is not None and not isinstance(model, PeftModel):
+        model = get_peft_model(model, peft_config)
+    trainer = (METHODS[model_args.method][1] if training_args.do_train else Trainer)(
+        model=model,
         args=training_args,
         train_dataset=train_dataset,
-        eval_dataset=scored,
-        compute_metrics=compute_metrics,
+        eval_dataset=eval_dataset,
+        compute_metrics=metrics_of(Accuracy(), *([] if data_args.task_name is None else [Glue(data_args.task_name)])),
         processing_class=tokenizer,
         data_collator=default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
-    if isinstance(trainer, TurnTrainer) and predict_dataset is not None:
-        trainer.add_callback(ProbeTestCallback(trainer, predict_dataset))
-    if training_args.report_memorization:
-        if TRUE_LABEL not in train_dataset.column_names:
-            raise ValueError(
-                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
-                "(--clean_label_column_name)."
-            )
-        trainer.add_callback(MemorizationCallback(trainer, train_dataset[TRUE_LABEL]))
+    add_callbacks(trainer, predict_dataset)
     return trainer
-
-
-def with_adapter(model: Any, model_args: ModelArguments):
-    peft_config = model_args.peft_config(task_type="SEQ_CLS")
-    if peft_config is None:
-        return model
-    if model_args.adapter_name_or_path is None:
-        return get_peft_model(model, peft_config)
-    hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-    model = load_adapter(model, model_args.adapter_name_or_path, is_trainable=True, **hub_args)
-    kind, wanted = model.active_peft_config.peft_type.value, peft_config.peft_type.value
-    if kind != wanted:
-        raise ValueError(
-            f"--adapter_name_or_path {model_args.adapter_name_or_path} is an adapter of type {kind}, and --peft_method "
-            f"{model_args.peft_method} is {wanted}: name its method."
-        )
-    return model
 
 
 def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:
@@ -505,42 +465,6 @@ def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]
     if trainer.state.global_step > steps_of(last_checkpoint):
         trainer.save_metrics("train", metrics)  # else those of the run itself are there already
     trainer.save_state()
-
-
-def predict(trainer: Trainer, predict_dataset: Dataset, label_names: list[str]) -> None:
-    trainer.args.train_sampling_strategy = "random"  # grouping by length would reorder the predictions too
-    prediction = trainer.predict(predict_dataset, metric_key_prefix="test")
-    over_epochs = accuracy_over_epochs(trainer.state.log_history, trainer.args.clear_warmup_epochs)
-    metrics = {**prediction.metrics, **over_epochs, "test_samples": len(predict_dataset)}
-    trainer.log_metrics("test", metrics)
-    trainer.save_metrics("test", metrics)
-    if trainer.is_world_process_zero():
-        scores = prediction.predictions
-        scores = scores[0] if isinstance(scores, tuple) else scores
-        save_predictions(scores, label_names, os.path.join(trainer.args.output_dir, "predict_results.txt"))
-
-
-def summary(
-    results: dict[str, dict[str, float]],
-    model_args: ModelArguments,
-    data_args: DataTrainingArguments,
-    training_args: NoisyTrainingArguments,
-) -> str:
-    """The settings, the results of the methods side by side, and where they are."""
-    first = next(iter(results.values()))
-    data = data_args.task_name or data_args.dataset_name or data_args.train_file or "embedded data set"
-    peft = "full fine-tuning" if model_args.peft_method == "none" else model_args.peft_method.upper()
-    folders = [os.path.join(training_args.output_dir, method) for method in results]
-    return "\n".join(
-        [
-            f"\n{data}, {data_args.describe_noise(first)}",
-            f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
-            f"{training_args.seed}\n",
-            results_table({METHODS[name][0]: results[name] for name in results}, training_args.clear_warmup_epochs),
-            "\nOutputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:",
-            *(f"  {folder}" for folder in (folders if len(results) > 1 else [training_args.output_dir])),
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -276,13 +276,13 @@ def refusal(folder: str | os.PathLike, found: Sequence[str], only_labels: bool =
 
 def with_its_weights(folder: str | os.PathLike) -> str:
     """How a new run begins with the weights in a folder; nothing if there are none."""
-    load, option = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)", "adapter"
+    load = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)"
     if not os.path.isfile(os.path.join(folder, CONFIG_NAME)):
-        load, option = f"MODEL_CLASS.from_pretrained({os.fspath(folder)!r})", "model"
+        load = f"MODEL_CLASS.from_pretrained({os.fspath(folder)!r})"
         if not os.path.isfile(os.path.join(folder, "config.json")):
             return ""
     return (
         " If labels were corrected, a new run may begin with the weights of this one, and finds clean probabilities "
         f"for the new labels: `model = {load}` for a new trainer with another `output_dir` (run_glue_noisy.py: "
-        f"--{option}_name_or_path {folder}, another --output_dir)."
+        f"--model_name_or_path {folder}, another --output_dir)."
     )

@@ -96,13 +96,12 @@ FILES = {
     "no parquet": (data(b"PAR1 junk PAR1", "parquet"), "train.parquet: can't be read as parquet"),
     "mixed labels": (
         data(lines({"text": "x", "label": 1}, {"text": "x", "label": "a"}), "json"),
-        "Row 1 .* the label 'a', a str, and row 0 has 1, a int. Labels have to be all integers or all strings"
-        "|Column./label. changed from number to string in row 1.* every column one type",  # datasets 4.0
+        "train.json: can't be read as json: column 'label' has values of several types: row 1 .* 'a', a str, and row 0",
     ),
     "names, one of which is a number": (data(CSV.replace(",a\n", ",1\n")), WORKS),
     "nan among numbers": (data("text,label\n" + "x,1\ny,2\n" * 9 + "z,nan\n"), r"Row 18 .*label is missing \('nan'\)"),
     "a class called none": (data(CSV.replace(",a\n", ",none\n")), WORKS),
-    "beyond 64 bits": (data("text,label\nx,99999999999999999999\ny,1\n"), "train.csv: can't be read as csv"),
+    "beyond 64 bits": (data("text,label\n" + "x,99999999999999999999\ny,1\n" * 10), WORKS),
 }
 
 

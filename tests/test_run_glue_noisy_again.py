@@ -58,23 +58,20 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     content = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     write(corrected(frame, 3, 4), path)
     known = r" of 2 of 60 samples \(sample 3: 2 -> 1, sample 4: 1 -> 0\)" if method != "none" else ""
-    option = "model" if method == "turn" else "adapter"
-    message = rf"other training data: the labels{known} changed.*--output_dir.*--{option}_name_or_path .*checkpoint"
+    message = rf"other training data: the labels{known} changed.*--output_dir.*--model_name_or_path .*checkpoint"
     for more in ([], ["--resume_from_checkpoint", next(out.glob("checkpoint-*"))]):
         with pytest.raises(ValueError, match=message):
             script(*arguments, *more)
     assert content == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     checkpoint = next(out.glob("checkpoint-*"))
-    if option == "adapter":
-        with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
-            script(*arguments, "--adapter_name_or_path", checkpoint)
-    model = tiny_model if option == "adapter" else checkpoint
-    arguments += [f"--{option}_name_or_path", checkpoint, "--model_name_or_path", model, "--learning_rate", 1e-12]
-    script(*arguments, "--output_dir", tmp_path / "next", "--use_cpu", defaults=False)
+    arguments += ["--model_name_or_path", checkpoint, "--learning_rate", 1e-12, "--use_cpu"]
+    with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
+        script(*arguments, "--output_dir", out, defaults=False)
+    script(*arguments, "--output_dir", tmp_path / "next", defaults=False)
     table = pd.read_parquet(tmp_path / "next" / "clean_probabilities.parquet").sort_values("sample_index")
     assert list(table.given_label) == list(corrected(frame, 3, 4).label)
-    name = f"{option}_model.safetensors".removeprefix("model_")
+    name = "model.safetensors" if method == "turn" else "adapter_model.safetensors"
     first, second = (load_file(folder / name) for folder in (checkpoint, tmp_path / "next"))
     trained = [key for key in first if method != "turn" or not key.startswith("classifier")]  # which its probe trains
     assert trained and all(torch.allclose(first[key], second[key], atol=1e-6) for key in trained)

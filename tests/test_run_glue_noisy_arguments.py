@@ -89,6 +89,94 @@ def test_what_is_not_registered_is_no_choice(script, tmp_path, capsys):  # noqa:
         script(tmp_path / "arguments.json", defaults=False)
 
 
+# ---- What has no effect, and what is asked for ----
+
+NO_EFFECT = [
+    (("--method", "turn", "--preset", "paper"), "preset"),
+    (("--method", "none", "--preset", "paper"), "preset"),
+    (("--method", "none", "--clear_gamma", "0.9"), "clear_gamma"),  # the default, but said
+    (("--method", "turn", "--routing", "clean"), "clear_routing"),
+    (("--method", "none", "--clear_dropout_after_warmup", "False"), "clear_dropout_after_warmup"),
+    (("--method", "none", "--clear_warmup_epochs", "2"), "clear_warmup_epochs"),
+    (("--method", "clear", "--turn_threshold", "0.7"), "turn_threshold"),
+    (("--method", "both", "--turn_balance", "min"), "turn_balance"),
+    (("--method", "clear", "--probe_epochs", "3"), "probe_epochs"),
+    (("--method", "none", "--probe_gce_q", "0.5"), "probe_gce_q"),
+    (("--peft_method", "adapter", "--lora_r", "4"), "lora_r"),
+    (("--peft_method", "lora", "--adapter_size", "4"), "adapter_size"),
+    (("--peft_method", "bitfit", "--num_virtual_tokens", "4"), "num_virtual_tokens"),
+    (("--method", "turn", "--target_modules", "query"), "target_modules"),
+    (("--method", "none", "--peft_method", "none", "--lora-alpha=4"), "lora_alpha"),
+    (("--noise_seed", "3"), "noise_seed"),
+    (("--dataset_config_name", "x"), "dataset_config_name"),
+    (("--overwrite_cache",), "overwrite_cache"),
+    (("--method", "both", "--resume_from_checkpoint", "True"), "resume_from_checkpoint"),
+]
+
+
+@pytest.mark.parametrize("arguments, name", NO_EFFECT, ids=str)
+def test_an_option_without_effect_is_refused(parsed, arguments, name):  # noqa: F811
+    with pytest.raises(ValueError, match=f"^--{name} has no effect with .*: it goes with "):
+        parsed(*arguments)
+
+
+def test_options_with_an_effect(parsed, tmp_path):  # noqa: F811
+    for arguments in (
+        ("--method", "both", "--preset", "paper", "--routing", "random", "--clear_gamma", "0.5", "--lora_r", "4"),
+        ("--method", "none", "--clear_warmup_epochs", "2", "--test_each_epoch"),
+        ("--method", "clear", "--clear_warmup", "linear_probe", "--probe_epochs", "3"),
+        ("--method", "turn", "--peft_method", "lora", "--lora_r", "4", "--turn_balance", "min", "--probe_epochs", "3"),
+        ("--peft_method", "prompt", "--num_virtual_tokens", "3", "--noise_type", "symmetric", "--noise_rate", "0.1"),
+        ("--method", "both", "--resume_from_checkpoint", "False"),
+        (*run_glue_noisy.EMBEDDED_DEFAULT,),
+    ):
+        parsed(*arguments, "--use_cpu", "--output_dir", str(tmp_path / "out"))
+
+
+def test_what_is_asked_for(parsed, tmp_path):  # noqa: F811
+    def steps(*arguments: str) -> tuple:
+        args = parsed(*arguments, "--use_cpu", "--output_dir", str(tmp_path))[2]
+        return args.do_train, args.do_eval, args.do_predict, str(args.eval_strategy.value)
+
+    assert steps() == (True, True, True, "epoch")
+    assert steps("--do_train") == (True, False, False, "no")
+    assert steps("--do_train", "--do_eval") == (True, True, False, "epoch")
+    assert steps("--do_train", "--eval_strategy", "epoch") == (True, True, False, "epoch")  # as in transformers
+    assert steps("--do_train", "--do_predict") == (True, False, True, "no")
+    assert steps("--do_predict") == (False, False, True, "no")
+    with pytest.raises(ValueError, match="nothing to do: of --do_train, --do_eval, --do_predict, none is on"):
+        steps("--do_train", "False")
+    with pytest.raises(ValueError, match="--method both compares two trainings: it goes with --do_train"):
+        steps("--method", "both", "--do_predict")
+
+
+def test_a_file_of_arguments_is_taken_at_its_word(parsed, tmp_path):  # noqa: F811
+    path = tmp_path / "[a].json"
+
+    def used(text: str) -> tuple:
+        path.write_text(text, encoding="utf-8-sig")
+        return parsed(str(path))
+
+    model, data, training = used('{"method": "none", "do_train": "False", "do_predict": "True", "use_cpu": "yes", '
+                                 '"lora_r": "4", "learning_rate": "0.5", "text_column_name": "4"}')  # fmt: skip
+    assert (training.do_train, training.do_predict, model.lora_r, training.learning_rate) == (False, True, 4, 0.5)
+    assert data.text_column_name == "4"
+    for text, message in (
+        ('{"lora_r": 4, "lora_r": 8}', "has the argument 'lora_r' twice"),
+        ('{"lora_r": "four"}', "'lora_r' can't be 'four'"),
+        ('{"lora_rank": 4}', "lora_rank"),
+        ('{"routing": "random", "method": "none"}', "--clear_routing has no effect"),
+        ("[1]", "has to hold one object"),
+        ("{", "can't be read as JSON"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            used(text)
+    with pytest.raises(ValueError, match="nowhere.json: there is no such file of arguments"):
+        parsed("nowhere.json")
+    with pytest.raises(ValueError, match="--train_file nowhere.json: there is no such file"):
+        parsed("--train_file=nowhere.json")
+
+
 # ---- Data ----
 
 
@@ -127,6 +215,17 @@ def test_noise_from_a_matrix(load_data, tmp_path):
         ("red", "red"),
     }
     assert noise == {"true_labels": 300, "noise_rate": pytest.approx(1 / 3)}
+
+
+def test_columns_by_their_names(load_data, tmp_path):
+    frame = rows(30).rename(columns={"text": "a, b", "label": " label"}).assign(a="x", b="y")
+    frame.to_csv(tmp_path / "run[1].csv", index=False)
+    arguments = ("--train_file", tmp_path / "run[1].csv", "--label_column_name", " label", "--text_column_name")
+    assert load_data(*arguments, "a, b")[0]["train"]["text"][0] == frame["a, b"][0]
+    pair = load_data(*arguments, "a,b")[0]["train"]
+    assert (pair["text"][0], pair["text_pair"][0]) == ("x", "y")
+    with pytest.raises(ValueError, match="one column or two; got a,b,c"):
+        load_data(*arguments, "a,b,c")
 
 
 # ---- Bad input: an error before training that says what to do ----
@@ -169,6 +268,9 @@ def in_a_file(**arguments):
 
 BAD_INPUT = {
     "no such file": (lambda tmp_path: ["--train_file", "nowhere.csv"], "nowhere.csv: there is no such file"),
+    "no such model": (with_arguments("--config_name", "~/nowhere"), "--config_name ~/nowhere: there is no such folder"),
+    "a file as a data set": (lambda tmp_path: ["--dataset_name", __file__], "is a file: that is for --train_file"),
+    "a folder as a file": (lambda tmp_path: ["--train_file", str(tmp_path)], "--train_file .* is a folder"),
     "no text column": (
         bad_file(lambda f: f.rename(columns={"text": "t"})),
         "no column 'text' .--text_column_name.*There are: id, t",

@@ -12,10 +12,11 @@ from hf_clear.metrics import detection_metrics
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
 def test_every_peft_method_plain_and_routed(script, tmp_path, method, capsys):  # noqa: F811
+    sizes = {"adapter": ("--adapter_size", 5), "prompt": ("--num_virtual_tokens", 3)}
     results, out = script(
         *("--train_file", write(rows(60), tmp_path / "train.csv"), "--method", "both", "--peft_method", method),
         *("--noise_type", "symmetric", "--noise_rate", 0.3, "--num_train_epochs", 2, "--clear_warmup_epochs", 1),
-        *("--report_memorization", "--adapter_size", 5, "--num_virtual_tokens", 3),
+        *("--report_memorization", *sizes.get(method, ())),
     )
     for name in ("none", "clear"):
         assert {"detection_auroc", "memorization_clean", "memorization_noisy"} <= results[name].keys()

@@ -95,10 +95,10 @@ def test_a_probe_is_something_to_go_on_with(folder):
 
 def test_arguments_given_go_before_the_defaults_that_others_ask_for(tmp_path):
     def defaults_of(given):
-        return {"lora_r": 16, "noise_seed": 7} if given["peft_method"] == "lora" else {}
+        return {"lora_r": 16, "noise_seed": 7} if given.get("peft_method") == "lora" else {}
 
     classes = (PeftArguments, LabelArguments)
-    (tmp_path / "a.json").write_text(json.dumps({"peft_method": "lora", "noise_seed": 3, "rank": 5}))
+    (tmp_path / "a.json").write_text(json.dumps({"peft_method": "lora", "noise_seed": "3", "rank": 5}))
     for argv in (["--peft_method=lora", "--noise-seed", "3", "--lora_r", "5"], [str(tmp_path / "a.json")]):
         peft, labels = parse_arguments(classes, argv, defaults_of, aliases={"rank": "lora_r"})
         assert (peft.lora_r, labels.noise_seed) == (5, 3)

@@ -2,7 +2,8 @@
 
 - [`read_files`]: csv, json and parquet files to splits; [`check_file`] looks at one of them before.
 - [`labelled_texts`]: any splits to checked texts in `text` (and `text_pair`) and class numbers in `label`.
-- [`check_columns`], [`check_texts`], [`encode_labels`]: its parts.
+- [`check_columns`], [`check_texts`], [`encode_labels`]: its parts. [`renumber`]: the classes in another order.
+- [`read_folder`]: such files in a folder, with the splits that `datasets` finds there.
 - [`add_noise`]: wrong labels, of a noise type or from a transition matrix; the truth stays in `true_label`.
 - [`realized_noise`]: how many of the labels are wrong. [`text_features`]: what noise that depends on the text goes by.
 - [`train_validation_split`], [`check_classes`]: a validation set taken from the training set, and classes lost to it.
@@ -17,7 +18,9 @@
 ```
 """
 
+from .classes import renumber
 from .files import check_file, read_files
+from .folders import read_folder
 from .labels import encode_labels
 from .noise import add_noise, realized_noise, text_features
 from .questions import load_questions
@@ -34,7 +37,9 @@ __all__ = [
     "labelled_texts",
     "load_questions",
     "read_files",
+    "read_folder",
     "realized_noise",
+    "renumber",
     "text_features",
     "train_validation_split",
 ]

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from datasets import DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from pyarrow import ArrowInvalid
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
 
-FORMATS = ("csv", "json", "parquet")
+from .tables import READERS, with_integers
+
+FORMATS = tuple(READERS)
 NUL = "there is a NUL character, which is in no text: the data are damaged, or not in UTF-8. Take it out."
 
 
-def read_files(files: Mapping[str, str | os.PathLike], cache_dir: str | None = None) -> DatasetDict:
-    """Reads data sets from files.
+def read_files(
+    files: Mapping[str, str | os.PathLike | Sequence[str | os.PathLike]], columns: Sequence[str] | None = None
+) -> DatasetDict:
+    """Reads data sets from files, into memory and without a cache: what is read is what is there now.
 
-    The words "null", "NA" or "None" in a csv file are texts; an empty cell is a missing one.
+    A name is taken as it is: `run[1]/train.csv` is no pattern, and `zip://x::y.csv` no address.
+
+    What a csv file says stays as it is written: a column is read as integers if it holds nothing else, each as Python
+    writes it, and as text otherwise (`001`, `1.0`, `True`, `null`, `NA`). An empty cell is a missing one. What is text
+    in the first split is text in all. json and parquet files have types of their own.
 
     Args:
-        files (`Mapping[str, str]`): from the name of a split to its file: `.csv` (with a header), `.json` or `.jsonl`
-            (an object a line), or `.parquet`; all of one format, in UTF-8.
-        cache_dir (`str`, *optional*): where `datasets` keeps what it has read.
+        files (`Mapping[str, str]`): from the name of a split to its file, or its files: `.csv` (with a header), `.json`
+            or `.jsonl` (an object a line, or a list of them), or `.parquet`; all of one format, in UTF-8.
+        columns (`Sequence[str]`, *optional*): the columns to read. Others may be of any type: they are there by name
+            alone, without a value.
 
     Returns:
         `datasets.DatasetDict`: the splits.
 
     Raises:
         ValueError: if a file is missing, empty, damaged, not in UTF-8, or of another format than the rest, two columns
-            have one name, or rows differ in their columns.
+            have one name, rows of a csv file have more cells than its header, or a column has values of several types.
 
     Example:
 
@@ -37,34 +44,39 @@ def read_files(files: Mapping[str, str | os.PathLike], cache_dir: str | None = N
     >>> splits = read_files({"train": "train.csv", "test": "test.csv"})
     ```
     """
-    files = {name: os.fspath(path) for name, path in files.items()}
-    for path in files.values():
+    paths = {name: [os.fspath(path) for path in _listed(given)] for name, given in files.items()}
+    every = [path for listed in paths.values() for path in listed]
+    for path in every:
         check_file(path)
-    formats = {file_format(path) for path in files.values()}
+    formats = {file_format(path) for path in every}
     if len(formats) > 1:
         raise ValueError(f"The files have to be of one format, not {' and '.join(sorted(formats))}.")
     (file_type,) = formats
-    for path in files.values():
+    for path in every:
         if os.path.getsize(path) == 0:
             raise ValueError(f"{path} is empty: there are no rows to read.")
         if file_type != "parquet":
             check_encoding(path)
-        if file_type == "csv":
-            check_header(path)
-    paths = ", ".join(files.values())
-    csv_args = {"keep_default_na": False, "na_values": [""]} if file_type == "csv" else {}
+    read = READERS[file_type]
+    tables = {name: _joined([read(path, columns) for path in listed], listed) for name, listed in paths.items()}
+    if file_type == "csv":
+        tables = with_integers(tables)
+    return DatasetDict({name: Dataset(table) for name, table in tables.items()})
+
+
+def _listed(given: str | os.PathLike | Sequence[str | os.PathLike]) -> Sequence[str | os.PathLike]:
+    return [given] if isinstance(given, (str, bytes, os.PathLike)) else given
+
+
+def _joined(tables: Sequence[pa.Table], paths: Sequence[str]) -> pa.Table:
+    """One table of the files of a split."""
     try:
-        return load_dataset(file_type, data_files=files, cache_dir=cache_dir, **csv_args)
-    except (DatasetGenerationError, ArrowInvalid) as error:
-        reason = str(error.__cause__ or error).strip()
-        raise ValueError(
-            f"{paths}: can't be read as {file_type} ({reason}). Every row has to have the same "
-            "columns, and every column one type."
-        ) from error
-    except ValueError as error:
-        if "no data" in str(error):  # how `datasets` puts it for a file with a header alone
-            raise ValueError(f"{paths}: there are no rows to read.") from error
-        raise
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise ValueError(f"{', '.join(paths)}: a column has other types in other files ({error}).") from error
+    if table.num_rows == 0:
+        raise ValueError(f"{', '.join(paths)}: there are no rows to read.")
+    return table
 
 
 def check_file(path: str | os.PathLike, option: str | None = None) -> None:
@@ -75,10 +87,14 @@ def check_file(path: str | os.PathLike, option: str | None = None) -> None:
         option (`str`, *optional*): the option that named it, for the message, such as `"--train_file"`.
 
     Raises:
-        ValueError: if there is no such file, or it is called otherwise.
+        ValueError: if there is no such file, it is a folder or a pipe, or it is called otherwise.
     """
     name = f"{option} {os.fspath(path)}" if option else os.fspath(path)
     if not os.path.isfile(path):
+        if os.path.isdir(path):
+            raise ValueError(f"{name} is a folder, not a file.")
+        if os.path.lexists(path):
+            raise ValueError(f"{name} is no regular file: a pipe, a device, or a link that leads nowhere.")
         raise ValueError(f"{name}: there is no such file.")
     if file_format(path) not in FORMATS:
         raise ValueError(f"{name}: the name has to end in .csv, .json, .jsonl or .parquet.")
@@ -86,8 +102,8 @@ def check_file(path: str | os.PathLike, option: str | None = None) -> None:
 
 def file_format(path: str | os.PathLike) -> str:
     """What the extension says: `"csv"`, `"json"` (`.jsonl`, too), `"parquet"`, or another."""
-    extension = os.path.splitext(path)[1].lstrip(".").lower()
-    return "json" if extension == "jsonl" else extension
+    _, dot, extension = os.path.basename(path).rpartition(".")
+    return "" if not dot else "json" if extension.lower() == "jsonl" else extension.lower()
 
 
 def check_encoding(path: str) -> None:
@@ -107,19 +123,3 @@ def check_encoding(path: str) -> None:
                 ) from error
             if b"\0" in line:
                 raise ValueError(f"{path}, line {number}: {NUL}")
-
-
-def check_header(path: str) -> None:
-    """Looks for two columns of one name in a csv file: pandas would give the second another name.
-
-    Raises:
-        ValueError: if there are such, or the first line is no csv.
-    """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            header = next((names for names in csv.reader(file) if names), [])
-        except csv.Error as error:
-            raise ValueError(f"{path}: the first line can't be read as a csv header ({error}).") from error
-    twice = next((name for name in header if name and header.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{path} has {header.count(twice)} columns {twice!r}. Rename or drop all but one.")

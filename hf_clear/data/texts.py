@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, DatasetDict
 
+from .classes import shown
 from .files import NUL
 from .labels import encode_labels
 
@@ -19,17 +21,21 @@ def labelled_texts(
     clean_label_column: str | None = None,
     source: str = "The data set",
     options: Mapping[str, str] | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> tuple[DatasetDict, list[str]]:
     """Checks texts and labels, and brings them to the columns `text` (`text_pair`), `label` and `true_label`.
 
     Args:
         splits (`Mapping[str, Dataset]`): `"train"`, and as you like `"validation"` and `"test"`; others are left out.
+            Test data may be without labels.
         text_columns (`Sequence[str]`, *optional*, defaults to `("text",)`): one column, or two for pairs of texts.
-        label_column (`str`, *optional*, defaults to `"label"`): labels are a `ClassLabel`, integers or strings.
+        label_column (`str`, *optional*, defaults to `"label"`): see [`encode_labels`].
         clean_label_column (`str`, *optional*): a column of the training data with the true labels.
         source (`str`, *optional*): where the data come from, for messages.
         options (`Mapping[str, str]`, *optional*): what a user calls the arguments of this function, for messages, such
             as `{"text_columns": "--text_column_name"}`.
+        label_names (`Sequence[str]`, *optional*): the classes in the order of their numbers, instead of those of the
+            training data, which may then be missing.
 
     Returns:
         `tuple[DatasetDict, list[str]]`: the splits as [`encode_labels`] returns them, and the names of the classes.
@@ -45,17 +51,18 @@ def labelled_texts(
     ```
     """
     splits = {name: dataset for name, dataset in splits.items() if name in SPLITS}
-    if "train" not in splits or len(splits["train"]) == 0:
+    if (label_names is None and "train" not in splits) or ("train" in splits and len(splits["train"]) == 0):
         raise ValueError(f"{source}: there are no training samples.")
     options = options or {}
     for name, dataset in splits.items():
         columns = [("text_columns", column) for column in text_columns]
         if clean_label_column is not None and name == "train":
             columns.append(("clean_label_column", clean_label_column))
-        columns.append(("label_column", label_column))
+        if name != "test" or label_column in dataset.column_names:
+            columns.append(("label_column", label_column))
         check_columns(dataset, {column: options.get(argument, f"`{argument}`") for argument, column in columns}, name)
         check_texts(dataset, text_columns, name)
-    encoded, label_names = encode_labels(splits, label_column, text_columns, clean_label_column)
+    encoded, label_names = encode_labels(splits, label_column, text_columns, clean_label_column, label_names)
     return DatasetDict(encoded), label_names
 
 
@@ -70,12 +77,16 @@ def check_columns(dataset: Dataset, columns: Mapping[str, str], split_name: str)
     Raises:
         ValueError: if one is missing, with those that there are.
     """
+    there_are = dataset.column_names
     for name, argument in columns.items():
-        if name not in dataset.column_names:
+        if name not in there_are:
+            alike = {" ".join(other.split()).casefold(): other for other in there_are}
+            close = difflib.get_close_matches(" ".join(name.split()).casefold(), alike, n=1)
             raise ValueError(
                 f"The {split_name} data have no column {name!r} ({argument}). There are: "
-                f"{', '.join(dataset.column_names)}."
-                + (" In csv files, commas separate columns." if len(dataset.column_names) == 1 else "")
+                f"{', '.join(map(shown, there_are))}."
+                + (f" Did you mean {alike[close[0]]!r}?" if close else "")
+                + (" In csv files, commas separate columns." if len(there_are) == 1 else "")
             )
 
 
@@ -86,7 +97,7 @@ def check_texts(dataset: Dataset, columns: Sequence[str], split_name: str) -> No
         ValueError: if one is missing, blank, no string or has a NUL character, with its row.
     """
     for column in columns:
-        for row, text in enumerate(dataset[column]):
+        for row, text in enumerate(dataset[column][:]):
             if not isinstance(text, str) or not text.strip():
                 state = "empty" if text is None or isinstance(text, str) else f"no text but {text!r}"
                 raise ValueError(

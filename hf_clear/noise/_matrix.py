@@ -28,7 +28,8 @@ def load_transition_matrix(path: str | os.PathLike) -> np.ndarray:
     path = os.fspath(path)
     try:
         if path.endswith(".csv"):
-            matrix = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
+            with open(path, encoding="utf-8-sig") as file:  # numpy takes a name for an address
+                matrix = np.loadtxt(file, delimiter=",", ndmin=2)
         elif path.endswith(".npy"):
             with open(path, "rb") as file:  # `np.load` takes archives too
                 matrix = np.lib.format.read_array(file, allow_pickle=False)

@@ -4,14 +4,16 @@ what noise. Choices are asked for anew each time: what is registered before the 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
+from ..data.files import check_file
 from ..data.noise import add_noise
 from ..data.texts import labelled_texts
 from ..noise import NOISE_TYPES, load_transition_matrix
@@ -136,8 +138,6 @@ class LabelArguments:
                 raise ValueError(
                     f"Column {self.clean_label_column_name!r} can't be the true label and another at once."
                 )
-        if len(self.text_columns) > 2:
-            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
         if self.label_column_name in self.text_columns:
             raise ValueError(f"Column {self.label_column_name!r} can't be text and label at once.")
 
@@ -148,6 +148,33 @@ class LabelArguments:
             return tuple(name.strip() for name in self.text_column_name.split(","))
         return self.default_text_columns()
 
+    def text_columns_among(self, there_are: Sequence[str]) -> tuple[str, ...]:
+        """Those of a data set: its names may have commas and blanks in them.
+
+        Raises:
+            ValueError: if there are more than two.
+        """
+        for names in self._readings():
+            if set(names) <= set(there_are):
+                return names
+        if len(self.text_columns) > 2:
+            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
+        return self.text_columns
+
+    def _readings(self) -> list[tuple[str, ...]]:
+        """What the name of the text column may mean: as it is, parts between commas, and these without blanks."""
+        if self.text_column_name is None:
+            return [self.default_text_columns()]
+        parts = tuple(self.text_column_name.split(","))
+        return [names for names in ((self.text_column_name,), parts, self.text_columns) if len(names) <= 2]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that may be read of a data set."""
+        names = [self.label_column_name, self.clean_label_column_name]
+        names += [name for reading in self._readings() for name in reading]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
     def default_text_columns(self) -> tuple[str, ...]:
         """For a subclass that knows the data set."""
         return ("text",)
@@ -156,12 +183,15 @@ class LabelArguments:
     def adds_noise(self) -> bool:
         return self.noise_type != NO_NOISE or self.transition_matrix_file is not None
 
-    def labelled_texts(self, splits: Mapping[str, Dataset], source: str | None) -> tuple[DatasetDict, list[str]]:
+    def labelled_texts(
+        self, splits: Mapping[str, Dataset], source: str | None, label_names: Sequence[str] | None = None
+    ) -> tuple[DatasetDict, list[str]]:
         """[`~hf_clear.data.labelled_texts`] from the columns that the arguments name."""
         options = {f"{name}_column": f"--{name}_column_name" for name in ("label", "clean_label")}
         options["text_columns"] = "--text_column_name"
-        columns = (self.text_columns, self.label_column_name, self.clean_label_column_name)
-        return labelled_texts(splits, *columns, source, options)
+        text_columns = self.text_columns_among(next(iter(splits.values())).column_names)
+        columns = (text_columns, self.label_column_name, self.clean_label_column_name)
+        return labelled_texts(splits, *columns, source or "The data set", options, label_names)
 
     def add_noise_to(self, dataset: Dataset) -> Dataset:
         """[`~hf_clear.data.add_noise`] as the arguments say; without any, the data set as it is."""
@@ -179,3 +209,48 @@ class LabelArguments:
         if self.clean_label_column_name is not None:
             noise = f"noise of its own (truth known of {realized['true_labels']} training samples)"
         return noise + (f", realized rate {realized['noise_rate']:.3f}" if "noise_rate" in realized else "")
+
+
+@dataclass
+class DataArguments(LabelArguments):
+    """Where the data come from, and what [`LabelArguments`] says of them. A subclass may add a `task_name`.
+
+    Raises:
+        ValueError: if there is more than one source of data, or a file that isn't there.
+    """
+
+    task_name = None
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub or a local folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: csv, json (lines) or parquet."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation data, in the format of train_file."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Test data, in the format of train_file; with or without labels."}
+    )
+
+    def __post_init__(self):
+        sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"Give one source of data, not {' and '.join('--' + name for name in sources)}.")
+        if self.files and sources not in ([], ["train_file"]):
+            raise ValueError(f"--validation_file and --test_file go with --train_file, not with --{sources[0]}.")
+        for name, path in self.files.items():
+            check_file(path, f"--{name}_file")
+        if self.dataset_name is not None and os.path.isfile(self.dataset_name):
+            raise ValueError(f"--dataset_name {self.dataset_name} is a file: that is for --train_file.")
+        super().__post_init__()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """From the name of a split to its file."""
+        named = {name: getattr(self, f"{name}_file") for name in ("train", "validation", "test")}
+        return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def source(self) -> str:
+        """What the data are called."""
+        named = (self.task_name, self.dataset_name, *self.files.values())
+        return next((name for name in named if name is not None), "embedded data set")

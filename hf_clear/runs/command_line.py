@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,18 +21,58 @@ def parse_arguments(
 
     Args:
         argument_classes (`Sequence[type]`): dataclasses.
-        argv (`Sequence[str]`): a command line; or the name of a JSON file, as its only element.
-        defaults_of (`Callable`): from the arguments as given, by name, to the defaults of others.
+        argv (`Sequence[str]`): a command line; or the name of a JSON file, as its only element. Texts in that file
+            count as on a command line: `"False"` is no for a switch, `"0.5"` a number for a number.
+        defaults_of (`Callable`): from the arguments that are given, by name, to the defaults of others.
         aliases (`Mapping[str, str]`, *optional*): other names of arguments that a JSON file may have.
 
     Returns:
         `tuple`: an object of each class.
+
+    Raises:
+        ValueError: if there is no such JSON file, it holds no object, an unknown argument, or one twice.
     """
     parser = HfArgumentParser(argument_classes)
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        with open(argv[0]) as file:
-            given = json.load(file)
-        given |= {name: given.pop(alias) for alias, name in (aliases or {}).items() if alias in given}
+    if len(argv) == 1 and argv[0].endswith(".json") and not argv[0].startswith("-"):
+        given = _read(argv[0], parser, aliases or {})
         return parser.parse_dict({**defaults_of(given), **given})
-    parser.set_defaults(**defaults_of(vars(parser.parse_args(argv))))
+    parser.parse_args(argv)  # --help and what is wrong
+    without_defaults = HfArgumentParser(argument_classes)
+    for action in without_defaults._actions:
+        action.default = argparse.SUPPRESS
+    parser.set_defaults(**defaults_of(vars(without_defaults.parse_args(argv))))
     return parser.parse_args_into_dataclasses(argv)
+
+
+def _read(path: str, parser: HfArgumentParser, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments in a JSON file."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: there is no such file of arguments.")
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            pairs = json.load(file, object_pairs_hook=_Pairs)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(pairs, _Pairs):
+        raise ValueError(f'{path} has to hold one object with arguments, such as {{"train_file": "train.csv"}}.')
+    given: dict[str, Any] = {}
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in pairs:
+        name = aliases.get(name, name)
+        if name in given:
+            raise ValueError(f"{path} has the argument {name!r} twice.")
+        action = actions.get(name)
+        if isinstance(value, str) and action is not None and action.type not in (None, str) and not action.choices:
+            try:
+                value = action.type(value)
+            except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+                raise ValueError(f"{path}: {name!r} can't be {value!r} ({error}).") from error
+        given[name] = value.plain() if isinstance(value, _Pairs) else value
+    return given
+
+
+class _Pairs(list):
+    """An object of a JSON file as it is written: names and values, a name as often as it comes."""
+
+    def plain(self) -> dict[str, Any]:
+        return {name: value.plain() if isinstance(value, _Pairs) else value for name, value in self}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
+from .._names import TRUE_LABEL
+from ..callbacks import MemorizationCallback
 from ..turn.trainer import TurnTrainer
 
 
@@ -44,6 +48,20 @@ def datasets_of_each_epoch(
     return scored
 
 
+def metrics_of(*metrics: Any) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` for a trainer, from metrics of `evaluate` that go by class numbers."""
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        scores = prediction.predictions
+        predictions = np.argmax(scores[0] if isinstance(scores, tuple) else scores, axis=1)
+        results = {}
+        for metric in metrics:
+            results |= metric.compute(predictions=predictions, references=prediction.label_ids)
+        return results
+
+    return compute_metrics
+
+
 class ProbeTestCallback(TrainerCallback):
     """Tests TURN's probe before fine-tuning changes the features that it was trained on.
 
@@ -59,3 +77,25 @@ class ProbeTestCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # a checkpoint has the result with it
             self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics
+
+
+def add_callbacks(trainer: Trainer, test_dataset: Dataset | None) -> None:
+    """What is measured while a run goes on, besides its evaluation: TURN's probe on the test set, and with
+    `report_memorization` the memorization of the training set.
+
+    Args:
+        trainer (`Trainer`): with [`NoisyTrainingArguments`].
+        test_dataset (`Dataset`, *optional*): with labels.
+
+    Raises:
+        ValueError: if memorization is asked for, and no true labels are known.
+    """
+    if isinstance(trainer, TurnTrainer) and test_dataset is not None:
+        trainer.add_callback(ProbeTestCallback(trainer, test_dataset))
+    if trainer.args.report_memorization and trainer.args.do_train:
+        if TRUE_LABEL not in trainer.train_dataset.column_names:
+            raise ValueError(
+                "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
+                "(--clean_label_column_name)."
+            )
+        trainer.add_callback(MemorizationCallback(trainer, trainer.train_dataset[TRUE_LABEL]))

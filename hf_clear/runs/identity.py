@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def detect_last_checkpoint(
     data: Mapping[str, Fingerprint] | None = None,
     weights: Mapping[str, Mapping[str, str]] | None = None,
     read: Mapping[str, str] | None = None,
+    check: Callable[[str | None], None] = lambda checkpoint: None,
 ) -> str | None:
     """The checkpoint to resume from.
 
@@ -87,6 +88,8 @@ def detect_last_checkpoint(
             [`~hf_clear.fingerprint.fingerprint`].
         weights (`Mapping`, *optional*): of the model before training, [`~hf_clear.identity.weights_of`].
         read (`Mapping[str, str]`, *optional*): the paths that arguments name, [`paths_read`]: they are never deleted.
+        check (`Callable`, *optional*): is called with the checkpoint before anything is deleted, and raises an exception
+            if a run can't go on from it.
 
     Returns:
         `str`, *optional*: the last checkpoint in `output_dir`; that folder itself if there is a probe but no
@@ -123,6 +126,7 @@ def detect_last_checkpoint(
                 compared = {name: value for name, value in arguments.items() if named is None}
                 compared |= {_WEIGHTS: identity[_WEIGHTS]} if weights is not None else {}
                 _compare(going_on_from, folder, data or {}, compared, may_change, options)
+        check(last_checkpoint)
         if training_args.should_save:
             if overwrite or last_checkpoint is None:
                 delete_outputs(folder, None if overwrite else RESULTS)

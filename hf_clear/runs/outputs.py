@@ -33,7 +33,7 @@ OUTPUTS = (
 # Arguments that name what a run reads.
 _READ = (
     *("train_file", "validation_file", "test_file", "transition_matrix_file", "dataset_name", "model_name_or_path"),
-    *("adapter_name_or_path", "config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
+    *("config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
 )
 _WRITTEN = "outputs"  # in `ARGUMENTS_FILE`: what was there when the run had ended
 _WRITTEN_BY = "hf_clear_version"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from ..estimators import gaussian_mixture
 from ..files import write_atomically
 from ..metrics import EpochAccuracy, detection_metrics
 from ..passes import per_sample_losses
+from ..tuners import RoutedLayerConfig, note_loading
+from .arguments import LabelArguments
+from .models import LABEL_NAMES_FILE
+from .training_arguments import FULL_FINE_TUNING, NoisyTrainingArguments
 
 
 def save_clean_probabilities(
@@ -68,16 +73,40 @@ def save_clean_probabilities(
 
 
 def save_predictions(scores: np.ndarray, label_names: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes the predicted class of each sample: a header, then lines of index and name with a tab between them.
+    """Writes the predicted class of each sample: a header, then lines of index and name with a tab between them. A name
+    with a tab, a line break or another character that can't be seen, or with a quotation mark in front, is written as
+    JSON: `json.loads(name) if name.startswith('"') else name` is the name.
 
     Args:
         scores (`np.ndarray` of shape `[num_samples, num_classes]`): what `trainer.predict` returns.
         label_names (`Sequence[str]`): of the classes, in the order of their numbers.
         path (`str`): the text file.
     """
-    names = (label_names[label] for label in np.argmax(scores, axis=1))
-    lines = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
+    shown = [name if name.isprintable() and not name.startswith('"') else json.dumps(name) for name in label_names]
+    lines = "".join(f"{index}\t{shown[label]}\n" for index, label in enumerate(np.argmax(scores, axis=1)))
     write_atomically(path, f"index\tprediction\n{lines}".encode())
+
+
+def save_card(trainer: Trainer, label_names: Sequence[str], **card: Any) -> None:
+    """Writes the model card, and `label_names.json`: an adapter doesn't say what its classes are called. With
+    `push_to_hub`, pushes the folder. Call it on every process.
+
+    Args:
+        trainer (`Trainer`): after training.
+        label_names (`Sequence[str]`): of the classes, in the order of their numbers.
+        card: for `trainer.create_model_card`.
+    """
+    folder = trainer.args.output_dir
+    if trainer.is_world_process_zero():
+        names = json.dumps(list(label_names), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(os.path.join(folder, LABEL_NAMES_FILE), names.encode())
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+        return
+    trainer.create_model_card(**card)
+    configs = getattr(trainer.model, "peft_config", {})
+    if trainer.is_world_process_zero() and any(isinstance(config, RoutedLayerConfig) for config in configs.values()):
+        note_loading(folder)
 
 
 def accuracy_over_epochs(log_history: Iterable[Mapping[str, Any]], warmup_epochs: float) -> dict[str, float]:
@@ -142,3 +171,38 @@ def results_table(results: Mapping[str, Mapping[str, float]], warmup_epochs: flo
             digits = 0 if key.endswith(("_runtime", "_kept", "_samples")) else 4
             lines.append(f"{name:<26}" + "".join(f"{result[key]:>10.{digits}f}" for result in results.values()))
     return "\n".join(lines)
+
+
+def summary(
+    results: Mapping[str, Mapping[str, float]],
+    titles: Mapping[str, str],
+    data: str,
+    peft_method: str,
+    labels: LabelArguments,
+    training_args: NoisyTrainingArguments,
+) -> str:
+    """The settings, the results of the methods side by side, and where they are.
+
+    Args:
+        results (`Mapping[str, Mapping[str, float]]`): from the name of a method to its `all_results.json`.
+        titles (`Mapping[str, str]`): from the name of a method to what it is called.
+        data (`str`): where the data come from.
+        peft_method (`str`): the name of one, or `"none"`.
+        labels ([`LabelArguments`]), training_args ([`NoisyTrainingArguments`]): of all the runs.
+    """
+    first, folder = next(iter(results.values())), training_args.output_dir
+    peft = "full fine-tuning" if peft_method == FULL_FINE_TUNING else peft_method.upper()
+    folders = [os.path.join(folder, method) for method in results] if len(results) > 1 else [folder]
+    table = results_table({titles[name]: results[name] for name in results}, training_args.clear_warmup_epochs)
+    if not training_args.do_train:
+        lines = [f"\n{data}, without training\n", table, "\nOutputs, with all_results.json:"]
+    else:
+        lines = [
+            f"\n{data}, {labels.describe_noise(first)}",
+            f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
+            f"{training_args.seed}\n",
+            table,
+            "\nOutputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:",
+        ]
+    text = "\n".join([*lines, *(f"  {folder}" for folder in folders)])
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from ..turn.training_args import TurnArguments
 
 FULL_FINE_TUNING = "none"  # as the name of a PEFT method
 _FULL_FINE_TUNING_LEARNING_RATE = 2e-4
+STEPS = ("do_train", "do_eval", "do_predict")  # of a run
 
 
 def default_learning_rate(peft_method: str) -> float:
@@ -28,12 +31,39 @@ def default_learning_rate(peft_method: str) -> float:
     return PEFT_METHODS.find(peft_method).learning_rate
 
 
+def steps_asked_for(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that `do_train`, `do_eval` and `do_predict` ask for: what is not asked for is not done between the
+    epochs, either.
+
+    Args:
+        given (`Mapping[str, Any]`): the arguments that are given, by name.
+
+    Raises:
+        ValueError: if nothing is to be done.
+    """
+    said = [given[name] for name in STEPS if name in given]
+    if given.get("method") == "both" and said and not given.get("do_train"):
+        raise ValueError("--method both compares two trainings: it goes with --do_train.")
+    if said and not any(said):
+        raise ValueError(f"There is nothing to do: of {', '.join('--' + name for name in STEPS)}, none is on.")
+    between = ("eval_strategy", "test_each_epoch", "load_best_model_at_end")
+    if said and not given.get("do_eval") and not any(given.get(name) for name in between):
+        return {"eval_strategy": "no"}
+    return {}
+
+
 @dataclass
 class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
     """The arguments of both methods, with defaults that suit LoRA on a small encoder.
 
+    Attributes:
+        asked_for (`tuple[str, ...]`): those of `do_train`, `do_eval` and `do_predict` that were given. If none was, all
+            are on: a script does what there are data for.
+        resumes (`bool`, *optional*): what `resume_from_checkpoint` says if it is True or False, which it is then no
+            longer: a run has to go on, or must not. A path stays where it was.
+
     Raises:
-        ValueError: if an argument is out of its range, or the output folder is a file.
+        ValueError: if an argument is out of its range, the output folder is a file, or the checkpoint is none.
     """
 
     output_dir: str = field(default="outputs/run_glue_noisy", metadata={"help": "Where results and checkpoints go."})
@@ -77,7 +107,84 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
         default=torch.cuda.is_available(), metadata={"help": "Pin memory in data loaders. Default: if there is a GPU."}
     )
 
+    do_train: bool = field(
+        default=False,
+        metadata={"help": "Train. Without any of --do_train, --do_eval, --do_predict: all that there are data for."},
+    )
+    do_eval: bool = field(default=False, metadata={"help": "Score the validation set."})
+    do_predict: bool = field(default=False, metadata={"help": "Predict the test set, and score it if it has labels."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint to go on from; True: the last one in output_dir, which has to be there; False: go on "
+            "from none. Default: from the last one, if there is one."
+        },
+    )
+
     def __post_init__(self):
         if os.path.isfile(self.output_dir):
             raise ValueError(f"--output_dir {self.output_dir} is a file.")
+        self.asked_for = tuple(name for name in STEPS if getattr(self, name))
+        if not self.asked_for:
+            self.do_train = self.do_eval = self.do_predict = True
+        said = str(self.resume_from_checkpoint).strip().lower()
+        self.resumes = {"true": True, "false": False}.get(said)
+        if self.resumes is not None or said in ("", "none"):
+            self.resume_from_checkpoint = None
+        elif not os.path.isdir(self.resume_from_checkpoint):
+            raise ValueError(
+                f"--resume_from_checkpoint {self.resume_from_checkpoint}: there is no such folder. Name a checkpoint, "
+                "or True for the last one in --output_dir."
+            )
         super().__post_init__()
+
+    def check_resuming(self, last_checkpoint: str | None) -> None:
+        """Looks whether what `resume_from_checkpoint` asks for can be had.
+
+        Args:
+            last_checkpoint (`str`, *optional*): what there is to go on from in `output_dir`.
+
+        Raises:
+            ValueError: if it can't.
+        """
+        if self.resumes is True and last_checkpoint is None:
+            raise ValueError(f"--resume_from_checkpoint True: there is no checkpoint in {self.output_dir}.")
+        if self.resumes is False and last_checkpoint is not None:
+            raise ValueError(
+                f"--resume_from_checkpoint False: {self.output_dir} holds {os.path.basename(last_checkpoint)}. To "
+                "start again there, add --overwrite_output_dir; or choose another --output_dir."
+            )
+
+    def check_splits(
+        self, splits: Collection[str], can_validate: bool, model: str | None, classes: Sequence[str]
+    ) -> None:
+        """Looks whether there are data for what is asked for.
+
+        Args:
+            splits (`Collection[str]`): the names of those that there are.
+            can_validate (`bool`): whether a validation set is taken from the training set.
+            model (`str`, *optional*): what `--model_name_or_path` says.
+            classes (`Sequence[str]`): those that it was trained on.
+
+        Raises:
+            ValueError: if there are none, or no model to go by without training.
+        """
+        if self.do_train and "train" not in splits:
+            raise ValueError(
+                "There are no training data. Name some (--train_file), or say what to do without training: --do_eval, "
+                "--do_predict."
+            )
+        if "do_eval" in self.asked_for and "validation" not in splits and not ("train" in splits and can_validate):
+            raise ValueError("--do_eval needs a validation set: --validation_file or --validation_split_percentage.")
+        if "do_predict" in self.asked_for and "test" not in splits:
+            raise ValueError("--do_predict needs a test set: --test_file.")
+        if not self.do_train and model is None:
+            raise ValueError(
+                "Without --do_train, --model_name_or_path has to name a model that was trained before: the "
+                "--output_dir of its run."
+            )
+        if "train" not in splits and not classes:
+            raise ValueError(
+                f"{model} doesn't say what its classes are called. Name the training data, too (--train_file): the "
+                "classes are then theirs, in sorted order."
+            )

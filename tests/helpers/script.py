@@ -17,7 +17,9 @@ def script(tmp_path, tiny_model, monkeypatch):
         argv = [str(a) for a in arguments]
         if defaults:
             argv += ["--model_name_or_path", tiny_model, "--output_dir", str(tmp_path / out), "--use_cpu"]
-            argv += ["--disable_tqdm", "True", "--learning_rate", "0.01", "--lora_alpha", "8"]
+            argv += ["--disable_tqdm", "True", "--learning_rate", "0.01"]
+            if not {"--peft_method", "turn"}.intersection(argv):  # LoRA, by default
+                argv += ["--lora_alpha", "8"]
             argv += ["--per_device_train_batch_size", "8"]
         monkeypatch.setattr(sys, "argv", ["run_glue_noisy.py", *argv])
         return run_glue_noisy.main(), tmp_path / out

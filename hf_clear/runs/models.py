@@ -1,0 +1,219 @@
+"""What a pretrained model brings along: names of its classes, an adapter, a padding token, a longest input."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peft import PeftConfig
+from peft.utils import CONFIG_NAME
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+
+from ..demo import demo_backbone
+from ..tuners import PEFT_METHODS
+from .identity import ARGUMENTS_FILE
+
+LABEL_NAMES_FILE = "label_names.json"  # beside an adapter, which doesn't say what its classes are called
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")  # of learned positions
+
+logger = logging.getLogger(__name__)
+
+
+def check_model_name(name: str, option: str) -> None:
+    """Looks whether a local folder is there, if a model's name can be nothing else.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if name.startswith(("/", "./", "../", "~")) and not os.path.isdir(name):
+        raise ValueError(f"{option} {name}: there is no such folder.")
+
+
+def is_adapter(path: str | None) -> bool:
+    """Whether a model's name is that of a local folder with an adapter, and no model."""
+    if path is None:
+        return False
+    has_adapter, has_model = (os.path.isfile(os.path.join(path, name)) for name in (CONFIG_NAME, "config.json"))
+    return has_adapter and not has_model
+
+
+def base_model(path: str) -> str:
+    """The model that an adapter was trained on; of anything else, itself.
+
+    Raises:
+        ValueError: if nothing in the folder says it, or the model isn't there any more.
+    """
+    if not is_adapter(path):
+        return path
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    if base and (os.path.isdir(base) or not os.path.isabs(base)):
+        return base
+    arguments = os.path.join(path, ARGUMENTS_FILE)
+    if os.path.isfile(arguments):
+        with open(arguments, encoding="utf-8") as file:
+            base = json.load(file).get("model_name_or_path") or demo_backbone("--model_name_or_path")
+    if not base or (os.path.isabs(base) and not os.path.isdir(base)):
+        raise ValueError(
+            f"{path} is an adapter of the model {base!r}, which isn't there. Name it as base_model_name_or_path in its "
+            "adapter_config.json."
+        )
+    return base
+
+
+def peft_method_of(path: str) -> str | None:
+    """The name of an adapter's method; None if it is none of ours."""
+    peft_type = PeftConfig.from_pretrained(path).peft_type
+    return next((n for n, m in PEFT_METHODS.items() if m.config(task_type="SEQ_CLS").peft_type == peft_type), None)
+
+
+def trained_classes(path: str, has_config: bool = True, **hub_args: Any) -> list[str]:
+    """What the rows of a model's head stand for, as far as the model says it: in its config or, of an adapter that a
+    run here has left, in `label_names.json`.
+
+    Args:
+        path (`str`): the model, or a local folder with an adapter.
+        has_config (`bool`, *optional*, defaults to `True`): a model without a config, which comes from elsewhere, says
+            nothing.
+        hub_args: for `from_pretrained`.
+
+    Returns:
+        `list[str]`: the names of the classes in the order of the rows; `LABEL_0` and the like if they have none; empty
+        if the model says nothing.
+
+    Raises:
+        ValueError: if `label_names.json` holds no names.
+    """
+    if is_adapter(path):
+        for folder in (path, os.path.dirname(os.path.abspath(path))):  # a checkpoint is in the folder of its run
+            names_file = os.path.join(folder, LABEL_NAMES_FILE)
+            if os.path.isfile(names_file):
+                return _names_in(names_file)
+        return []
+    try:
+        names = AutoConfig.from_pretrained(path, **hub_args).id2label or {}
+    except (OSError, ValueError):
+        if has_config:
+            raise
+        return []
+    names = {int(number): str(name) for number, name in names.items()}
+    complete = sorted(names) == list(range(len(names))) and len(set(names.values())) == len(names)
+    return [names[number] for number in sorted(names)] if complete else []
+
+
+def _names_in(path: str) -> list[str]:
+    with open(path, "rb") as file:
+        try:
+            names = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise ValueError(f"{path} has to hold a list of different names, those of the classes.")
+    return names
+
+
+def are_names(trained: Sequence[str]) -> bool:
+    """Whether somebody gave the classes these names; transformers calls them `LABEL_0` and so on."""
+    return len(trained) > 0 and list(trained) != [f"LABEL_{i}" for i in range(len(trained))]
+
+
+def order_of_classes(
+    label_names: Sequence[str], trained: Sequence[str], model: str | None, is_trained: bool = False
+) -> list[str]:
+    """The order in which a model that was fine-tuned before numbers the classes: each row of its head keeps its
+    meaning.
+
+    Args:
+        label_names (`Sequence[str]`): the classes of the data.
+        trained (`Sequence[str]`): those of the model, see [`trained_classes`].
+        model (`str`, *optional*): what it is called, for messages.
+        is_trained (`bool`, *optional*, defaults to `False`): it is not trained any more.
+
+    Returns:
+        `list[str]`: `label_names`, in the order of `trained` if these are the same names.
+
+    Raises:
+        ValueError: if it is not trained any more, and has classes of other names.
+    """
+    label_names = list(label_names)
+    if not are_names(trained) or list(trained) == label_names:
+        return label_names
+    if set(trained) == set(label_names):
+        logger.warning(
+            f"{model} was fine-tuned on these classes: they are numbered in its order, {_shown(trained)}, not in that "
+            f"of the data, {_shown(label_names)}."
+        )
+        return list(trained)
+    if is_trained:
+        raise ValueError(
+            f"{model} was trained on the classes {_shown(trained)}; those of the training data are "
+            f"{_shown(label_names)}. To go by those of the model, leave out --train_file."
+        )
+    if len(trained) == len(label_names):
+        logger.warning(
+            f"{model} was fine-tuned on as many classes with other names ({_shown(trained)}). The rows of its head now "
+            f"stand for {_shown(label_names)}. If these are the same classes, give them the names of the model."
+        )
+    return label_names
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + ", ..." * (len(names) > 10)
+
+
+def check_head(loading_info: Mapping[str, Any], model: str, num_labels: int) -> None:
+    """Looks whether a model that is not trained any more has a head.
+
+    Args:
+        loading_info (`Mapping[str, Any]`): what `from_pretrained(output_loading_info=True)` says.
+
+    Raises:
+        ValueError: if some of its weights were drawn at random.
+    """
+    if loading_info["missing_keys"] or loading_info["mismatched_keys"]:
+        raise ValueError(
+            f"--model_name_or_path {model} has no trained head for {num_labels} classes. Without --do_train, name a "
+            "model that was trained before: the --output_dir of its run."
+        )
+
+
+def set_padding(tokenizer: Any, config: PretrainedConfig) -> None:
+    """Lets a model without a padding token, such as GPT-2 and Llama, take batches: the token for the end of a text
+    pads, on the right. What its head looks at is the last token that is no padding.
+
+    Raises:
+        ValueError: if there is no end of a text, either.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "The tokenizer has neither a padding token nor one for the end of a text, so texts of different "
+                "lengths make no batch. Set `pad_token` in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
+    if config.pad_token_id != tokenizer.pad_token_id:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def longest_input(model: nn.Module, tokenizer: Any, asked_for: int) -> int:
+    """The number of tokens to truncate to: what is asked for, or what tokenizer and positions of the model allow.
+
+    Raises:
+        ValueError: if that leaves nothing of a text.
+    """
+    limit = min(asked_for, tokenizer.model_max_length)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+            # RoBERTa and BART leave the first rows to padding.
+            padding = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            limit = min(limit, module.num_embeddings - padding)
+    if limit < asked_for:
+        logger.warning(f"Texts are truncated to {limit} tokens, not {asked_for}: that is what the model takes.")
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if limit < least:
+        raise ValueError(f"--max_seq_length {asked_for} leaves nothing of a text: it has to be {least} or above.")
+    return limit

@@ -1,0 +1,53 @@
+"""Predictions for a test set, labelled or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset
+from transformers import EvalPrediction, Trainer
+
+from ..data.labels import UNLABELLED
+from .results import save_predictions
+
+
+def labelled_part(dataset: Dataset | None) -> Dataset | None:
+    """The samples of a test set that have a label; the data set itself if all have one, None if none has."""
+    if dataset is None:
+        return None
+    rows = np.flatnonzero(np.array(dataset["label"]) != UNLABELLED)
+    return dataset if len(rows) == len(dataset) else dataset.select(rows) if len(rows) else None
+
+
+def predict(trainer: Trainer, dataset: Dataset, label_names: Sequence[str]) -> dict[str, float]:
+    """Predicts a test set, writes the classes to `predict_results.txt` in the trainer's folder ([`save_predictions`]),
+    and scores those of its samples that have a label.
+
+    Args:
+        trainer (`Trainer`): of a model for `label_names`.
+        dataset (`Dataset`): tokens, and class numbers in `label`; -1 for a sample without one.
+        label_names (`Sequence[str]`): of the classes, in the order of their numbers.
+
+    Returns:
+        `dict[str, float]`: metrics that begin with `test_`; `test_samples`, and `test_labelled_samples` if not all have
+        a label. There is a loss if all have one, and no accuracy if none has.
+    """
+    trainer.args.train_sampling_strategy = "random"  # grouping by length would reorder the predictions too
+    labels = np.array(dataset["label"])
+    labelled = labels != UNLABELLED
+    if labelled.all():
+        prediction = trainer.predict(dataset, metric_key_prefix="test")
+        metrics = dict(prediction.metrics)
+    else:
+        prediction = trainer.predict(dataset.remove_columns("label"), metric_key_prefix="test")
+        metrics = {**prediction.metrics, "test_labelled_samples": int(labelled.sum())}
+    scores = prediction.predictions
+    scores = scores[0] if isinstance(scores, tuple) else scores
+    if labelled.any() and not labelled.all():
+        scored = trainer.compute_metrics(EvalPrediction(predictions=scores[labelled], label_ids=labels[labelled]))
+        metrics |= {f"test_{name}": value for name, value in scored.items()}
+    if trainer.is_world_process_zero():
+        save_predictions(scores, label_names, os.path.join(trainer.args.output_dir, "predict_results.txt"))
+    return {**metrics, "test_samples": len(dataset)}
