@@ -21,7 +21,8 @@ from ._unwrap import base_of
 from .fingerprint import Fingerprint, fingerprint
 from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
-from .sample_store import SampleStore, damaged
+from .sample_store import SampleStore
+from .state_files import damaged
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checksums import ALGORITHM, content_checksum, file_checksum
 from .files import write_atomically
-from .sample_store import damaged, missing
+from .state_files import damaged, missing
 
 logger = logging.getLogger(__name__)
 

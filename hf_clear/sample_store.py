@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
-from .checksums import is_intact, sealed
+from .checksums import sealed
 from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
 from .files import write_atomically
 from .fit_checks import FitFindings
-from .strict_json import parse_json
+from .state_files import WAY_OUT, damaged, read_state
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v4"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
-_WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
 _FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -219,7 +215,7 @@ class SampleStore:
             if num_labels is not None and targets.shape[1] != num_labels:
                 raise ValueError(
                     f"{path} holds targets for {targets.shape[1]} classes while the model has {num_labels}: resume "
-                    f"with the model that the run began with. {_WAY_OUT}"
+                    f"with the model that the run began with. {WAY_OUT}"
                 )
             if not _are_probabilities(targets):
                 raise damaged(path, "targets holds what is no probability")
@@ -228,43 +224,6 @@ class SampleStore:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain = {"fitted_epoch": epoch, "identity": state.get("identity"), "findings": read_findings(path, state)}
         return cls(**of_samples, targets=targets, **plain)
-
-
-def read_state(
-    path: str | os.PathLike,
-    format: str,
-    writer: str,
-    required: Iterable[str] = (),
-    device: torch.device | str = "cpu",
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the plain state of a file that `writer` wrote.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file is damaged, or of another format.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, so the clean probabilities of the run can't be restored: the checkpoint was not "
-            f"written by {writer}, or with `save_only_model=True`. {_WAY_OUT}"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
-    if metadata.get("format") != format or not set(required) <= tensors.keys():
-        raise ValueError(f"{path} is not a state of {writer} (format {format}; other versions have others). {_WAY_OUT}")
-    if not is_intact(path):
-        raise damaged(path, "its checksum is not that of what it holds")
-    try:
-        state = parse_json(metadata.get("state", ""))
-    except ValueError as error:
-        raise damaged(path, f"its metadata are no valid JSON: {error}") from error
-    if not isinstance(state, dict):
-        raise damaged(path, f"its metadata are a {type(state).__name__}")
-    return tensors, state
 
 
 def read_sample_tensors(
@@ -283,7 +242,7 @@ def read_sample_tensors(
         if len(tensor) != num_samples:
             raise ValueError(
                 f"{path} holds the state of {len(tensor)} samples while the training set has {num_samples}: "
-                f"resume with the training set that the run began with. {_WAY_OUT}"
+                f"resume with the training set that the run began with. {WAY_OUT}"
             )
     labels = tensors["labels"]
     if not ((labels >= 0) | (labels == IGNORED_LABEL)).all():
@@ -306,11 +265,3 @@ def _are_probabilities(tensor: torch.Tensor) -> bool:
         return True
     low, high = (float(end) for end in tensor.aminmax())  # NaN if one is
     return -_ROUNDING <= low and high <= 1 + _ROUNDING
-
-
-def damaged(path: str | os.PathLike, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
-
-
-def missing(path: str | os.PathLike, reason: str) -> FileNotFoundError:
-    return FileNotFoundError(f"{path} is missing: {reason}. {_WAY_OUT}")

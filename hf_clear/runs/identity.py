@@ -88,8 +88,8 @@ def detect_last_checkpoint(
             [`~hf_clear.fingerprint.fingerprint`].
         weights (`Mapping`, *optional*): of the model before training, [`~hf_clear.identity.weights_of`].
         read (`Mapping[str, str]`, *optional*): the paths that arguments name, [`paths_read`]: they are never deleted.
-        check (`Callable`, *optional*): is called with the checkpoint before anything is deleted, and raises an exception
-            if a run can't go on from it.
+        check (`Callable`, *optional*): is called with the checkpoint before anything is deleted; raises an exception if
+            a run can't go on from it.
 
     Returns:
         `str`, *optional*: the last checkpoint in `output_dir`; that folder itself if there is a probe but no

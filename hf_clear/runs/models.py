@@ -15,7 +15,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ..demo import demo_backbone
 from ..tuners import PEFT_METHODS
-from .identity import ARGUMENTS_FILE
+from .outputs import ARGUMENTS_FILE
 
 LABEL_NAMES_FILE = "label_names.json"  # beside an adapter, which doesn't say what its classes are called
 POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")  # of learned positions

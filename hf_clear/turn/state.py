@@ -14,7 +14,8 @@ from safetensors.torch import save as serialize
 from ..checksums import sealed
 from ..files import write_atomically
 from ..identity import check_read
-from ..sample_store import SAMPLE_TENSORS, SampleStore, damaged, read_findings, read_sample_tensors, read_state
+from ..sample_store import SAMPLE_TENSORS, SampleStore, read_findings, read_sample_tensors
+from ..state_files import damaged, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
 _FORMAT = "hf_clear.turn.v3"
