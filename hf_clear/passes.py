@@ -29,7 +29,6 @@ from .class_tables import row_blocks, table_type
 from .files import reserve
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
-from .sample_store import SampleStore
 
 
 @dataclass
@@ -163,10 +162,15 @@ def predict_samples(
     return SamplePredictions(losses, labels, kept[0] if kept else None, predicted)
 
 
-def running_predictions(store: SampleStore, keep_probabilities: bool) -> SamplePredictions:
-    """The running mean of the predictions of training, as a pass would give them; without a copy of the table."""
-    table, labels = store.targets, store.labels.to("cpu", copy=True)
-    label_probability = table.gather(1, store.labels.clamp_min(0).unsqueeze(1)).squeeze(1).float().cpu()
+def running_predictions(table: torch.Tensor, labels: torch.Tensor, keep_probabilities: bool) -> SamplePredictions:
+    """The running mean of the predictions of training, as a pass would give them; without a copy of the table.
+
+    Args:
+        table (`torch.Tensor` of shape `[num_samples, num_labels]`): `SampleStore.targets`.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels.
+    """
+    label_probability = table.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).float().cpu()
+    labels = labels.to("cpu", copy=True)
     least = torch.finfo(torch.float32).tiny if table.dtype == torch.float32 else 2.0**-25  # what 0 stands for
     losses = -label_probability.clamp_min(least).log()
     has_none = torch.cat([table[rows].sum(dim=1) == 0 for rows in row_blocks(table)]).cpu()

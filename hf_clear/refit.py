@@ -135,7 +135,7 @@ class Refit:
             predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)
         if unseen is not None:
             self._remember(predictions, unseen)
-        return running_predictions(store, keep_probabilities) if is_online else predictions
+        return running_predictions(store.targets, store.labels, keep_probabilities) if is_online else predictions
 
     def _ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
@@ -176,11 +176,7 @@ class Refit:
             self._base_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
         return self._base_features
 
-    def _predict(
-        self,
-        *context: Callable[[torch.Tensor], contextlib.AbstractContextManager],
-        keep_probabilities: bool = True,
-    ) -> SamplePredictions:
+    def _predict(self, *context: Callable, keep_probabilities: bool = True) -> SamplePredictions:
         predictions = predict_samples(
             self._trainer, self.dataloader, *context, keep_probabilities=keep_probabilities, description="Refit"
         )

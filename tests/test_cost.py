@@ -163,7 +163,7 @@ def test_no_copy_of_the_table():
         store.add_predictions(rows, torch.rand(len(rows), num_labels), rows % num_labels, window=2)
     size, address = store.targets.nbytes, store.targets.data_ptr()
     assert peak_growth(lambda: store.merge(TwoProcesses())) < 0.4 * size
-    assert peak_growth(lambda: running_predictions(store, keep_probabilities=True)) < 0.4 * size
+    assert peak_growth(lambda: running_predictions(store.targets, store.labels, keep_probabilities=True)) < 0.4 * size
     assert store.targets.data_ptr() == address and store.targets.dtype == torch.float32
 
 
@@ -184,7 +184,7 @@ def test_large_tables_are_in_half_precision(training_arguments, tmp_path, monkey
         again = lora_trainer(training_arguments, clear_ensemble_source=source, output_dir=str(tmp_path / source))
         again.train(resume_from_checkpoint=str(path.parent))
         assert torch.equal(again.sample_store.targets, trainer.sample_store.targets)
-    half = running_predictions(stores[0], keep_probabilities=False)
+    half = running_predictions(stores[0].targets, stores[0].labels, keep_probabilities=False)
     assert half.probabilities is None and half.losses.isfinite().all() and half.losses.dtype == torch.float32
     say_table_size(10**6, 2_000, is_doubled=False)
     assert "take 3.73 GiB of memory (float16)" in caplog.text
