@@ -67,11 +67,10 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     assert content == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     checkpoint = next(out.glob("checkpoint-*"))
-    if option == "adapter":
-        with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
-            script(*arguments, "--adapter_name_or_path", checkpoint)
     model = tiny_model if option == "adapter" else checkpoint
     arguments += [f"--{option}_name_or_path", checkpoint, "--model_name_or_path", model, "--learning_rate", 1e-12]
+    with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
+        script(*arguments, "--output_dir", out, "--use_cpu", defaults=False)
     script(*arguments, "--output_dir", tmp_path / "next", "--use_cpu", defaults=False)
     table = pd.read_parquet(tmp_path / "next" / "clean_probabilities.parquet").sort_values("sample_index")
     assert list(table.given_label) == list(corrected(frame, 3, 4).label)
