@@ -53,7 +53,8 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     """The same command is refused, and says how to go on; with the weights of the run, it begins anew."""
     path, frame = tmp_path / "train.csv", rows(60)
     arguments = ["--train_file", write(frame, path), "--method", method, "--num_train_epochs", 2]
-    arguments += ["--clear_warmup_epochs", 1, "--turn_threshold", 0.01, "--validation_split_percentage", 0]
+    arguments += ["--validation_split_percentage", 0]
+    arguments += {"clear": ["--clear_warmup_epochs", 1], "turn": ["--turn_threshold", 0.01]}.get(method, [])
     _, out = script(*arguments)
     content = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     write(corrected(frame, 3, 4), path)

@@ -52,8 +52,12 @@ def paths_read(*arguments: Any) -> dict[str, str]:
     Args:
         arguments (dataclasses): of a script.
     """
-    named = {f"--{name}": getattr(own, name) for own in arguments for name in _READ if hasattr(own, name)}
-    return {option: path for option, path in named.items() if isinstance(path, str) and os.path.exists(path)}
+    read = {}
+    for name, own in ((name, getattr(own, name, None)) for own in arguments for name in _READ):
+        for number, path in enumerate(own if isinstance(own, (list, tuple)) else [own], 1):
+            if isinstance(path, str) and os.path.exists(path):
+                read[f"--{name}" if number == 1 else f"--{name} (number {number})"] = path
+    return read
 
 
 def check_output_dir(
