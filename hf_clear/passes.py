@@ -23,10 +23,10 @@ from transformers import Trainer
 from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
-from .class_tables import row_blocks, table_type
+from .class_tables import row_blocks
 from .losses import cross_entropy, per_sample
 from .sample_index import SAMPLE_INDEX, indexed_dataloader
-from .sample_store import SampleStore
+from .sample_store import SampleStore, table_type
 
 
 @dataclass
@@ -39,7 +39,7 @@ class SamplePredictions:
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own, and
             for a sample that the collator never returned.
         probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits, in
-            float16 if there are more than [`~hf_clear.class_tables.FULL_PRECISION`]; None where each token has its own,
+            float16 if there are more than [`~hf_clear.sample_store.FULL_PRECISION`]; None where each token has its own,
             and where nobody asked for them.
         predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None where each
             token has its own.

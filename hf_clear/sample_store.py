@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
-from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
+from .class_tables import merge_rows
 from .files import write_atomically
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v3"
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
+FULL_PRECISION = 2**28  # numbers in a table of samples by classes: up to 1 GiB of them are in float32, more in float16
+_ROWS = 1024  # of a table that are worked on at a time
 _WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
@@ -40,7 +42,7 @@ class SampleStore:
             weight 0.9 on the past, in nats; NaN before the first.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
-            [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
+            `FULL_PRECISION` numbers.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
     """
 
@@ -104,7 +106,7 @@ class SampleStore:
             probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`), labels (`torch.LongTensor` of shape
                 `[num_samples]`): of all samples, on the CPU.
         """
-        for part in index.split(rows_in_block(probabilities)):  # no copy of the whole table
+        for part in index.split(_ROWS):  # no copy of the whole table
             rows = part.cpu()
             given = probabilities[rows].float().to(part.device), labels[rows].to(part.device)
             self.add_predictions(part, *given, window=1)
@@ -123,13 +125,7 @@ class SampleStore:
             self.targets = torch.zeros(shape, dtype=table_type(*shape), device=self.losses.device)
         if self._is_new is None:
             self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
-        for rows in row_blocks(self.targets):  # no copy of the whole table
-            is_new, labels, targets = self._is_new[rows].unsqueeze(1), self.labels[rows], self.targets[rows]
-            added = torch.cat([is_new, labels.unsqueeze(1) * is_new, targets.float() * is_new], dim=1)
-            total = accelerator.reduce(added.to(accelerator.device), "sum").to(added.device)
-            count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
-            labels.copy_(torch.where(is_new, (total[:, 1] / count[:, 0]).round().long(), labels))
-            targets.copy_(torch.where(is_new.unsqueeze(1), total[:, 2:] / count, targets))
+        merge_rows(accelerator, self._is_new, self.labels, self.targets)
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:
@@ -251,3 +247,14 @@ def _are_probabilities(tensor: torch.Tensor) -> bool:
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}). {_WAY_OUT}")
+
+
+def table_type(num_samples: int, num_labels: int) -> torch.dtype:
+    """Of probabilities of classes for all samples: half the memory if there are very many."""
+    return torch.float32 if num_samples * num_labels <= FULL_PRECISION else torch.float16
+
+
+def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
+    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
+    [`~hf_clear.consistency_loss`]."""
+    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))

@@ -9,7 +9,7 @@ from helpers.trainers import lora_model, lora_trainer
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, TurnTrainingArguments, class_tables
+from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, TurnTrainingArguments, sample_store
 from hf_clear.class_tables import say_table_size
 from hf_clear.known_labels import labels_without_items
 from hf_clear.passes import running_predictions
@@ -169,7 +169,7 @@ def test_no_copy_of_the_table():
 
 def test_large_tables_are_in_half_precision(training_arguments, tmp_path, monkeypatch, caplog):
     """Targets, what a refit keeps, and the file; training goes on from it."""
-    monkeypatch.setattr(class_tables, "FULL_PRECISION", 24 * 4 - 1)
+    monkeypatch.setattr(sample_store, "FULL_PRECISION", 24 * 4 - 1)
     stores = []
     for source in ("online", "epoch"):
         trainer = lora_trainer(
@@ -186,5 +186,5 @@ def test_large_tables_are_in_half_precision(training_arguments, tmp_path, monkey
         assert torch.equal(again.sample_store.targets, trainer.sample_store.targets)
     half = running_predictions(stores[0], keep_probabilities=False)
     assert half.probabilities is None and half.losses.isfinite().all() and half.losses.dtype == torch.float32
-    say_table_size(10**6, 2_000, is_doubled=False)
+    say_table_size(10**6, 2_000, torch.float16, is_doubled=False)
     assert "take 3.73 GiB of memory (float16)" in caplog.text
