@@ -6,32 +6,21 @@ import logging
 from collections.abc import Iterator
 
 import torch
+from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
-FULL_PRECISION = 2**28  # numbers in a table of samples by classes: up to 1 GiB of them are in float32, more in float16
+FULL_PRECISION = 2**28  # numbers in a table: up to 1 GiB of them are in float32, more in float16
 _LARGE = 2  # GiB
 _BLOCK = 2**20  # numbers of a table that are worked on at a time
 
 
-def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
-    [`~hf_clear.consistency_loss`]."""
-    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))
-
-
-def table_type(num_samples: int, num_labels: int) -> torch.dtype:
-    """Of probabilities of classes for all samples: half the memory if there are very many."""
-    return torch.float32 if num_samples * num_labels <= FULL_PRECISION else torch.float16
-
-
-def say_table_size(num_samples: int, num_labels: int, is_doubled: bool) -> None:
+def say_table_size(num_samples: int, num_labels: int, dtype: torch.dtype, is_doubled: bool) -> None:
     """Logs what probabilities of classes for all samples take, as a warning if that is much.
 
     Args:
         is_doubled (`bool`): whether they take twice that while they are made anew.
     """
-    dtype = table_type(num_samples, num_labels)
     size = num_samples * num_labels * dtype.itemsize / 2**30
     told = (
         f"The predictions that are kept of {num_samples} samples, {num_labels} classes each, take {size:.3g} GiB of "
@@ -43,18 +32,30 @@ def say_table_size(num_samples: int, num_labels: int, is_doubled: bool) -> None:
         logger.info(told)
 
 
-def rows_in_block(table: torch.Tensor) -> int:
-    return max(_BLOCK // max(table[:1].numel(), 1), 1)
+def table_type(num_samples: int, num_labels: int) -> torch.dtype:
+    """Of probabilities of classes for all samples: half the memory if there are very many."""
+    return torch.float32 if num_samples * num_labels <= FULL_PRECISION else torch.float16
+
+
+def finite_rows(probabilities: torch.Tensor) -> torch.Tensor:
+    """Zeros in place of a row (over the last dimension) with anything that is not finite: no target for
+    [`~hf_clear.consistency_loss`]."""
+    return probabilities.where(probabilities.isfinite().all(dim=-1, keepdim=True), torch.zeros_like(probabilities))
 
 
 def row_blocks(table: torch.Tensor) -> Iterator[slice]:
     """Parts of a table that are small, all together all rows."""
-    size = rows_in_block(table)
+    size = max(_BLOCK // max(table[:1].numel(), 1), 1)
     return (slice(start, start + size) for start in range(0, len(table), size))
 
 
-def set_finite_rows(table: torch.Tensor) -> torch.Tensor:
-    """[`finite_rows`] in place."""
-    for rows in row_blocks(table):
-        table[rows] = finite_rows(table[rows])
-    return table
+def merge_rows(accelerator: Accelerator, is_new: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> None:
+    """Puts into every process's labels and targets, in place, the rows that are new on any; one that is new on several
+    gets the mean of these."""
+    for rows in row_blocks(targets):
+        new, own, kept = is_new[rows].unsqueeze(1), labels[rows], targets[rows]
+        added = torch.cat([new, own.unsqueeze(1) * new, kept.float() * new], dim=1)
+        total = accelerator.reduce(added.to(accelerator.device), "sum").to(added.device)
+        count, new = total[:, :1].clamp_min(1), total[:, 0] > 0
+        own.copy_(torch.where(new, (total[:, 1] / count[:, 0]).round().long(), own))
+        kept.copy_(torch.where(new.unsqueeze(1), total[:, 2:] / count, kept))

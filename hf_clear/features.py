@@ -72,7 +72,8 @@ def predict_features(
         labels = labels if labels is not None and labels.ndim == 1 else torch.full_like(index, IGNORED_LABEL)
         batch = {name: value for name, value in batch.items() if name not in names}
         seen.clear()
-        rows = [labels.unsqueeze(1).float()]
+        # A first column of ones: how rows lie in memory decides how products with them are rounded.
+        rows = [torch.ones(len(index), 1), labels.unsqueeze(1).float()]
         context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
         with torch.no_grad(), trainer.compute_loss_context_manager(), context:
             outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
@@ -95,6 +96,7 @@ def predict_features(
     finally:
         if hook is not None:
             hook.remove()
+    table = table[:, 1:]
     missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
     if missing:
         raise ValueError(

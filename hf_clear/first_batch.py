@@ -12,6 +12,7 @@ from transformers import Trainer
 from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .class_tables import say_table_size, table_type
 from .estimators import NamedEstimator
 from .known_labels import labels_without_items
 from .losses import LossEvidence, TrainingLoss
@@ -74,7 +75,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
         )
     if not refit.labels_tokens:
-        refit.say_memory(logits.shape[-1])
+        _say_memory(refit, logits.shape[-1])
     _check_loss(trainer, refit, base_loss)
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
@@ -90,6 +91,13 @@ def _rows(trainer: Trainer, size: int) -> list[int]:
     if labels is not None and size > 1 and np.ndim(labels[0]) == 0 and len({labels[row] for row in rows}) == 1:
         rows[-1] = next((row for row, label in enumerate(labels) if label != labels[rows[0]]), rows[-1])
     return rows
+
+
+def _say_memory(refit: Refit, num_labels: int) -> None:
+    """What the predictions take that are kept from step to step, or from refit to refit."""
+    of_refit, num_samples = refit.loss.uses_target and refit.ensemble_source == "epoch", len(refit.store.losses)
+    if refit.keeps_predictions or of_refit:
+        say_table_size(num_samples, num_labels, table_type(num_samples, num_labels), is_doubled=of_refit)
 
 
 def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:

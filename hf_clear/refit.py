@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL, TRUE_LABEL
-from .class_tables import finite_rows, say_table_size, set_finite_rows
+from .class_tables import finite_rows, row_blocks
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
@@ -148,7 +148,9 @@ class Refit:
 
             prediction = self._predict(routed).probabilities.div_(size)
             target = prediction if target is None else target.add_(prediction)
-        return set_finite_rows(target)
+        for rows in row_blocks(target):
+            target[rows] = finite_rows(target[rows])
+        return target
 
     def _fit_by_probe(self, estimator: NamedEstimator) -> dict[str, float]:
         """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
@@ -259,12 +261,6 @@ class Refit:
     def leaves_out(self, labels: torch.Tensor) -> bool:
         """Whether all samples of a batch were left out: one stays, without a label."""
         return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
-
-    def say_memory(self, num_labels: int) -> None:
-        """Says what the predictions that are kept will take, if there are to be any."""
-        keeps_epoch = self.loss.uses_target and self.ensemble_source == "epoch"
-        if self.keeps_predictions or keeps_epoch:
-            say_table_size(len(self.store.losses), num_labels, is_doubled=keeps_epoch)
 
     # ---- State ----
 

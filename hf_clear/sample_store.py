@@ -13,13 +13,14 @@ from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
 from .checksums import sealed
-from .class_tables import finite_rows, row_blocks, rows_in_block, table_type
+from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
 from .fit_checks import FitFindings
 from .state_files import WAY_OUT, damaged, read_state
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v4"
+_ROWS = 1024  # of a table that are worked on at a time
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
@@ -134,7 +135,7 @@ class SampleStore:
             probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`), labels (`torch.LongTensor` of shape
                 `[num_samples]`): of all samples, on the CPU.
         """
-        for part in index.split(rows_in_block(probabilities)):  # no copy of the whole table
+        for part in index.split(_ROWS):  # no copy of the whole table
             rows = part.cpu()
             given = probabilities[rows].float().to(part.device), labels[rows].to(part.device)
             self.add_predictions(part, *given, window=1)
@@ -153,13 +154,7 @@ class SampleStore:
             self.targets = torch.zeros(shape, dtype=table_type(*shape), device=self.losses.device)
         if self._is_new is None:
             self._is_new = torch.zeros_like(self.labels, dtype=torch.bool)
-        for rows in row_blocks(self.targets):  # no copy of the whole table
-            is_new, labels, targets = self._is_new[rows].unsqueeze(1), self.labels[rows], self.targets[rows]
-            added = torch.cat([is_new, labels.unsqueeze(1) * is_new, targets.float() * is_new], dim=1)
-            total = accelerator.reduce(added.to(accelerator.device), "sum").to(added.device)
-            count, is_new = total[:, :1].clamp_min(1), total[:, 0] > 0
-            labels.copy_(torch.where(is_new, (total[:, 1] / count[:, 0]).round().long(), labels))
-            targets.copy_(torch.where(is_new.unsqueeze(1), total[:, 2:] / count, targets))
+        merge_rows(accelerator, self._is_new, self.labels, self.targets)
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:

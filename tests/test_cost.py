@@ -186,5 +186,5 @@ def test_large_tables_are_in_half_precision(training_arguments, tmp_path, monkey
         assert torch.equal(again.sample_store.targets, trainer.sample_store.targets)
     half = running_predictions(stores[0].targets, stores[0].labels, keep_probabilities=False)
     assert half.probabilities is None and half.losses.isfinite().all() and half.losses.dtype == torch.float32
-    say_table_size(10**6, 2_000, is_doubled=False)
+    say_table_size(10**6, 2_000, torch.float16, is_doubled=False)
     assert "take 3.73 GiB of memory (float16)" in caplog.text

@@ -25,7 +25,7 @@ def test_importing_hf_clear_loads_what_peft_needs_alone():
 def test_every_public_name_is_there():
     assert set(hf_clear._MODULE_OF) < set(hf_clear.__all__) <= set(dir(hf_clear))
     for name in hf_clear.__all__:
-        assert getattr(hf_clear, name).__name__ == name
+        assert name == "SAMPLE_INDEX" or getattr(hf_clear, name).__name__ == name
     assert pickle.loads(pickle.dumps(hf_clear.ClearTrainer)) is hf_clear.ClearTrainer
     assert hf_clear.metrics.Accuracy, "modules too"
     for name in ("nothing", "no.thing"):
