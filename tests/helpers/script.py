@@ -18,7 +18,7 @@ def script(tmp_path, tiny_model, monkeypatch):
         if defaults:
             argv += ["--model_name_or_path", tiny_model, "--output_dir", str(tmp_path / out), "--use_cpu"]
             argv += ["--disable_tqdm", "True", "--learning_rate", "0.01"]
-            if not {"--peft_method", "turn"}.intersection(argv):  # LoRA, by default
+            if not {"--peft_method", "turn", "--adapter_name_or_path"}.intersection(argv):  # a new LoRA, by default
                 argv += ["--lora_alpha", "8"]
             argv += ["--per_device_train_batch_size", "8"]
         monkeypatch.setattr(sys, "argv", ["run_glue_noisy.py", *argv])
