@@ -11,7 +11,7 @@ from transformers import Trainer
 from ._names import IGNORED_LABEL
 from ._processes import run_on_main
 from .estimators import NamedEstimator, SampleEvidence
-from .fit_checks import check_fit, listed_names
+from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
 from .sample_store import SampleStore
@@ -96,14 +96,14 @@ def _look(
     """Notes in the store what [`check_fit`] finds, and warns of what the fit before this one had not. The same on every
     process."""
     per_token = predictions.predicted is None
-    names = getattr(getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None), "id2label", None)
+    config = getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None)
     before = store.findings.warnings
     store.findings, logs = check_fit(
         predictions.losses.numpy(),
         clean_probability,
         None if per_token else predictions.labels.numpy(),
         None if per_token else predictions.predicted.numpy(),
-        None if per_token else listed_names(names),
+        getattr(config, "id2label", None),
     )
     if trainer.is_world_process_zero():
         for text in (text for kind, text in store.findings.warnings.items() if kind not in before):

@@ -90,7 +90,7 @@ def check_fit(
     clean_probability: np.ndarray,
     labels: np.ndarray | None = None,
     predicted: np.ndarray | None = None,
-    label_names: Mapping[int, str] | None = None,
+    id2label: Mapping[int, str] | None = None,
 ) -> tuple[FitFindings, dict[str, float]]:
     """Looks at a fit.
 
@@ -106,7 +106,7 @@ def check_fit(
         losses, clean_probability (`np.ndarray` of shape `[num_samples]`): of the fit.
         labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given classes; None where every token has one.
         predicted (`np.ndarray` of shape `[num_samples]`, *optional*): the classes that the model predicts.
-        label_names (`Mapping[int, str]`, *optional*): of the classes, for messages.
+        id2label (`Mapping[int, str]`, *optional*): the names of the classes, for messages, as in a model's config.
 
     Returns:
         `tuple[FitFindings, dict[str, float]]`: what was found, and numbers for the log: those of [`FitFindings.logs`],
@@ -136,7 +136,7 @@ def check_fit(
     if labels is not None:
         lost = _lost_classes(labels, p)
         if len(lost):
-            warnings["lost_classes"] = _of_lost(lost, labels, label_names or {})
+            warnings["lost_classes"] = _of_lost(lost, labels, id2label)
             if np.isin(labels, lost).sum() > 0.1 * (p < 0.5).sum():
                 unsupported.append(f"nearly all labels of whole classes are called wrong ({len(lost)} of them)")
     groups = find_groups(losses)
@@ -179,14 +179,20 @@ def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     return classes[wrong > _LOST * np.bincount(of_sample)]
 
 
-def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Mapping[int, str]) -> str:
-    listed = [f"{label} ({names[label]!r})" if label in names else str(label) for label in lost[:_NAMED].tolist()]
+def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Any) -> str:
+    listed = [f"{label}{_name_of(label, names)}" for label in lost[:_NAMED].tolist()]
     return (
         f"More than {_LOST:.0%} of the labels of {len(lost)} of {len(np.unique(labels))} classes are called wrong: "
         f"label {', '.join(listed)}{', ...' * (len(lost) > _NAMED)}. It is likelier that the model has not learned "
         "them than that nearly all of their labels are wrong. Let it learn for longer before the fit "
         "(`clear_warmup_epochs`, `probe_epochs`), or try the estimator 'per_class_gaussian_mixture'."
     )
+
+
+def _name_of(label: int, names: Any) -> str:
+    """Not one that transformers makes up (`LABEL_0`)."""
+    name = names.get(label) if isinstance(names, Mapping) else None
+    return f" ({name!r})" if isinstance(name, str) and name != f"LABEL_{label}" else ""
 
 
 def _of_groups(groups: Groups, p: np.ndarray) -> str:
@@ -210,9 +216,3 @@ def _interval(p: np.ndarray, groups: Groups, agreement: float | None) -> tuple[f
     estimates = [1 - p.mean(), groups.weight, (p < 0.5).mean()] + ([] if agreement is None else [1 - agreement])
     spread = norm.cdf(-groups.separation / 2) + 2 * np.sqrt((p * (1 - p)).sum()) / len(p)
     return float(max(min(estimates) - spread, 0)), float(min(max(estimates) + spread, 1))
-
-
-def listed_names(id2label: Any) -> dict[int, str]:
-    """The names of classes in a model's config, but for those that transformers makes up (`LABEL_0`)."""
-    names = id2label.items() if isinstance(id2label, Mapping) else ()
-    return {label: name for label, name in names if isinstance(name, str) and name != f"LABEL_{label}"}

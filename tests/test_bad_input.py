@@ -7,7 +7,7 @@ import pytest
 from helpers.toy import collate, toy_dataset
 from helpers.trainers import Dictionaries, assert_same_weights, lora_model, weights, with_transform
 
-from hf_clear import ClearTrainer, ClearTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments
 
 
 def with_labels(labels) -> datasets.Dataset:
@@ -61,6 +61,18 @@ def test_training_sets_that_do_not_work(training_arguments):
         ({"clear_ensemble_size": 1.5}, "whole number"),
         ({"clear_consistency_weight": -1}, "0 or above; got -1"),
         ({"clear_consistency_weight": float("nan")}, "0 or above"),
+        ({"clear_consistency_weight": float("inf")}, "at most 1e.06; got inf"),
+        ({"clear_consistency_weight": 10**400}, "at most 1e.06; got a number of hundreds of digits"),
+        ({"clear_ensemble_temperature": float("inf")}, "at most 1e.06; got inf"),
+        ({"clear_ensemble_temperature": 0}, "0.01 or above; got 0"),
+        ({"clear_ensemble_size": float("inf")}, "whole number, 1 or above.*; got inf"),
+        ({"clear_ensemble_size": None}, "has to be a number; got None"),
+        ({"clear_loss": "gce", "clear_loss_kwargs": '{"q": Infinity}'}, "'q'.*up to 1e.06; got inf"),
+        ({"clear_loss": "sce", "clear_loss_kwargs": {"alpha": float("nan")}}, "'alpha'.*; got nan"),
+        ({"clear_loss": "elr", "clear_loss_kwargs": {"elr_weight": "3"}}, "`elr_weight`.*has to be a number; got '3'"),
+        ({"probe_learning_rate": float("inf")}, "at most 1e.06; got inf"),
+        ({"probe_feature_memory": float("inf")}, "at most 1e.06; got inf"),
+        ({"probe_epochs": 10**400}, "at most 2147483647; got a number"),
         ({"clear_warmup_epochs": -1}, "0 or above; got -1"),
         ({"clear_warmup_epochs": 0.5}, "whole number"),
         ({"clear_ensemble_source": "batch"}, "'epoch', 'online', 'step'; got 'batch'"),
@@ -69,6 +81,13 @@ def test_training_sets_that_do_not_work(training_arguments):
 def test_arguments_out_of_range(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         ClearTrainingArguments(output_dir=str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize("setting", ["lora_alpha", "lora_dropout"])
+def test_settings_of_lora_are_finite(setting):
+    for value in (float("inf"), float("nan"), -1):
+        with pytest.raises(ValueError, match=f"`{setting}` has to be"):
+            ClearLoraConfig(task_type="SEQ_CLS", **{setting: value})
 
 
 @pytest.mark.parametrize("config", [{"problem_type": "multi_label_classification"}, {"num_labels": 1}], ids=str)

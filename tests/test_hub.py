@@ -159,7 +159,8 @@ def pushed(tmp_path_factory, tiny_model, wheel):
 
         def run(code: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
             command = [sys.executable, *options, "-c", code, *arguments]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            own = environment if not options else {k: v for k, v in environment.items() if k != "PYTHONPATH"}
+            done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True)
             assert done.returncode == 0, f"{done.stderr[-8000:]}\nunknown to the Hub of the test: {hub.unknown}"
 
         run(PUSH, str(base), str(ROOT))

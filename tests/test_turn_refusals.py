@@ -26,6 +26,7 @@ from hf_clear import TurnTrainer, TurnTrainingArguments
         ({"turn_threshold": "0.6"}, "`turn_threshold` has to be a number; got '0.6'"),
         ({"probe_gce_q": None}, "`probe_gce_q` has to be a number; got None"),
         ({"turn_balance": True}, "`turn_balance` has to be"),
+        ({"turn_threshold": float("nan")}, "`turn_threshold`.*strictly between 0 and 1; got nan"),
     ],
 )
 def test_arguments_out_of_range(training_arguments, arguments, message):

@@ -24,16 +24,13 @@ class Groups(NamedTuple):
         dip (`float`): the larger of Hartigan's dip statistics of the losses and of their logarithms, times the square
             root of their number: skewed losses with one peak have small ones, however well a mixture splits them.
         weight (`float`): of the mixture's component with the larger losses.
+        are_two (`bool`): whether separation and dip are both above their limits.
     """
 
     separation: float
     dip: float
     weight: float
-
-    @property
-    def are_two(self) -> bool:
-        """Whether both criteria say so."""
-        return self.separation > LEAST_SEPARATION and self.dip > LEAST_DIP
+    are_two: bool = False
 
 
 def find_groups(losses: np.ndarray) -> Groups:
@@ -47,7 +44,8 @@ def find_groups(losses: np.ndarray) -> Groups:
         return Groups(np.nan, 0.0, 0.0)
     scales = quantiles, np.log(np.maximum(quantiles, _SMALLEST))
     largest = max(dip(values) for values in scales) * len(losses) ** 0.5
-    return Groups(separation(mixture.means, mixture.stds), float(largest), mixture.weights[1])
+    apart = separation(mixture.means, mixture.stds)
+    return Groups(apart, float(largest), mixture.weights[1], apart > LEAST_SEPARATION and largest > LEAST_DIP)
 
 
 def dip(values: np.ndarray) -> float:

@@ -65,7 +65,7 @@ class TrainingLoss:
         """The same with other settings; those that are not given keep their defaults.
 
         Raises:
-            ValueError: where the function has no such setting.
+            ValueError: where the function has no such setting, or one is no number whose default is.
         """
         unknown = sorted(settings.keys() - self.defaults.keys())
         if unknown:
@@ -74,6 +74,10 @@ class TrainingLoss:
                 f"The training loss {self.name!r} has no setting {', '.join(map(repr, unknown))}. Its settings are: "
                 f"{known}."
             )
+        for key, value in settings.items():
+            numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (self.defaults[key], value)]
+            if numbers == [True, False]:
+                raise ValueError(f"`{key}` of the training loss {self.name!r} has to be a number; got {value!r}.")
         return replace(self, settings={**self.defaults, **settings})
 
     def __call__(self, evidence: LossEvidence) -> dict[str, LossPart]:

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Embedding, LoraVariant
 from torch import nn
 
+from .._argument_checks import check_least
 from ..routing import apply_gate, register_routable
 from ._registration import register_with_peft
 from ._table import register_peft_method
@@ -34,6 +35,8 @@ class ClearLoraConfig(LoraConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("lora_alpha", "lora_dropout"):
+            check_least(self, name, 0)
         # peft appends the names of the head to this very list, which would grow in the hands of its owner.
         if isinstance(self.modules_to_save, list):
             self.modules_to_save = list(self.modules_to_save)
