@@ -58,11 +58,12 @@ def together(method: Callable[..., Result]) -> Callable[..., Result]:
 def failing_together() -> Iterator[None]:
     """What [`together`] does, as a context. One inside another adds nothing."""
     global _watch, _num_watches
-    if _watch is not None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    store = dist.distributed_c10d._get_default_store() if dist.is_available() and dist.is_initialized() else None
+    if _watch is not None or store is None or dist.get_world_size() == 1:  # MPI has no store
         yield
         return
     _num_watches += 1
-    _watch = _Watch(_num_watches)
+    _watch = _Watch(store, _num_watches)
     try:
         yield
     except BaseException as error:
@@ -108,13 +109,14 @@ def on_every_process(accelerator: Accelerator, value: Any) -> list[Any]:
 class _Watch:
     """The notes of one method that runs on all processes, and the thread that looks for them."""
 
-    def __init__(self, number: int):
+    def __init__(self, store: dist.Store, number: int):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._store = _own_store(f"hf_clear/{number}", clone=False)
+        self._store = dist.PrefixStore(f"hf_clear/{number}", store)
         self._note: dict[str, Any] | None = None  # another process's failure
         self._is_failing = False
         self._stopped = threading.Event()
-        own = _own_store(f"hf_clear/{number}", clone=True)  # the main thread may be blocked in its own
+        own = store.clone() if hasattr(store, "clone") else store  # the main thread may be blocked in its own
+        own = dist.PrefixStore(f"hf_clear/{number}", own)
         self._thread = threading.Thread(target=self._look, args=(own,), name="hf_clear failures", daemon=True)
         self._thread.start()
 
@@ -158,11 +160,6 @@ class _Watch:
         if not self._stopped.wait(_END_WITHIN):
             _write(f"Process {self.rank} waits for process {note['rank']}, which has failed: it is ended.")
             os._exit(1)
-
-
-def _own_store(prefix: str, clone: bool) -> dist.Store:
-    store = dist.distributed_c10d._get_default_store()
-    return dist.PrefixStore(prefix, store.clone() if clone and hasattr(store, "clone") else store)
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -289,7 +289,7 @@ def resume(folder: Path) -> dict:
 
 
 def main() -> None:
-    faulthandler.dump_traceback_later(500, exit=True)  # should it hang, it says where
+    faulthandler.dump_traceback_later(900, exit=True)  # should it hang, it says where
     folder = Path(sys.argv[1])
     results = {name: run(name, folder) for name in SETTINGS}
     results |= {"seq2seq": seq2seq(folder), "resume": resume(folder), "fsdp2": fsdp2(folder)}
