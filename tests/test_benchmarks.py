@@ -3,7 +3,9 @@ import json
 import _loading
 import accuracy
 import cells
+import overhead
 import pytest
+from _measuring import row
 from helpers.texts import rows, write
 from transformers import AutoTokenizer
 
@@ -119,3 +121,14 @@ def test_one_loader_for_all(tmp_path, tiny_model):
     again, _, _, _ = _loading.load(*source, seed=1)
     assert train["label"][:] == again["label"][:] != train["true_label"][:] and len(test) == 12
     assert {"input_ids", "attention_mask"} <= set(test.column_names) and model.config.num_labels == 3
+
+
+def test_an_accuracy_that_is_never_reached(monkeypatch, capsys):
+    rows = [row("time to accuracy", 2.0, None, 0.5), row("an epoch", 2.0, 3.0, None)]
+    monkeypatch.setitem(overhead.MEASURES, "import", lambda args: rows)
+    monkeypatch.setattr("sys.argv", ["overhead.py", "--parts", "import"])
+    for name in ("set_verbosity_error", "disable_progress_bar"):  # for other tests, too
+        monkeypatch.setattr(overhead.transformers.logging, name, lambda: None)
+    overhead.main()
+    assert "| time to accuracy | 2 s | not reached | - | 0.5 |" in (out := capsys.readouterr().out)
+    assert "| an epoch | 2 s | 3 s | 1.500 |  |" in out
