@@ -48,8 +48,9 @@ class CleanProbabilityCallback(TrainerCallback):
     clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
     above 0.5), what speaks against them ([`~hf_clear.fit_checks.check_fit`]) and the estimator's diagnostics (of a
     mixture: means, weight, separation). Where true labels are known, it is also logged how well it finds the wrong ones
-    ([`~hf_clear.metrics.detection_metrics`]), and the memorization of clean and noisy samples ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes
-    then give the targets of the training loss.
+    ([`~hf_clear.metrics.detection_metrics`]), and the memorization of clean and noisy samples
+    ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
+    the training loss.
 
     Args:
         estimator (`str` or `Callable[[SampleEvidence], CleanProbabilityEstimate]`, *optional*): a registered name or an
