@@ -48,10 +48,11 @@ class CleanProbabilityCallback(TrainerCallback):
     At each refit, one pass over the training set with every module active gives the losses (with
     `clear_loss_source="online"`, the running mean of the predictions of training does), the estimator turns them into
     clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
-    above 0.5) and the estimator's diagnostics (of a mixture: means, weight, separation). Where true labels are known,
-    it is also logged how well it finds the wrong ones ([`~hf_clear.metrics.detection_metrics`]), and the memorization
-    of clean and noisy samples ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes
-    then give the targets of the training loss.
+    above 0.5), what speaks against them ([`~hf_clear.fit_checks.check_fit`]) and the estimator's diagnostics (of a
+    mixture: means, weight, separation). Where true labels are known, it is also logged how well it finds the wrong ones
+    ([`~hf_clear.metrics.detection_metrics`]), and the memorization of clean and noisy samples
+    ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
+    the training loss.
 
     Args:
         estimator (`str` or `Callable[[SampleEvidence], CleanProbabilityEstimate]`, *optional*): a registered name or an

@@ -245,7 +245,7 @@ def test_what_the_cards_say(pushed):
     assert metadata_of(quickstart)["datasets"] == ["mteb/banking77"]
 
     card, fits = pushed.cards["plain"], [log for log in pushed.results["log_history"] if "clean_fraction" in log]
-    assert "| `clear_gamma` (γ) | `0.9` |" in card and "probe_" not in card
+    assert "| `clear_gamma` (γ) | `0.9` |" in card and "| `probe_" not in card
     table = card.split("| After epoch |")[1].split("\n\n")[0].splitlines()[2:]
     columns = ["epoch", "mixture_mean_clean", "mixture_std_clean", "mixture_mean_noisy", "mixture_std_noisy"]
     columns += ["mixture_weight_noisy", "mixture_separation", "clean_fraction", "estimated_noise_rate", "fit_warnings"]
