@@ -113,7 +113,7 @@ def test_uneven_work_is_refused_before_it_begins(results, attempt):
 def test_what_only_looks_uneven_is_done(results, tmp_path):
     found = [json.loads(process["stderr"].splitlines()[-1]) for process in results["2:even"]]
     assert found[0] == found[1]
-    assert found[0]["steps"] == [3, 8, 2, 12]
+    assert found[0]["steps"] == [2, 4, 2, 6]
     os.environ.pop("RANK", None)
     alone = faulty_runs.clear(tmp_path, data=toy_dataset(2)).per_sample_losses()
     np.testing.assert_allclose(found[0]["losses"], alone, rtol=1e-5)
