@@ -24,7 +24,7 @@ from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, Cle
 from hf_clear.adapters import loading
 from hf_clear.adapters.linear_regex import Budget, matcher
 
-SECONDS = 5  # of computing, for one adapter on the toy model; at most about 1 where nothing else runs
+SECONDS = 5  # of computing, for one adapter on the toy model; a busy machine computes slower, too
 KINDS = {
     "lora": ClearLoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]),
     "clear_adapter": ClearAdapterConfig(task_type="SEQ_CLS", bottleneck_size=3),
