@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.architectures import model_of
 from helpers.damaged_adapters import CONFIG, WEIGHTS, in_config
 from helpers.toy import tiny_bert
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from peft import AdaLoraConfig, LoHaConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, load_adapter
 from hf_clear.adapters import loading
 from hf_clear.adapters.linear_regex import Budget, matcher
 
-SECONDS = 2  # of computing, for one adapter on the toy model
+SECONDS = 5  # of computing, for one adapter on the toy model; a busy machine computes slower, too
 KINDS = {
     "lora": ClearLoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]),
     "clear_adapter": ClearAdapterConfig(task_type="SEQ_CLS", bottleneck_size=3),
@@ -202,6 +203,16 @@ def test_large_weights_that_are_finite_load(saved, tmp_path):
     model.classifier.weight.data.fill_(torch.nan)  # not the adapter's fault
     model.bert.pooler.dense.weight.data.fill_(torch.nan)
     load_adapter(model, saved / "clear_bitfit")
+
+
+@pytest.mark.parametrize("architecture", ["t5", "gpt2", "vit"])
+def test_models_that_predict_nan_are_found(tmp_path, architecture):
+    config = LoraConfig(r=2, target_modules="all-linear")
+    folder = save(get_peft_model(model_of(architecture), config), tmp_path)
+    load_adapter(model_of(architecture), folder)
+    save_file({name: tensor * 1e14 for name, tensor in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=f"{folder}: with this adapter the model predicts NaN"):
+        load_adapter(model_of(architecture), folder)
 
 
 def test_a_file_that_changes_while_it_is_loaded(saved, tmp_path, monkeypatch):

@@ -119,6 +119,7 @@ def _numbers(values: Any, name: str = "") -> Iterable[tuple[str, int | float]]:
             yield from _numbers(value, name if name.endswith(("_pattern", *_OF_TOKENS)) else str(key))
     elif isinstance(values, (list, tuple, set)):
         for value in values:
-            yield from _numbers(value, name)
+            if not isinstance(value, str):
+                yield from _numbers(value, name)
     elif isinstance(values, (int, float)) and not isinstance(values, bool):
         yield name, values

@@ -44,9 +44,11 @@ def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, ada
             that it doesn't have is not compared.
 
     Raises:
-        ValueError: where a file is missing, damaged, a pickle, or leads out of the folder; at unknown settings,
-            settings of a wrong type, and those that name code to import or files to read; where a weight is NaN or
-            infinite; where tensors don't fit the model. The message names the file.
+        ValueError: where a file is missing, damaged, a pickle, too large, or leads out of the folder; at unknown
+            settings, settings of a wrong type or beyond all bounds, and those that name code to import or files to
+            read; where a weight is NaN, infinite, or too large to compute with; where tensors don't fit the model. The
+            message names the file. What is looked at is bounded in time and memory; but without `model`, patterns of
+            modules are not matched, which peft does in time without bounds.
     """
     vetted(folder, model, adapter_name)
 

@@ -61,9 +61,6 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
         if not trusted:
             check_lengths(values)
         check_config_values(cls, values)
-        for name, value in _leaves(values):
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"The setting {name!r} holds {value}, which is no finite number.")
         _check_reach(cls, values, trusted or {})
         known = {field.name for field in dataclasses.fields(cls)}
         config = cls(**cls.check_kwargs(**{name: value for name, value in values.items() if name in known}))
@@ -109,6 +106,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:  # some stand for families of names: "pissa_niter_[number of iters]"
         return value in inner or (isinstance(value, str) and any(isinstance(kind, str) for kind in inner))
     if origin in (list, set, tuple):
+        if inner == (str,):  # the only kind that is long
+            return isinstance(value, (list, set, tuple)) and all(isinstance(v, str) for v in value)
         return isinstance(value, (list, set, tuple)) and all(any(_fits(v, kind) for kind in inner) for v in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
@@ -136,7 +135,7 @@ def _readable(hint: Any) -> str:
 
 
 def _check_reach(cls: type[PeftConfig], values: Mapping[str, Any], trusted: Mapping[str, Any]) -> None:
-    """Refuses settings through which peft would import code or read files."""
+    """Refuses settings through which peft would import code or read files, and numbers that are none."""
     library = (values.get("auto_mapping") or {}).get("parent_library")  # `AutoPeftModel` imports it
     if library is not None:
         root = library.split(".")[0] if isinstance(library, str) else None
@@ -153,6 +152,8 @@ def _check_reach(cls: type[PeftConfig], values: Mapping[str, Any], trusted: Mapp
                 "are not loaded with it. Set it to null."
             )
     for name, value in _leaves({name: value for name, value in values.items() if value != trusted.get(name)}):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"The setting {name!r} holds {value}, which is no finite number.")
         if name == "trust_remote_code" and value:
             raise ValueError("The setting 'trust_remote_code' would run code from elsewhere. Take it out.")
         if name.endswith(_FILE_KEYS) and not name.endswith("name_or_path") and value is not None:
@@ -162,13 +163,14 @@ def _check_reach(cls: type[PeftConfig], values: Mapping[str, Any], trusted: Mapp
             )
 
 
-def _leaves(values: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+def _leaves(values: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """All values inside of objects and lists, with their names."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            yield from _leaves(value, key)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _leaves(value, name)
-    else:
-        yield name, values
+    left: list[tuple[str, Any]] = list(values.items())
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, (list, tuple)):
+            left += [(name, inner) for inner in value]
+        else:
+            yield name, value

@@ -29,8 +29,9 @@ def load_adapter(
     **kwargs: Any,
 ) -> PeftModel:
     """[`~peft.PeftModel.from_pretrained`] for adapters that come from elsewhere: of any type that peft or hf_clear
-    knows, from safetensors alone, and after [`check_adapter`] has found nothing wrong. A refused adapter leaves the
-    model as it was.
+    knows, from safetensors alone, and after [`check_adapter`] has found nothing wrong. It is first loaded into a copy
+    of the model that shares its weights, and has to predict finite values there. A refused adapter leaves the model as
+    it was. In the settings of the loaded one, patterns are replaced by the names of modules that they match.
 
     Args:
         model (`nn.Module`): the base model. As in peft, it is changed in place.
@@ -41,7 +42,8 @@ def load_adapter(
         kwargs: for [`~peft.PeftModel.from_pretrained`], such as `torch_device` and `low_cpu_mem_usage`.
 
     Raises:
-        ValueError: what [`check_adapter`] raises, and where `model` carries adapters already.
+        ValueError: what [`check_adapter`] raises; where `model` carries adapters already; where it predicts NaN or
+            infinite values with the adapter, and doesn't without; where the files change meanwhile.
 
     Example:
 

@@ -87,11 +87,12 @@ def check_lengths(values: Mapping[str, Any]) -> None:
         ValueError: where a setting has more entries than a model has use for.
     """
     for setting, entries in values.items():
-        most = _MOST_ENTRIES.get(setting, _MOST_ENTRIES_OF_OTHERS)
-        number = _number_of_entries(entries)
         if setting in _LONG:
             most = _MOST_KEYS.get(setting)
             number = len(entries) if isinstance(entries, Mapping) else 0
+        else:
+            most = _MOST_ENTRIES.get(setting, _MOST_ENTRIES_OF_OTHERS)
+            number = _number_of_entries(entries)
         if most is not None and number > most:
             raise ValueError(f"The setting {setting!r} has {number:,} entries, and at most {most:,} are taken.")
 

@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 
 _DECOMPOSE = ("loftq", "mica", "olora", "pissa")  # initializations
+_NUM_TOKENS = 6
 _IMAGE_CHANNELS = 3  # where the config doesn't say
 
 
@@ -64,10 +65,9 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
             raise ValueError(
                 f"{folder} can't be loaded into a {type(model).__name__}: {str(error)[:1000] or type(error).__name__}"
             ) from error
-        inputs = _inputs_for(model)
-        if inputs is None or _predicts_numbers(adapted, inputs) is not False:
-            return
-        if _predicts_numbers(with_shared_weights(model).eval(), inputs):
+        tried = ((inputs, _predicts_numbers(adapted, inputs)) for inputs in _inputs_for(model))
+        inputs, is_finite = next((found for found in tried if found[1] is not None), (None, None))
+        if is_finite is False and _predicts_numbers(with_shared_weights(model).eval(), inputs):
             raise ValueError(
                 f"{folder}: with this adapter the model predicts NaN or infinite values. Use an adapter from before "
                 "its training diverged."
@@ -83,19 +83,23 @@ def _is_in_one_piece(model: nn.Module) -> bool:
     return is_plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-def _inputs_for(model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Something that a model of transformers can take; None where it isn't known what."""
+def _inputs_for(model: nn.Module) -> Iterable[dict[str, torch.Tensor]]:
+    """What a model of transformers may take, the likeliest first."""
     device, dtype = next((p.device, p.dtype) for p in model.parameters())
-    name = getattr(model, "main_input_name", None)
+    name, config = getattr(model, "main_input_name", None), getattr(model, "config", None)
     if name == "input_ids":
-        return {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
-    size = getattr(getattr(model, "config", None), "image_size", None)
+        yield {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
+        # One text that ends as texts do: some classify at the end, or have no padding.
+        special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")}
+        end = [token for token in [getattr(config, "eos_token_id", None)] if isinstance(token, int)]
+        tokens = [token for token in range(_NUM_TOKENS + len(special)) if token not in special][:_NUM_TOKENS]
+        yield {name: torch.tensor([tokens + end], device=device)}
+    size = getattr(config, "image_size", None)
     if name == "pixel_values" and size is not None:
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        channels = getattr(model.config, "num_channels", _IMAGE_CHANNELS)
-        values = torch.linspace(-1, 1, channels * height * width, device=device, dtype=torch.float32)
-        return {name: values.view(1, channels, height, width).to(dtype)}
-    return None
+        channels = getattr(config, "num_channels", _IMAGE_CHANNELS)
+        values = torch.linspace(-1, 1, channels * height * width, device=device)
+        yield {name: values.view(1, channels, height, width).to(dtype)}
 
 
 def _predicts_numbers(model: nn.Module, inputs: dict[str, torch.Tensor]) -> bool | None:
