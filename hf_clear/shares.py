@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
-from zlib import crc32
 
 import datasets
 from accelerate.data_loader import BatchSamplerShard
@@ -15,28 +14,29 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from ._processes import on_every_process
-from .sample_index import label_names
+from .identity import fingerprint_of
 
 
 def check_same_data(trainer: Trainer) -> None:
     """
     Raises:
-        ValueError: on every process if their training sets differ in the number of samples, or in the labels of a
-            `datasets.Dataset`.
+        ValueError: on every process if their training sets differ in the number of samples, in their labels, or in the
+            inputs of a `datasets.Dataset`.
     """
-    lengths, labels = zip(*on_every_process(trainer.accelerator, _what_tells(trainer)))
+    lengths, labels, inputs = zip(*on_every_process(trainer.accelerator, _what_tells(trainer)))
     way_out = (
         "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
         "shuffle, split and add noise with one seed, and don't shard the data set by rank."
     )
     if len(set(lengths)) > 1:
         raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {way_out}")
-    other = next((rank for rank, checksum in enumerate(labels) if checksum != labels[0]), None)
-    if other is not None:
-        raise ValueError(
-            f"The labels of the training set on process {other} are not those on process 0, or in another order. "
-            f"{way_out}"
-        )
+    for what, seen in (("labels", labels), ("inputs", inputs)):
+        other = next((rank for rank, own in enumerate(seen) if own != seen[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"The {what} of the training set on process {other} are not those on process 0, or in another order. "
+                f"{way_out}"
+            )
 
 
 def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
@@ -88,15 +88,14 @@ def check_same_evaluation(trainer: Trainer, dataloader: DataLoader) -> None:
         raise _uneven(trainer, "evaluation", numbers)
 
 
-def _what_tells(trainer: Trainer) -> tuple[int, int | None]:
-    dataset, checksum = trainer.train_dataset, None
-    if trainer.accelerator.num_processes > 1 and isinstance(dataset, datasets.Dataset):
-        name = next((name for name in label_names(trainer) if name in dataset.column_names), None)
-        if name is not None:
-            checksum = 0
-            for rows in dataset.with_format(None).select_columns([name]).iter(10_000):
-                checksum = crc32(repr(rows[name]).encode(), checksum)
-    return len(dataset), checksum
+def _what_tells(trainer: Trainer) -> tuple[int, str | None, dict[str, str]]:
+    """The number of samples, their labels, and of a table their inputs: other data sets may hold what is each process's
+    own."""
+    dataset = trainer.train_dataset
+    if trainer.accelerator.num_processes == 1:
+        return len(dataset), None, {}
+    own = fingerprint_of(trainer, dataset)
+    return own.num_samples, own.labels, own.inputs if isinstance(dataset, datasets.Dataset) else {}
 
 
 def _num_batches(dataloader: DataLoader) -> int:
