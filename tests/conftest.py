@@ -16,6 +16,15 @@ from hf_clear import ClearTrainingArguments
 datasets.disable_progress_bars()
 
 
+SLOW = ("end_to_end", "notebooks", "distributed", "faults", "hub", "trl")  # in the names of files
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The slow ones first: of tests that run side by side, none is left to be waited for."""
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: min((rank[name] for name in SLOW if name in item.path.stem), default=len(SLOW)))
+
+
 def pytest_collection_finish(session) -> None:
     """`Trainer` collects garbage after each training: not among what was imported, which takes half a second."""
     gc.collect()
