@@ -76,3 +76,63 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     first, second = (load_file(folder / name) for folder in (checkpoint, tmp_path / "next"))
     trained = [key for key in first if method != "turn" or not key.startswith("classifier")]  # which its probe trains
     assert trained and all(torch.allclose(first[key], second[key], atol=1e-6) for key in trained)
+
+
+@pytest.mark.parametrize("steps", [(), ("--do_train",)])
+def test_a_run_that_was_killed_between_its_training_and_its_results(script, tmp_path, steps):  # noqa: F811
+    train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
+    arguments = ["--train_file", train, "--test_file", test, "--num_train_epochs", 1, *steps]
+    first, out = script(*arguments)
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    noted = json.loads((out / "run_arguments.json").read_text())
+    (out / "run_arguments.json").write_text(json.dumps({k: v for k, v in noted.items() if k != "outputs"}))
+    for path in (*out.glob("*_results.json"), out / "adapter_model.safetensors", out / "README.md"):
+        path.unlink()
+    second, _ = script(*arguments)
+    assert second["clear"]["train_samples"] == 54 and (out / "adapter_model.safetensors").read_bytes() == weights
+    assert "train_loss" not in second["clear"]  # of no step
+    same = [name for name in first["clear"] if name.endswith("_accuracy")]
+    assert bool(same) != bool(steps) and all(second["clear"][name] == first["clear"][name] for name in same)
+
+
+def test_predictions_in_the_folder_of_a_run(script, tmp_path):  # noqa: F811
+    """They are a run's, too: neither training there nor predicting there again is refused."""
+    train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
+    training = ["--train_file", train, "--test_file", test, "--num_train_epochs", 1]
+    _, out = script(*training)
+    (out / "README.md").write_text("the user's, since the end of the training")
+    for folder in (out, out / "predicted"):
+        for _ in range(2):
+            here = ["--model_name_or_path", out, "--output_dir", folder, "--use_cpu"]
+            script("--test_file", test, "--do_predict", *here, defaults=False)
+    assert (out / "README.md").read_text() == "the user's, since the end of the training"
+    with pytest.raises(ValueError, match="holds README.md, and no run has written it as it is now"):
+        script(*training)
+    (out / "README.md").unlink()
+    script(*training)
+    script(*training, out="out/predicted")
+    with pytest.raises(ValueError, match="other arguments.*clear_gamma"):
+        script(*training, "--clear_gamma", 0.5)
+
+
+def test_predictions_overwrite_no_file_of_a_user(script, tmp_path):  # noqa: F811
+    test, arguments = write(rows(9), tmp_path / "test.csv"), ["--num_train_epochs", 1]
+    _, out = script("--train_file", write(rows(60), tmp_path / "train.csv"), *arguments)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    arguments = ["--do_predict", "--model_name_or_path", out, "--output_dir", folder, "--use_cpu", "--test_file"]
+    for name in ("predict_results.txt", "all_results.json"):
+        (folder / name).write_text("[]")
+        with pytest.raises(ValueError, match=f"holds {name}, and no run has written it"):
+            script(*arguments, test, defaults=False)
+        assert (folder / name).read_text() == "[]" and len(list(folder.iterdir())) == 1
+        (folder / name).unlink()
+    (folder / "README.md").write_text("a file that no prediction writes")
+    script(*arguments, test, defaults=False)
+    with pytest.raises(ValueError, match="--test_file .*all_results.json.*would overwrite"):
+        script(*arguments, write(rows(9), folder / "all_results.json"), defaults=False)
+    (folder / "all_results.json").unlink()
+    (folder / "predict_results.txt").write_text("corrected by hand")
+    with pytest.raises(ValueError, match="holds predict_results.txt, and no run has written it as it is now"):
+        script(*arguments, test, defaults=False)
+    assert (folder / "README.md").read_text() == "a file that no prediction writes"

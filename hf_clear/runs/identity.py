@@ -30,7 +30,15 @@ from ..training_args import ClearArguments
 from ..turn.state import STATE_NAME as TURN_STATE
 from ..turn.state import TurnState
 from ..turn.training_args import TurnArguments
-from .outputs import RESULTS, check_output_dir, delete_outputs, outputs_in, read_arguments, write_arguments
+from .outputs import (
+    RESULTS,
+    arguments_of_training,
+    check_output_dir,
+    delete_outputs,
+    note_outputs,
+    outputs_in,
+    write_arguments,
+)
 
 # The training arguments that make a run another run, besides model and data.
 RUN_ARGUMENTS = [
@@ -135,6 +143,15 @@ def detect_last_checkpoint(
     return last_checkpoint
 
 
+def begin_without_training(training_args: TrainingArguments, read: Mapping[str, str], option: str) -> None:
+    """Makes sure that results can be written to `output_dir`, and notes that they are a run's. See
+    [`~hf_clear.runs.check_output_dir`] for arguments and errors; call it on every process."""
+    with training_args.main_process_first(local=False):
+        check_output_dir(training_args.output_dir, read, option=option, trains=False)
+        if training_args.should_save:
+            note_outputs(training_args.output_dir, trains=False, ends=False)
+
+
 def _compare(
     checkpoint: str,
     folder: str,
@@ -148,7 +165,7 @@ def _compare(
     Raises:
         ValueError: if it was another one.
     """
-    earlier = read_arguments(checkpoint) or read_arguments(os.path.dirname(os.path.normpath(checkpoint)))
+    earlier = arguments_of_training(checkpoint) or arguments_of_training(os.path.dirname(os.path.normpath(checkpoint)))
     if earlier is None:  # of a trainer without a script: it compares by itself
         return
     known = {name: value for name, value in arguments.items() if name in earlier or name not in RUN_ARGUMENTS}

@@ -30,6 +30,8 @@ OUTPUTS = (
     *map(re.escape, ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")),
     *map(re.escape, ("vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja")),
 )
+# What a run without training writes.
+PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt")
 # Arguments that name what a run reads.
 _READ = (
     *("train_file", "validation_file", "test_file", "transition_matrix_file", "dataset_name", "model_name_or_path"),
@@ -61,7 +63,11 @@ def paths_read(*arguments: Any) -> dict[str, str]:
 
 
 def check_output_dir(
-    folder: str | os.PathLike, read: Mapping[str, str], but: Iterable[str] = (), option: str = "`output_dir`"
+    folder: str | os.PathLike,
+    read: Mapping[str, str],
+    but: Iterable[str] = (),
+    option: str = "`output_dir`",
+    trains: bool = True,
 ) -> None:
     """Makes sure that a run can write its outputs to a folder: nothing of those names is there that a run did not
     write, and none of them is what an argument names. Changes nothing.
@@ -70,14 +76,16 @@ def check_output_dir(
         read (`Mapping[str, str]`): what arguments name, see [`paths_read`].
         but (`Iterable[str]`, *optional*): names that may be there nevertheless.
         option (`str`, *optional*): what a user calls the folder, for messages.
+        trains (`bool`, *optional*, defaults to `True`): without training, a run writes `PREDICTED` alone, and the model
+            that it reads may be in the folder.
 
     Raises:
         ValueError: if not; the message says what is in the way.
     """
-    outputs = outputs_in(folder)
+    outputs = [name for name in outputs_in(folder) if trains or name in PREDICTED]
     for name, path in read.items():
         target = os.path.realpath(path)
-        if target == os.path.realpath(folder):
+        if trains and target == os.path.realpath(folder):
             raise ValueError(
                 f"{name} {path} is the folder that the run would write to. Choose another {option}: what is read stays "
                 "as it is."
@@ -123,17 +131,34 @@ def read_arguments(folder: str | os.PathLike) -> dict[str, Any] | None:
     return arguments if isinstance(arguments, dict) and _WRITTEN_BY in arguments else None
 
 
+def arguments_of_training(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """[`read_arguments`]; None, too, if no run has trained there."""
+    arguments = read_arguments(folder) or {}
+    return arguments if arguments.keys() - {_WRITTEN, _WRITTEN_BY} else None
+
+
 def write_arguments(folder: str | os.PathLike, arguments: Mapping[str, Any]) -> None:
     """Marks a folder as that of a run which is going on."""
     content = json.dumps({**arguments, _WRITTEN_BY: __version__}, indent=2, sort_keys=True) + "\n"
     write_atomically(os.path.join(folder, ARGUMENTS_FILE), content.encode())
 
 
-def note_outputs(folder: str | os.PathLike) -> None:
-    """Notes what a run has left in its folder, at its end: what is changed from then on is somebody else's."""
+def note_outputs(folder: str | os.PathLike, trains: bool = True, ends: bool = True) -> None:
+    """Notes what a run has left in its folder, at its end: what is changed from then on is somebody else's.
+
+    Args:
+        trains (`bool`, *optional*, defaults to `True`): without training, a run notes `PREDICTED` alone: at its
+            beginning, too, since there may be no run in the folder. Call [`check_output_dir`] before.
+        ends (`bool`, *optional*, defaults to `True`): False at the beginning.
+    """
     arguments = read_arguments(folder)
+    names = [name for name in outputs_in(folder) if name != ARGUMENTS_FILE and (trains or name in PREDICTED)]
+    written = {name: _content(os.path.join(folder, name)) for name in names} if ends else dict.fromkeys(PREDICTED)
+    if not trains:
+        before = {} if arguments is None else arguments.get(_WRITTEN)
+        arguments = None if before is None else arguments or {}  # a training that was killed: all there is its own
+        written = {**(before or {}), **written}
     if arguments is not None:
-        written = {name: _content(os.path.join(folder, name)) for name in outputs_in(folder) if name != ARGUMENTS_FILE}
         write_arguments(folder, arguments | {_WRITTEN: written})
 
 
@@ -147,7 +172,7 @@ def _is_of_a_run(folder: str | os.PathLike, name: str) -> bool:
         return True
     if is_folder:
         return name in written and set(_content(path)) <= set(written[name] or ())
-    return name in written and written[name] == _content(path)
+    return name in written and written[name] in (None, _content(path))  # None: a run is about to write it
 
 
 def _is_checkpoint(name: str) -> bool:
