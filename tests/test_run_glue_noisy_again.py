@@ -1,6 +1,7 @@
 """run_glue_noisy.py a second time into the same folder."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -66,6 +67,12 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     assert content == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     checkpoint = next(out.glob("checkpoint-*"))
+    if method == "clear":  # the default, where samples change places between training and validation set
+        script(*arguments[:6], out="split")
+        write(frame, path)
+        with pytest.raises(ValueError, match="the validation set is drawn by the labels.*--model_name_or_path .*check"):
+            script(*arguments[:6], out="split")
+        write(corrected(frame, 3, 4), path)
     arguments += ["--model_name_or_path", checkpoint, "--learning_rate", 1e-12, "--use_cpu"]
     with pytest.raises(ValueError, match="checkpoint-16, which the run would overwrite or delete"):
         script(*arguments, "--output_dir", out, defaults=False)
@@ -136,3 +143,62 @@ def test_predictions_overwrite_no_file_of_a_user(script, tmp_path):  # noqa: F81
     with pytest.raises(ValueError, match="holds predict_results.txt, and no run has written it as it is now"):
         script(*arguments, test, defaults=False)
     assert (folder / "README.md").read_text() == "a file that no prediction writes"
+
+
+def test_other_names_and_another_test_set_are_the_same_run(script, tmp_path, tiny_model, monkeypatch):  # noqa: F811
+    train, test = write(rows(60), tmp_path / "train.csv"), write(rows(9), tmp_path / "test.csv")
+    _, out = script("--train_file", train, "--num_train_epochs", 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(tiny_model)
+    (tmp_path / "data").mkdir()
+    for file in ("train.csv", shutil.copy(train, tmp_path / "data" / "train.csv")):
+        results, _ = script(
+            *("--train_file", file, "--test_file", test, "--num_train_epochs", 1, "--model_name_or_path", "model"),
+            *("--output_dir", "out", "--use_cpu", "--learning_rate", 0.01, "--per_device_train_batch_size", 8),
+            *("--disable_tqdm", "True", "--lora_alpha", 8),
+            defaults=False,
+        )
+        assert results["clear"]["test_samples"] == 9
+        assert list(out.glob("checkpoint-*")) == [out / "checkpoint-7"]
+    with pytest.raises(ValueError, match="other training data: the inputs"):
+        script("--train_file", write(rows(60, seed=5), tmp_path / "data" / "train.csv"), "--num_train_epochs", 1)
+
+
+def test_what_is_in_the_way_and_what_is_no_checkpoint_is_named(script, tmp_path):  # noqa: F811
+    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1]
+    _, out = script(*arguments)
+    for folder, message in ((out, f"folder of a run: name {out}/checkpoint-7"), (tmp_path, "no trainer_state.json in")):
+        with pytest.raises(ValueError, match=f"--resume_from_checkpoint {folder} is no checkpoint.*{message}"):
+            script(*arguments, "--resume_from_checkpoint", folder)
+    (out / "checkpoint-7" / "scores.txt").write_text("a user's")
+    with pytest.raises(ValueError, match="holds checkpoint-7/scores.txt, and no run has written it"):
+        script(*arguments)
+
+
+def test_an_adapter_of_a_model_with_a_relative_name(script, tmp_path, tiny_model, monkeypatch):  # noqa: F811
+    test = write(rows(9), tmp_path / "test.csv")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "model").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path / "here")
+    train = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1, "--use_cpu"]
+    script(*train, "--model_name_or_path", "./model", "--output_dir", "../out", defaults=False)
+    prediction = ["--test_file", test, "--do_predict", "--model_name_or_path", tmp_path / "out", "--use_cpu"]
+    script(*prediction, "--output_dir", tmp_path / "predicted", defaults=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"of the model './model', which isn't there \(seen from .*start from the f"):
+        script(*prediction, "--output_dir", tmp_path / "predicted", defaults=False)
+
+
+def test_files_that_are_damaged_are_named(script, tmp_path):  # noqa: F811
+    arguments = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1]
+    _, out = script(*arguments)
+    for name, more in (
+        ("run_arguments.json", {}),
+        ("adapter_config.json", {"--model_name_or_path": out, "--output_dir": tmp_path / "next"}),
+    ):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[: len(content) // 2])
+        message = f"{name}, .*is damaged or not of a run" if not more else rf"{out}/{name}.*JSON"
+        with pytest.raises(ValueError, match=message):
+            script(*arguments, *(value for pair in more.items() for value in pair), defaults=not more)
+        (out / name).write_bytes(content)

@@ -31,6 +31,7 @@ from ..turn.state import STATE_NAME as TURN_STATE
 from ..turn.state import TurnState
 from ..turn.training_args import TurnArguments
 from .outputs import (
+    READ,
     RESULTS,
     arguments_of_training,
     check_output_dir,
@@ -49,6 +50,7 @@ MAY_CHANGE = ("token", "cache_dir", "overwrite_cache", *MEMORY_SETTINGS)
 PROBE_MAY_CHANGE = (*SELECTION_SETTINGS, *FINE_TUNING_SETTINGS)  # TURN's probe doesn't depend on them
 _DATA = "data"  # in the file, beside the arguments
 _WEIGHTS = "model_weights"
+_FILES = {"training": "train_file", "validation": "validation_file"}  # what they hold counts, not their names
 
 
 def run_arguments(training_args: TrainingArguments, *others: Any, **more: Any) -> dict[str, Any]:
@@ -170,10 +172,13 @@ def _compare(
         return
     known = {name: value for name, value in arguments.items() if name in earlier or name not in RUN_ARGUMENTS}
     changed = {name: (earlier.get(name), value) for name, value in known.items() if earlier.get(name) != value}
+    before = earlier.get(_DATA, {})
+    may_change = [*may_change, *(name for kind, name in _FILES.items() if kind in before and kind in data)]
+    may_change += () if arguments.get("test_each_epoch") else ("test_file", "max_predict_samples")
     changed = {name: values for name, values in changed.items() if name not in may_change}
+    changed = {name: values for name, values in changed.items() if name not in READ or not _is_one_path(*values)}
     found = ["another model before training"] if changed.pop(_WEIGHTS, None) else []
     found += [say_settings(changed, "other arguments")] if changed else []
-    before = earlier.get(_DATA, {})
     for name, fingerprint in data.items():
         if name in before:
             labels = _labels_of(checkpoint) if name == "training" else None
@@ -183,11 +188,22 @@ def _compare(
             found.append(f"no {name} data")
     found += [f"{name} data" for name in before if data and name not in data]
     if found:
-        only_labels = len(found) == 1 and " data: " in found[0] and "labels" in found[0] and "inputs" not in found[0]
+        # Which samples validate is drawn by the labels.
+        is_drawn = bool(arguments.get("validation_split_percentage")) and arguments.get(_FILES["validation"]) is None
+        only_labels = found[0].startswith("other training data: the labels") and all(
+            " data: " in say and (is_drawn or "inputs" not in say) for say in found
+        )
+        if only_labels and len(found) > 1:
+            found[-1] += " (the validation set is drawn by the labels, so that one which was corrected moves others)"
         raise ValueError(
             f"{folder} holds checkpoints or a probe of a run with {' and '.join(found)}. Choose another {options[0]}, "
             f"or start again in this one with {options[1]}.{with_its_weights(checkpoint) if only_labels else ''}"
         )
+
+
+def _is_one_path(*names: Any) -> bool:
+    """Whether these are names of one file or folder."""
+    return all(isinstance(name, str) and os.path.exists(name) for name in names) and os.path.samefile(*names)
 
 
 def _labels_of(checkpoint: str) -> np.ndarray | None:

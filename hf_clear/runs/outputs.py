@@ -33,7 +33,7 @@ OUTPUTS = (
 # What a run without training writes.
 PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt")
 # Arguments that name what a run reads.
-_READ = (
+READ = (
     *("train_file", "validation_file", "test_file", "transition_matrix_file", "dataset_name", "model_name_or_path"),
     *("config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
 )
@@ -55,7 +55,7 @@ def paths_read(*arguments: Any) -> dict[str, str]:
         arguments (dataclasses): of a script.
     """
     read = {}
-    for name, own in ((name, getattr(own, name, None)) for own in arguments for name in _READ):
+    for name, own in ((name, getattr(own, name, None)) for own in arguments for name in READ):
         for number, path in enumerate(own if isinstance(own, (list, tuple)) else [own], 1):
             if isinstance(path, str) and os.path.exists(path):
                 read[f"--{name}" if number == 1 else f"--{name} (number {number})"] = path
@@ -97,12 +97,12 @@ def check_output_dir(
                     f"{name} {path} is, or is in, {os.path.join(folder, output)}, which the run would overwrite or "
                     f"delete. Choose another {option}."
                 )
-    foreign = [name for name in outputs if name not in but and not _is_of_a_run(folder, name)]
+    foreign = [_in_the_way(folder, name) for name in outputs if name not in but and not _is_of_a_run(folder, name)]
     if foreign:
         raise ValueError(
             f"{folder} holds {', '.join(foreign)}, and no run has written {'it' if len(foreign) == 1 else 'them'} as "
             f"{'it is' if len(foreign) == 1 else 'they are'} now. A run would overwrite such files: move them away, or "
-            f"choose another {option}. Nothing was changed."
+            f"choose another {option}. Nothing was changed.{_say_arguments(folder)}"
         )
 
 
@@ -173,6 +173,22 @@ def _is_of_a_run(folder: str | os.PathLike, name: str) -> bool:
     if is_folder:
         return name in written and set(_content(path)) <= set(written[name] or ())
     return name in written and written[name] in (None, _content(path))  # None: a run is about to write it
+
+
+def _in_the_way(folder: str | os.PathLike, name: str) -> str:
+    """A name; of a checkpoint that a run has written, that of a file which came later."""
+    path, written = os.path.join(folder, name), (read_arguments(folder) or {}).get(_WRITTEN)
+    if not _is_checkpoint(name) or os.path.islink(path) or not os.path.isdir(path) or not (written or {}).get(name):
+        return name
+    return os.path.join(name, min(set(_content(path)) - set(written[name])))
+
+
+def _say_arguments(folder: str | os.PathLike) -> str:
+    """That what a run has written can't be told from what it has not."""
+    is_there = os.path.isfile(os.path.join(folder, ARGUMENTS_FILE))
+    if not is_there or read_arguments(folder) is not None:
+        return ""
+    return f" ({ARGUMENTS_FILE}, in which runs note what they have written, is damaged or not of a run.)"
 
 
 def _is_checkpoint(name: str) -> bool:
