@@ -22,7 +22,6 @@ noise, with no network.
 import copy
 import dataclasses
 import functools
-import json
 import logging
 import os
 import sys
@@ -63,7 +62,7 @@ from hf_clear.runs.arguments import DataArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.defaults import BOTH, run_defaults
 from hf_clear.runs.evaluation import add_callbacks, datasets_of_each_epoch, metrics_of
-from hf_clear.runs.identity import detect_last_checkpoint, run_arguments, steps_of
+from hf_clear.runs.identity import begin_without_training, detect_last_checkpoint, run_arguments, steps_of
 from hf_clear.runs.models import (
     base_model,
     check_head,
@@ -74,7 +73,7 @@ from hf_clear.runs.models import (
 )
 from hf_clear.runs.outputs import check_output_dir, note_outputs, paths_read
 from hf_clear.runs.predictions import labelled_part, predict
-from hf_clear.runs.results import accuracy_over_epochs, save_card, save_clean_probabilities, summary
+from hf_clear.runs.results import accuracy_over_epochs, results_in, save_card, save_clean_probabilities, summary
 from hf_clear.runs.training_arguments import NoisyTrainingArguments
 from hf_clear.tuners import PEFT_METHODS
 
@@ -277,6 +276,8 @@ def run(
             read=paths_read(model_args, data_args, training_args),
             check=training_args.check_resuming,
         )
+    else:
+        begin_without_training(training_args, paths_read(model_args, data_args), "--output_dir")
     if last_checkpoint is not None and training_args.resume_from_checkpoint is None:
         logger.warning(
             f"Resuming the run in {training_args.output_dir} from {last_checkpoint}"
@@ -310,14 +311,12 @@ def run(
         trainer.save_metrics("test", metrics)
 
     if training_args.do_train:
+        tags = data_args.dataset_name or (None if data_args.task_name is None else "glue")
         kwargs = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-classification"}
-        if data_args.dataset_name is not None or data_args.task_name is not None:
-            kwargs["dataset_tags"] = data_args.dataset_name or "glue"
-        save_card(trainer, label_names, **kwargs)
-        if trainer.is_world_process_zero():
-            note_outputs(training_args.output_dir)
-    with open(os.path.join(training_args.output_dir, "all_results.json")) as file:
-        return json.load(file)
+        save_card(trainer, label_names, **kwargs, dataset_tags=tags)
+    if trainer.is_world_process_zero():
+        note_outputs(training_args.output_dir, trains=training_args.do_train)
+    return results_in(training_args.output_dir)
 
 
 def load_data(
@@ -457,13 +456,14 @@ def initialize_trainer(
 
 def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]) -> None:
     train_result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint or last_checkpoint)
-    metrics = {**train_result.metrics, "train_samples": len(trainer.train_dataset), **noise}
+    is_new = trainer.state.global_step > steps_of(last_checkpoint)  # else its loss and time are those of the run before
+    metrics = {**(train_result.metrics if is_new else {}), "train_samples": len(trainer.train_dataset), **noise}
     for entry in trainer.state.log_history if trainer.args.report_memorization else ():  # the last epoch's stay
         metrics.update({name: value for name, value in entry.items() if name.startswith("memorization_")})
     trainer.save_model()  # Saves the tokenizer too for easy upload
     trainer.log_metrics("train", metrics)
-    if trainer.state.global_step > steps_of(last_checkpoint):
-        trainer.save_metrics("train", metrics)  # else those of the run itself are there already
+    if is_new or "train_samples" not in results_in(trainer.args.output_dir):
+        trainer.save_metrics("train", metrics)
     trainer.save_state()
 
 

@@ -308,3 +308,12 @@ def test_a_matrix_by_its_name(tmp_path):
     (tmp_path / "m1.csv").write_text("1,0\n0,1\n")
     (tmp_path / "m[1].csv").write_text("0.5,0.5\n0,1\n")
     assert load_transition_matrix(tmp_path / "m[1].csv")[0, 0] == 0.5
+
+
+def test_a_whole_number_with_and_without_a_fraction_is_one_class(tmp_path):
+    """pandas writes integers of a column with gaps as floats: in one of the files, say."""
+    (tmp_path / "train.csv").write_text("text,label\na,1.0\nb,2.0\n")
+    (tmp_path / "test.csv").write_text("text,label\na,2\nb,1\nc,-1.0\nd,\n")
+    splits = read_files({name: tmp_path / f"{name}.csv" for name in ("train", "test")})
+    splits, names = labelled_texts(splits)
+    assert (names, splits["test"]["label"][:]) == (["1.0", "2.0"], [1, 0, -1, -1])

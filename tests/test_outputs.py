@@ -115,7 +115,7 @@ def test_links_and_things_of_another_kind_are_not_a_runs(tmp_path):
     with pytest.raises(
         ValueError, match="--resume_from_checkpoint .*checkpoint-5, which the run would overwrite or del"
     ):
-        put(folder, "checkpoint-5", "{}")
+        put(folder, "checkpoint-5", "the run's")
         named = NoisyTrainingArguments(str(folder), use_cpu=True, resume_from_checkpoint=str(folder / "checkpoint-5"))
         detect_last_checkpoint(named, run_arguments(named), overwrite=True)
     assert paths_read(PeftArguments(), named) == {}

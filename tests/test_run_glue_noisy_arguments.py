@@ -336,3 +336,20 @@ def test_bad_input(script, tmp_path, monkeypatch, case):  # noqa: F811
     arguments = build(tmp_path)
     with pytest.raises(ValueError, match=message):
         script(*arguments, defaults=not arguments[0].endswith(".json"))
+
+
+def test_values_in_a_json_file_count_as_on_a_command_line(parsed, tmp_path):  # noqa: F811
+    path, train = tmp_path / "arguments.json", write(rows(6), tmp_path / "train.csv")
+    given = {"train_file": train, "output_dir": str(tmp_path / "out"), "use_cpu": 1, "max_train_samples": 5.0}
+    path.write_text(json.dumps({**given, "label_column_name": 0, "learning_rate": 1}))
+    _, data_args, training_args = parsed(str(path))
+    assert (data_args.max_train_samples, data_args.label_column_name) == (5, "0") and training_args.use_cpu is True
+    assert type(data_args.max_train_samples) is int and type(training_args.learning_rate) is float
+    for wrong, message in (
+        ({"max_train_samples": 5.5}, "'max_train_samples' can't be 5.5"),
+        ({"lora_r": True}, "'lora_r' can't be True"),
+        ({"train_fil": train}, "there is no argument 'train_fil'. Did you mean 'train_file'?"),
+    ):
+        path.write_text(json.dumps({**given, **wrong}))
+        with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+            parsed(str(path))

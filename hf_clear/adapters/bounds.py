@@ -78,9 +78,13 @@ def check_initialization(config: PeftConfig) -> None:
             f"The setting 'init_lora_weights' can't be {init[:100]!r}; there are {', '.join(_INITIALIZATIONS)}, and "
             "pissa_niter_[number]."
         )
-    bits = (getattr(config, "loftq_config", None) or {}).get("loftq_bits", 4)
-    if init == "loftq" and bits not in (2, 4, 8):
-        raise ValueError(f"The setting 'loftq_bits' can't be {bits!r:.100}: it has to be 2, 4 or 8.")
+    if init.lower() == "loftq":
+        loftq = getattr(config, "loftq_config", None) or {}
+        bits, iterations = (loftq.get(name) for name in ("loftq_bits", "loftq_iter"))
+        if bits not in (2, 4, 8):
+            raise ValueError(f"The setting 'loftq_bits' can't be {bits!r:.100}: it has to be 2, 4 or 8.")
+        if type(iterations) is not int or iterations < 1:
+            raise ValueError(f"The setting 'loftq_iter' can't be {iterations!r:.100}: it has to be 1 or above.")
 
 
 def check_against_model(config: PeftConfig, base: nn.Module) -> None:

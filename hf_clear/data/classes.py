@@ -29,7 +29,8 @@ def shown(name: str) -> str:
 
 
 def as_class(label: Any, ids: Mapping[str, int]) -> int | None:
-    """The number of a label's class; None if it is of no class. `1.0` is class `1` if there is no class `1.0`.
+    """The number of a label's class; None if it is of no class. `1.0` is class `1` if there is no class `1.0`, and the
+    other way round.
 
     Args:
         ids (`Mapping[str, int]`): from the name of a class to its number.
@@ -40,7 +41,7 @@ def as_class(label: Any, ids: Mapping[str, int]) -> int | None:
     number = ids.get(text)
     if number is None and (whole := _WHOLE.fullmatch(text)):
         number = ids.get(whole[1])
-    return number
+    return ids.get(f"{text}.0") if number is None and re.fullmatch(INTEGER, text) else number
 
 
 def missing_words(labels: Sequence) -> set[str]:

@@ -75,7 +75,7 @@ def encode_labels(
             if number is None:
                 where = f"Row {row} of the {split} data (counted from 0)"
                 is_missing = value is None or (isinstance(value, str) and value.strip().lower() in nothing)
-                if split == "test" and (is_missing or written(value) == str(UNLABELLED)):
+                if split == "test" and (is_missing or as_class(value, {str(UNLABELLED): 0}) == 0):
                     numbers.append(UNLABELLED)
                     continue
                 if is_missing:

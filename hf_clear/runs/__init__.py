@@ -5,7 +5,8 @@ none of it.
   [`parse_arguments`], [`run_defaults`], [`check_choices`], [`check_effects`], [`default_learning_rate`].
 - [`trained_classes`], [`order_of_classes`], [`set_padding`], [`longest_input`]: what a pretrained model brings along.
 - [`run_arguments`], [`detect_last_checkpoint`]: goes on with the run in a folder if it is the same run;
-  [`check_output_dir`], [`paths_read`], [`note_outputs`]: and deletes nothing that a run did not write.
+  [`check_output_dir`], [`paths_read`], [`note_outputs`]: and deletes nothing that a run did not write;
+  [`begin_without_training`] for a run that predicts alone.
 - [`datasets_of_each_epoch`], [`ProbeTestCallback`]: what is scored while it goes on.
 - [`save_clean_probabilities`]: `clean_probabilities.parquet`, and how well it finds the wrong labels;
   [`predict`], [`save_predictions`].
@@ -17,7 +18,7 @@ from .command_line import parse_arguments
 from .defaults import run_defaults
 from .effects import check_effects
 from .evaluation import ProbeTestCallback, datasets_of_each_epoch
-from .identity import RUN_ARGUMENTS, detect_last_checkpoint, run_arguments
+from .identity import RUN_ARGUMENTS, begin_without_training, detect_last_checkpoint, run_arguments
 from .models import longest_input, order_of_classes, set_padding, trained_classes
 from .outputs import OUTPUTS, check_output_dir, note_outputs, paths_read
 from .predictions import labelled_part, predict
@@ -33,6 +34,7 @@ __all__ = [
     "PeftArguments",
     "ProbeTestCallback",
     "accuracy_over_epochs",
+    "begin_without_training",
     "check_choices",
     "check_effects",
     "check_output_dir",

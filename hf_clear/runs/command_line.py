@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ def parse_arguments(
     Args:
         argument_classes (`Sequence[type]`): dataclasses.
         argv (`Sequence[str]`): a command line; or the name of a JSON file, as its only element. Texts in that file
-            count as on a command line: `"False"` is no for a switch, `"0.5"` a number for a number.
+            count as on a command line: `"False"` is no for a switch, `"0.5"` a number for a number; so do numbers.
         defaults_of (`Callable`): from the arguments that are given, by name, to the defaults of others.
         aliases (`Mapping[str, str]`, *optional*): other names of arguments that a JSON file may have.
 
@@ -61,14 +62,28 @@ def _read(path: str, parser: HfArgumentParser, aliases: Mapping[str, str]) -> di
         name = aliases.get(name, name)
         if name in given:
             raise ValueError(f"{path} has the argument {name!r} twice.")
-        action = actions.get(name)
-        if isinstance(value, str) and action is not None and action.type not in (None, str) and not action.choices:
-            try:
-                value = action.type(value)
-            except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-                raise ValueError(f"{path}: {name!r} can't be {value!r} ({error}).") from error
-        given[name] = value.plain() if isinstance(value, _Pairs) else value
+        if name not in actions:
+            close = difflib.get_close_matches(name, actions, n=1)
+            raise ValueError(
+                f"{path}: there is no argument {name!r}." + (f" Did you mean {close[0]!r}?" if close else "")
+            )
+        try:
+            given[name] = _as_on_a_command_line(value, actions[name])
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"{path}: {name!r} can't be {value!r} ({error}).") from error
     return given
+
+
+def _as_on_a_command_line(value: Any, action: argparse.Action) -> Any:
+    """A value of a JSON file, converted as an argument's text is."""
+    if isinstance(value, _Pairs):
+        return value.plain()
+    is_switch = isinstance(value, bool) and action.type not in (int, float)  # true and false; or no number
+    if not isinstance(value, (str, int, float)) or is_switch or action.type is None or action.choices:
+        return value
+    if action.type is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return action.type(str(value))
 
 
 class _Pairs(list):

@@ -30,7 +30,16 @@ from ..training_args import ClearArguments
 from ..turn.state import STATE_NAME as TURN_STATE
 from ..turn.state import TurnState
 from ..turn.training_args import TurnArguments
-from .outputs import RESULTS, check_output_dir, delete_outputs, outputs_in, read_arguments, write_arguments
+from .outputs import (
+    READ,
+    RESULTS,
+    arguments_of_training,
+    check_output_dir,
+    delete_outputs,
+    note_outputs,
+    outputs_in,
+    write_arguments,
+)
 
 # The training arguments that make a run another run, besides model and data.
 RUN_ARGUMENTS = [
@@ -41,6 +50,7 @@ MAY_CHANGE = ("token", "cache_dir", "overwrite_cache", *MEMORY_SETTINGS)
 PROBE_MAY_CHANGE = (*SELECTION_SETTINGS, *FINE_TUNING_SETTINGS)  # TURN's probe doesn't depend on them
 _DATA = "data"  # in the file, beside the arguments
 _WEIGHTS = "model_weights"
+_FILES = {"training": "train_file", "validation": "validation_file"}  # what they hold counts, not their names
 
 
 def run_arguments(training_args: TrainingArguments, *others: Any, **more: Any) -> dict[str, Any]:
@@ -135,6 +145,15 @@ def detect_last_checkpoint(
     return last_checkpoint
 
 
+def begin_without_training(training_args: TrainingArguments, read: Mapping[str, str], option: str) -> None:
+    """Makes sure that results can be written to `output_dir`, and notes that they are a run's. See
+    [`~hf_clear.runs.check_output_dir`] for arguments and errors; call it on every process."""
+    with training_args.main_process_first(local=False):
+        check_output_dir(training_args.output_dir, read, option=option, trains=False)
+        if training_args.should_save:
+            note_outputs(training_args.output_dir, trains=False, ends=False)
+
+
 def _compare(
     checkpoint: str,
     folder: str,
@@ -148,15 +167,18 @@ def _compare(
     Raises:
         ValueError: if it was another one.
     """
-    earlier = read_arguments(checkpoint) or read_arguments(os.path.dirname(os.path.normpath(checkpoint)))
+    earlier = arguments_of_training(checkpoint) or arguments_of_training(os.path.dirname(os.path.normpath(checkpoint)))
     if earlier is None:  # of a trainer without a script: it compares by itself
         return
     known = {name: value for name, value in arguments.items() if name in earlier or name not in RUN_ARGUMENTS}
     changed = {name: (earlier.get(name), value) for name, value in known.items() if earlier.get(name) != value}
+    before = earlier.get(_DATA, {})
+    may_change = [*may_change, *(name for kind, name in _FILES.items() if kind in before and kind in data)]
+    may_change += () if arguments.get("test_each_epoch") else ("test_file", "max_predict_samples")
     changed = {name: values for name, values in changed.items() if name not in may_change}
+    changed = {name: values for name, values in changed.items() if name not in READ or not _is_one_path(*values)}
     found = ["another model before training"] if changed.pop(_WEIGHTS, None) else []
     found += [say_settings(changed, "other arguments")] if changed else []
-    before = earlier.get(_DATA, {})
     for name, fingerprint in data.items():
         if name in before:
             labels = _labels_of(checkpoint) if name == "training" else None
@@ -166,11 +188,22 @@ def _compare(
             found.append(f"no {name} data")
     found += [f"{name} data" for name in before if data and name not in data]
     if found:
-        only_labels = len(found) == 1 and " data: " in found[0] and "labels" in found[0] and "inputs" not in found[0]
+        # Which samples validate is drawn by the labels.
+        is_drawn = bool(arguments.get("validation_split_percentage")) and arguments.get(_FILES["validation"]) is None
+        only_labels = found[0].startswith("other training data: the labels") and all(
+            " data: " in say and (is_drawn or "inputs" not in say) for say in found
+        )
+        if only_labels and len(found) > 1:
+            found[-1] += " (the validation set is drawn by the labels, so that one which was corrected moves others)"
         raise ValueError(
             f"{folder} holds checkpoints or a probe of a run with {' and '.join(found)}. Choose another {options[0]}, "
             f"or start again in this one with {options[1]}.{with_its_weights(checkpoint) if only_labels else ''}"
         )
+
+
+def _is_one_path(*names: Any) -> bool:
+    """Whether these are names of one file or folder."""
+    return all(isinstance(name, str) and os.path.exists(name) for name in names) and os.path.samefile(*names)
 
 
 def _labels_of(checkpoint: str) -> np.ndarray | None:

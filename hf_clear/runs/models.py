@@ -6,18 +6,20 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
 from peft.utils import CONFIG_NAME
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from ..adapters.config_checks import read_config
 from ..demo import demo_backbone
 from ..tuners import PEFT_METHODS
 from .outputs import ARGUMENTS_FILE
 
 LABEL_NAMES_FILE = "label_names.json"  # beside an adapter, which doesn't say what its classes are called
+_OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
 POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")  # of learned positions
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ def check_model_name(name: str, option: str) -> None:
     Raises:
         ValueError: if it is not.
     """
-    if name.startswith(("/", "./", "../", "~")) and not os.path.isdir(name):
+    if _is_path(name) and not os.path.isdir(name):
         raise ValueError(f"{option} {name}: there is no such folder.")
 
 
@@ -49,24 +51,30 @@ def base_model(path: str) -> str:
     """
     if not is_adapter(path):
         return path
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
-    if base and (os.path.isdir(base) or not os.path.isabs(base)):
+    base = read_config(Path(path)).base_model_name_or_path
+    if base and (os.path.isdir(base) or not _is_path(base)):
         return base
     arguments = os.path.join(path, ARGUMENTS_FILE)
     if os.path.isfile(arguments):
         with open(arguments, encoding="utf-8") as file:
             base = json.load(file).get("model_name_or_path") or demo_backbone("--model_name_or_path")
-    if not base or (os.path.isabs(base) and not os.path.isdir(base)):
+    if not base or (_is_path(base) and not os.path.isdir(base)):
+        here = "" if not base or os.path.isabs(base) else f" (seen from {os.getcwd()}: start from the folder it fits)"
         raise ValueError(
-            f"{path} is an adapter of the model {base!r}, which isn't there. Name it as base_model_name_or_path in its "
-            "adapter_config.json."
+            f"{path} is an adapter of the model {base!r}, which isn't there{here}. Or name it as "
+            "base_model_name_or_path in its adapter_config.json."
         )
     return base
 
 
+def _is_path(name: str) -> bool:
+    """Whether it can't be a name on the Hub."""
+    return name.startswith(_OF_PATHS) or name.count("/") > 1
+
+
 def peft_method_of(path: str) -> str | None:
     """The name of an adapter's method; None if it is none of ours."""
-    peft_type = PeftConfig.from_pretrained(path).peft_type
+    peft_type = read_config(Path(path)).peft_type
     return next((n for n, m in PEFT_METHODS.items() if m.config(task_type="SEQ_CLS").peft_type == peft_type), None)
 
 

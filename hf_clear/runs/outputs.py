@@ -30,8 +30,10 @@ OUTPUTS = (
     *map(re.escape, ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")),
     *map(re.escape, ("vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja")),
 )
+# What a run without training writes.
+PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt")
 # Arguments that name what a run reads.
-_READ = (
+READ = (
     *("train_file", "validation_file", "test_file", "transition_matrix_file", "dataset_name", "model_name_or_path"),
     *("config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
 )
@@ -53,7 +55,7 @@ def paths_read(*arguments: Any) -> dict[str, str]:
         arguments (dataclasses): of a script.
     """
     read = {}
-    for name, own in ((name, getattr(own, name, None)) for own in arguments for name in _READ):
+    for name, own in ((name, getattr(own, name, None)) for own in arguments for name in READ):
         for number, path in enumerate(own if isinstance(own, (list, tuple)) else [own], 1):
             if isinstance(path, str) and os.path.exists(path):
                 read[f"--{name}" if number == 1 else f"--{name} (number {number})"] = path
@@ -61,7 +63,11 @@ def paths_read(*arguments: Any) -> dict[str, str]:
 
 
 def check_output_dir(
-    folder: str | os.PathLike, read: Mapping[str, str], but: Iterable[str] = (), option: str = "`output_dir`"
+    folder: str | os.PathLike,
+    read: Mapping[str, str],
+    but: Iterable[str] = (),
+    option: str = "`output_dir`",
+    trains: bool = True,
 ) -> None:
     """Makes sure that a run can write its outputs to a folder: nothing of those names is there that a run did not
     write, and none of them is what an argument names. Changes nothing.
@@ -70,14 +76,16 @@ def check_output_dir(
         read (`Mapping[str, str]`): what arguments name, see [`paths_read`].
         but (`Iterable[str]`, *optional*): names that may be there nevertheless.
         option (`str`, *optional*): what a user calls the folder, for messages.
+        trains (`bool`, *optional*, defaults to `True`): without training, a run writes `PREDICTED` alone, and the model
+            that it reads may be in the folder.
 
     Raises:
         ValueError: if not; the message says what is in the way.
     """
-    outputs = outputs_in(folder)
+    outputs = [name for name in outputs_in(folder) if trains or name in PREDICTED]
     for name, path in read.items():
         target = os.path.realpath(path)
-        if target == os.path.realpath(folder):
+        if trains and target == os.path.realpath(folder):
             raise ValueError(
                 f"{name} {path} is the folder that the run would write to. Choose another {option}: what is read stays "
                 "as it is."
@@ -89,12 +97,12 @@ def check_output_dir(
                     f"{name} {path} is, or is in, {os.path.join(folder, output)}, which the run would overwrite or "
                     f"delete. Choose another {option}."
                 )
-    foreign = [name for name in outputs if name not in but and not _is_of_a_run(folder, name)]
+    foreign = [_in_the_way(folder, name) for name in outputs if name not in but and not _is_of_a_run(folder, name)]
     if foreign:
         raise ValueError(
             f"{folder} holds {', '.join(foreign)}, and no run has written {'it' if len(foreign) == 1 else 'them'} as "
             f"{'it is' if len(foreign) == 1 else 'they are'} now. A run would overwrite such files: move them away, or "
-            f"choose another {option}. Nothing was changed."
+            f"choose another {option}. Nothing was changed.{_say_arguments(folder)}"
         )
 
 
@@ -123,17 +131,34 @@ def read_arguments(folder: str | os.PathLike) -> dict[str, Any] | None:
     return arguments if isinstance(arguments, dict) and _WRITTEN_BY in arguments else None
 
 
+def arguments_of_training(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """[`read_arguments`]; None, too, if no run has trained there."""
+    arguments = read_arguments(folder) or {}
+    return arguments if arguments.keys() - {_WRITTEN, _WRITTEN_BY} else None
+
+
 def write_arguments(folder: str | os.PathLike, arguments: Mapping[str, Any]) -> None:
     """Marks a folder as that of a run which is going on."""
     content = json.dumps({**arguments, _WRITTEN_BY: __version__}, indent=2, sort_keys=True) + "\n"
     write_atomically(os.path.join(folder, ARGUMENTS_FILE), content.encode())
 
 
-def note_outputs(folder: str | os.PathLike) -> None:
-    """Notes what a run has left in its folder, at its end: what is changed from then on is somebody else's."""
+def note_outputs(folder: str | os.PathLike, trains: bool = True, ends: bool = True) -> None:
+    """Notes what a run has left in its folder, at its end: what is changed from then on is somebody else's.
+
+    Args:
+        trains (`bool`, *optional*, defaults to `True`): without training, a run notes `PREDICTED` alone: at its
+            beginning, too, since there may be no run in the folder. Call [`check_output_dir`] before.
+        ends (`bool`, *optional*, defaults to `True`): False at the beginning.
+    """
     arguments = read_arguments(folder)
+    names = [name for name in outputs_in(folder) if name != ARGUMENTS_FILE and (trains or name in PREDICTED)]
+    written = {name: _content(os.path.join(folder, name)) for name in names} if ends else dict.fromkeys(PREDICTED)
+    if not trains:
+        before = {} if arguments is None else arguments.get(_WRITTEN)
+        arguments = None if before is None else arguments or {}  # a training that was killed: all there is its own
+        written = {**(before or {}), **written}
     if arguments is not None:
-        written = {name: _content(os.path.join(folder, name)) for name in outputs_in(folder) if name != ARGUMENTS_FILE}
         write_arguments(folder, arguments | {_WRITTEN: written})
 
 
@@ -147,7 +172,23 @@ def _is_of_a_run(folder: str | os.PathLike, name: str) -> bool:
         return True
     if is_folder:
         return name in written and set(_content(path)) <= set(written[name] or ())
-    return name in written and written[name] == _content(path)
+    return name in written and written[name] in (None, _content(path))  # None: a run is about to write it
+
+
+def _in_the_way(folder: str | os.PathLike, name: str) -> str:
+    """A name; of a checkpoint that a run has written, that of a file which came later."""
+    path, written = os.path.join(folder, name), (read_arguments(folder) or {}).get(_WRITTEN)
+    if not _is_checkpoint(name) or os.path.islink(path) or not os.path.isdir(path) or not (written or {}).get(name):
+        return name
+    return os.path.join(name, min(set(_content(path)) - set(written[name])))
+
+
+def _say_arguments(folder: str | os.PathLike) -> str:
+    """That what a run has written can't be told from what it has not."""
+    is_there = os.path.isfile(os.path.join(folder, ARGUMENTS_FILE))
+    if not is_there or read_arguments(folder) is not None:
+        return ""
+    return f" ({ARGUMENTS_FILE}, in which runs note what they have written, is damaged or not of a run.)"
 
 
 def _is_checkpoint(name: str) -> bool:

@@ -109,6 +109,15 @@ def save_card(trainer: Trainer, label_names: Sequence[str], **card: Any) -> None
         note_loading(folder)
 
 
+def results_in(folder: str | os.PathLike) -> dict[str, float]:
+    """What `all_results.json` holds; nothing if it isn't there."""
+    path = os.path.join(folder, "all_results.json")
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def accuracy_over_epochs(log_history: Iterable[Mapping[str, Any]], warmup_epochs: float) -> dict[str, float]:
     """Peak and average accuracy on a test set that was scored after each epoch ([`~hf_clear.metrics.EpochAccuracy`]).
 
@@ -169,7 +178,8 @@ def results_table(results: Mapping[str, Mapping[str, float]], warmup_epochs: flo
     for key, name in names.items():
         if key in first:
             digits = 0 if key.endswith(("_runtime", "_kept", "_samples")) else 4
-            lines.append(f"{name:<26}" + "".join(f"{result[key]:>10.{digits}f}" for result in results.values()))
+            values = [f"{result[key]:.{digits}f}" if key in result else "-" for result in results.values()]
+            lines.append(f"{name:<26}" + "".join(f"{value:>10}" for value in values))
     return "\n".join(lines)
 
 

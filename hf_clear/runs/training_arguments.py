@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..routing import ROUTING_STRATEGIES
 from ..training_args import ClearTrainingArguments
 from ..tuners import PEFT_METHODS
+from ..turn.state import STATE_NAME as TURN_STATE
 from ..turn.training_args import TurnArguments
 
 FULL_FINE_TUNING = "none"  # as the name of a PEFT method
@@ -136,7 +139,17 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
                 f"--resume_from_checkpoint {self.resume_from_checkpoint}: there is no such folder. Name a checkpoint, "
                 "or True for the last one in --output_dir."
             )
+        else:
+            self._check_checkpoint(self.resume_from_checkpoint)
         super().__post_init__()
+
+    @staticmethod
+    def _check_checkpoint(folder: str) -> None:
+        states = [name for name in (TRAINER_STATE_NAME, TURN_STATE) if os.path.isfile(os.path.join(folder, name))]
+        inside = get_last_checkpoint(folder)
+        if not states or (states == [TRAINER_STATE_NAME] and inside is not None):
+            why = f"It is the folder of a run: name {inside}" if inside else f"There is no {TRAINER_STATE_NAME} in it"
+            raise ValueError(f"--resume_from_checkpoint {folder} is no checkpoint. {why}.")
 
     def check_resuming(self, last_checkpoint: str | None) -> None:
         """Looks whether what `resume_from_checkpoint` asks for can be had.

@@ -180,6 +180,14 @@ BAD_ADAPTERS = {
         in_config(init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 10**8}),
         "'loftq_iter' can't be 100000000|scipy",
     ),
+    "quantized how often": (
+        in_config(init_lora_weights="loftq", loftq_config={"loftq_bits": 4}),
+        "'loftq_iter' can't be None: it has to be 1 or above",
+    ),
+    "quantized in words": (
+        in_config(init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": "x"}),
+        "'loftq_iter' can't be 'x': it has to be 1 or above",
+    ),
     "samples that no memory holds": (in_config(monteclora_config={"buffer_size": 200}), "'buffer_size' times"),
     "a token that is not there": (
         in_config(trainable_token_indices=[60]),
