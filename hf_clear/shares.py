@@ -15,7 +15,13 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from ._processes import on_every_process
+from .fingerprint import Fingerprint
 from .sample_index import label_names
+
+_SAME_DATA = (
+    "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
+    "shuffle, split and add noise with one seed, and don't shard the data set by rank."
+)
 
 
 def check_same_data(trainer: Trainer) -> None:
@@ -25,18 +31,31 @@ def check_same_data(trainer: Trainer) -> None:
             `datasets.Dataset`.
     """
     lengths, labels = zip(*on_every_process(trainer.accelerator, _what_tells(trainer)))
-    way_out = (
-        "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
-        "shuffle, split and add noise with one seed, and don't shard the data set by rank."
-    )
     if len(set(lengths)) > 1:
-        raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {way_out}")
+        raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {_SAME_DATA}")
     other = next((rank for rank, checksum in enumerate(labels) if checksum != labels[0]), None)
     if other is not None:
         raise ValueError(
             f"The labels of the training set on process {other} are not those on process 0, or in another order. "
-            f"{way_out}"
+            f"{_SAME_DATA}"
         )
+
+
+def check_same_fingerprint(trainer: Trainer, data: Fingerprint) -> None:
+    """
+    Args:
+        data (`Fingerprint`): of the training set.
+
+    Raises:
+        ValueError: on every process if their training sets differ in what is compared of them.
+    """
+    first, *others = on_every_process(trainer.accelerator, data)
+    for rank, other in enumerate(others, 1):
+        if differences := other.differences(first.as_json(), first.label_values):
+            raise ValueError(
+                f"The training set on process {rank} is not that on process 0, which differs in "
+                f"{' and '.join(differences)}. {_SAME_DATA}"
+            )
 
 
 def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
