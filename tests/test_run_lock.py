@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,21 @@ def test_every_process_hears_why(training_arguments, tmp_path):
         data_collator=collate,
         peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
     ).train(resume_from_checkpoint=str(tmp_path / "one"))
+
+
+def test_a_thread_of_the_same_process_is_another_run(training_arguments):
+    arguments, messages = training_arguments(), []
+
+    def run():
+        with pytest.raises(RuntimeError, match=f"Another run is in .*process {os.getpid()} on ") as error:
+            with alone_in(arguments.output_dir, arguments):
+                pass
+        messages.append(str(error.value))
+
+    with alone_in(arguments.output_dir, arguments), alone_in(arguments.output_dir, arguments):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert len(messages) == 1
+    with alone_in(arguments.output_dir, arguments):
+        pass
