@@ -228,7 +228,7 @@ def test_every_process_hears_why(training_arguments, tmp_path):
     (tmp_path / "one" / "rng_state_1.pth").unlink()  # one process has no use for it
     ClearTrainer(
         tiny_bert(),
-        training_arguments(max_steps=3, per_device_train_batch_size=4, clear_warmup_epochs=0),
+        training_arguments(max_steps=3, learning_rate=5e-5, per_device_train_batch_size=4, clear_warmup_epochs=0),
         train_dataset=toy_dataset(16),
         data_collator=collate,
         peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
