@@ -14,7 +14,7 @@ import numpy as np
 
 from .estimators import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
 
-_SIGNIFICANCE = 0.01  # one-sided: how rarely guessing passes for a model
+_SIGNIFICANCE = 0.01  # one-sided: how rarely guessing passes for a model, or an accident for a lost class
 _LEAST_AGREEMENT = 0.05  # with the given labels, as Cohen's kappa; a perfect model has 0.2 under 80 % symmetric noise
 _LOST = 0.9  # share of a class's samples above which, called wrong, the class is lost
 _NAMED = 10  # classes that a message lists
@@ -97,7 +97,8 @@ def check_fit(
     - *No better than chance*: the model's predictions agree with the given labels no more than guesses with the same
       frequencies would, plus 5 % of the way to full agreement (Cohen's kappa of 0.05), by a one-sided binomial test at
       1 %. A good model passes under heavy noise: it agrees with few given labels, but with more than that.
-    - *Lost classes*: more than 90 % of a class has a clean probability below 0.5.
+    - *Lost classes*: more than 90 % of a class has a clean probability below 0.5, and more than would come about in any
+      class by accident, at 1 %, if all classes lost as large a share.
     - *No two groups*: the losses have no two peaks. Both have to say so: a mixture of two Gaussians, by a separation
       above 2 (Ashman et al., 1994), and Hartigan's dip (1985) of the losses or of their logarithms, at 5 %, since a
       mixture splits skewed losses with one peak as well.
@@ -130,9 +131,9 @@ def check_fit(
     if labels is not None and predicted is not None:
         predicted = predicted[finite]
         agreement = float((predicted == labels).mean())
-        warnings |= _no_better_than_chance(predicted, labels)
-        if warnings.keys() & {"no_better_than_chance"}:
-            unsupported.append("the model is no better than chance on the given labels")
+        if (found := _no_better_than_chance(predicted, labels)) is not None:
+            warnings["no_better_than_chance"], why = found
+            unsupported.append(why)
     if labels is not None:
         lost = _lost_classes(labels, p)
         if len(lost):
@@ -152,7 +153,8 @@ def check_fit(
     return findings, {**findings.logs(), "loss_separation": float(groups.separation), "loss_dip": groups.dip}
 
 
-def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, str] | None:
+    """A warning, and in a few words what it says; None if the model is better."""
     from scipy.stats import binom
 
     size, agreeing = len(labels), int((predicted == labels).sum())
@@ -161,22 +163,30 @@ def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> dict[st
     chance = float((shares[0] * shares[1]).sum())
     least = chance + _LEAST_AGREEMENT * (1 - chance)
     if binom.sf(agreeing - 1, size, least) <= _SIGNIFICANCE:
-        return {}
+        return None
+    counted = (
+        f"The model predicts {agreeing} of {size} training samples as they are labelled; guesses with the same "
+        f"frequencies get about {chance * size:.0f}"
+    )
     needed = int(binom.isf(_SIGNIFICANCE, size, least)) + 1
-    return {
-        "no_better_than_chance": (
-            f"The model predicts {agreeing} of {size} training samples as they are labelled; guesses with the same "
-            f"frequencies get about {chance * size:.0f}, and a model that tells anything would get {needed} or more. "
-            "Its losses say next to nothing about labels. Let it learn for longer before the first fit "
-            "(`clear_warmup_epochs`, `probe_epochs`), or with another learning rate."
-        )
-    }
+    if needed > size:  # whatever it predicts
+        few = f"{counted}. So few samples, or nearly all of one class, can't tell a good model from guesses."
+        return few, "the samples are too few, or too much of one class, to tell the model from chance"
+    learn = (
+        "Its losses say next to nothing about labels. Let it learn for longer before the first fit "
+        "(`clear_warmup_epochs`, `probe_epochs`), or with another learning rate."
+    )
+    told = f"{counted}, and a model that tells anything would get {needed} or more. {learn}"
+    return told, "the model is no better than chance on the given labels"
 
 
 def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
+    from scipy.stats import binom
+
     classes, of_sample = np.unique(labels, return_inverse=True)
-    wrong = np.bincount(of_sample, weights=p < 0.5)
-    return classes[wrong > _LOST * np.bincount(of_sample)]
+    wrong, size = np.bincount(of_sample, weights=p < 0.5), np.bincount(of_sample)
+    accident = binom.sf(wrong - 1, size, (p < 0.5).mean()) * len(classes)  # of many small classes, some have no luck
+    return classes[(wrong > _LOST * size) & (accident <= _SIGNIFICANCE)]
 
 
 def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Any) -> str:
@@ -199,7 +209,8 @@ def _of_groups(groups: Groups, p: np.ndarray) -> str:
     found = "no mixture could be fitted"
     if np.isfinite(groups.separation):
         found = (
-            f"separation {groups.separation:.2g}, dip {groups.dip:.2g}; {LEAST_SEPARATION:g} and {LEAST_DIP} would be"
+            f"separation {groups.separation:.2g}, dip {groups.dip:.2g}; it takes more than {LEAST_SEPARATION:g} and "
+            f"{LEAST_DIP}"
         )
     return (
         f"The losses of {len(p)} training samples show no two groups ({found}), and yet {(p < 0.5).sum()} labels are "

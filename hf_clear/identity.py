@@ -22,6 +22,7 @@ from .fingerprint import Fingerprint, fingerprint
 from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
 from .sample_store import SampleStore
+from .shares import check_same_fingerprint
 from .state_files import damaged
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Identity:
     def of(
         cls, trainer: Trainer, of_method: Mapping[str, Any], needs: Iterable[str] = (), but: nn.Module | None = None
     ) -> Identity:
-        """Of a training that is about to begin. Every process finds the same.
+        """Of a training that is about to begin. Every process finds the same data, or all raise a `ValueError`.
 
         Args:
             of_method (`Mapping[str, Any]`): the settings of the method, by name.
@@ -70,6 +71,7 @@ class Identity:
             but (`nn.Module`, *optional*): a part of the model whose weights don't matter.
         """
         data = fingerprint_of(trainer, trainer.train_dataset, needs)
+        check_same_fingerprint(trainer, data)
         model = trainer.accelerator.unwrap_model(trainer.model)
         return cls(data, settings_of(trainer, of_method), weights_of(model, but))
 

@@ -29,7 +29,7 @@ from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
-from .shares import check_same_data
+from .shares import check_same_length
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
 from .training_args import ClearArguments
@@ -131,7 +131,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
     def train(self, *args: Any, **kwargs: Any):
         if self.is_routed:
             check_training_set(self)
-            check_same_data(self)
+            check_same_length(self)
         return super().train(*args, **kwargs)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 # `Trainer` uploads nothing that begins with "_".
 LOCK_NAME = "_run.lock"
 HOLDER_NAME = "_run.lock.json"  # who holds it, for a message; the lock itself is the kernel's
-_held: dict[tuple[int, str], int] = {}  # how often, by process (a fork holds nothing) and folder
+_held: dict[tuple[int, int, str], int] = {}  # how often, by process (a fork holds nothing), thread and folder
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -33,7 +34,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 def alone_in(output_dir: str | os.PathLike, args: TrainingArguments, writes: bool = True) -> Iterator[None]:
     """Within this context, no other run can enter it for the same folder, and what killed runs left there under
     temporary names is removed. Entered on every process of a run; the main one holds a lock, which ends with it,
-    however it ends. A process can enter it again.
+    however it ends. A thread can enter it again.
 
     Args:
         output_dir (`str`): created if need be.
@@ -72,7 +73,7 @@ def alone_in_output_dir(run: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _locked(folder: Path, writes: bool) -> Iterator[None]:
-    key = os.getpid(), os.path.realpath(folder)
+    key = os.getpid(), threading.get_ident(), os.path.realpath(folder)
     if key in _held:
         _held[key] += 1
         try:

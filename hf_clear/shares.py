@@ -7,35 +7,44 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from ._processes import on_every_process
-from .identity import fingerprint_of
+from .fingerprint import Fingerprint
+
+_SAME_DATA = (
+    "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
+    "shuffle, split and add noise with one seed, and don't shard the data set by rank."
+)
 
 
-def check_same_data(trainer: Trainer) -> None:
+def check_same_length(trainer: Trainer) -> None:
     """
     Raises:
-        ValueError: on every process if their training sets differ in the number of samples, in their labels, or in the
-            inputs of a `datasets.Dataset`.
+        ValueError: on every process if their training sets differ in the number of samples.
     """
-    lengths, labels, inputs = zip(*on_every_process(trainer.accelerator, _what_tells(trainer)))
-    way_out = (
-        "Every process has to load the same samples in the same order, and takes its share of the batches by itself: "
-        "shuffle, split and add noise with one seed, and don't shard the data set by rank."
-    )
+    lengths = on_every_process(trainer.accelerator, len(trainer.train_dataset))
     if len(set(lengths)) > 1:
-        raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {way_out}")
-    for what, seen in (("labels", labels), ("inputs", inputs)):
-        other = next((rank for rank, own in enumerate(seen) if own != seen[0]), None)
-        if other is not None:
+        raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {_SAME_DATA}")
+
+
+def check_same_fingerprint(trainer: Trainer, data: Fingerprint) -> None:
+    """
+    Args:
+        data (`Fingerprint`): of the training set.
+
+    Raises:
+        ValueError: on every process if their training sets differ in what is compared of them.
+    """
+    first, *others = on_every_process(trainer.accelerator, data)
+    for rank, other in enumerate(others, 1):
+        if differences := other.differences(first.as_json(), first.label_values):
             raise ValueError(
-                f"The {what} of the training set on process {other} are not those on process 0, or in another order. "
-                f"{way_out}"
+                f"The training set on process {rank} is not that on process 0, which differs in "
+                f"{' and '.join(differences)}. {_SAME_DATA}"
             )
 
 
@@ -86,16 +95,6 @@ def check_same_evaluation(trainer: Trainer, dataloader: DataLoader) -> None:
     numbers = on_every_process(trainer.accelerator, _num_batches(dataloader) if has_length(dataloader) else None)
     if None not in numbers and len(set(numbers)) > 1:
         raise _uneven(trainer, "evaluation", numbers)
-
-
-def _what_tells(trainer: Trainer) -> tuple[int, str | None, dict[str, str]]:
-    """The number of samples, their labels, and of a table their inputs: other data sets may hold what is each process's
-    own."""
-    dataset = trainer.train_dataset
-    if trainer.accelerator.num_processes == 1:
-        return len(dataset), None, {}
-    own = fingerprint_of(trainer, dataset)
-    return own.num_samples, own.labels, own.inputs if isinstance(dataset, datasets.Dataset) else {}
 
 
 def _num_batches(dataloader: DataLoader) -> int:

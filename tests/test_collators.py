@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import (
     BatchEncoding,
     DataCollatorForLanguageModeling,
+    DataCollatorForMultipleChoice,
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -203,6 +204,39 @@ def test_the_index_travels_through_the_collators_of_transformers(collator, items
         assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
     assert pairing.travels and torch.equal(end, torch.get_rng_state())
     assert all(SAMPLE_INDEX not in item for item in items)
+
+
+def appending(items):
+    for item in items:
+        item["input_ids"].append(2)
+        item["attention_mask"].append(1)
+    return collate([{**item, "labels": item.pop("labels")} for item in items])
+
+
+@pytest.mark.parametrize("kind", [dict, BatchEncoding], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "collator", [DataCollatorForMultipleChoice(TOKENIZER), appending], ids=["choices", "appending"]
+)
+def test_a_collator_may_change_the_items_that_it_is_given(collator, kind):
+    """Every batch is that of fresh items, and labels are held against it all the same."""
+
+    def items():
+        rows = texts(lambda row, i: i % 4)
+        if collator is not appending:
+            rows = [
+                {name: row[name] if name == "labels" else [row[name], row[name][:4]] for name in row} for row in rows
+            ]
+        return [kind(row) for row in rows]
+
+    expected, pairing = collator(items()), Pairing(collator, NAMES)
+    ours = IndexCollator(pairing, NAMES, 4)
+    for _ in range(2):
+        batch = ours([*enumerate(items())])
+        assert batch.pop(SAMPLE_INDEX).tolist() == list(range(8))
+        assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
+    pairing.collator = lambda items: collator(items[::-1])
+    with pytest.raises(ValueError, match="should be sample"):
+        ours([*enumerate(items())])
 
 
 def test_rows_of_fixed_keys_and_of_items_that_are_no_dicts():

@@ -39,7 +39,9 @@ REFUSED = {
     "a ragged end of fine-tuning": "numbers of training batches (4 on process 0, 3 on process 1",
     "nothing left": "too small for one batch on each of the 3 processes",
     "other samples": "training sets of different lengths (48 on process 0, 49 on process 1, 50 on process 2)",
-    "another order": "labels of the training set on process 1 are not those on process 0",
+    "another order": "training set on process 1 is not that on process 0, which differs in the order of the samples",
+    "another split": "training set on process 1 is not that on process 0, which differs in the labels of 48 of 48",
+    "other inputs": "training set on process 1 is not that on process 0, which differs in the inputs (",
     "evaluate": "numbers of evaluation batches (2 on process 0, 1 on process 1",
 }
 

@@ -100,6 +100,26 @@ def test_classes_that_are_lost_are_named():
     assert "lost_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1))[0].warnings
 
 
+def test_small_classes_of_which_some_have_no_luck_are_not_lost():
+    """Of 300 classes with three samples each, about eight have wrong labels alone under 30 % noise."""
+    labels = np.arange(900) % 300
+    given = noisy(labels, 0.3)
+    losses, p = predictions(labels, given, error=0.0)
+    wrong = given != labels
+    assert sum(wrong[given == label].all() for label in range(300)) > 3
+    found, _ = check_fit(losses, np.where(wrong, 0.01, 0.99), given, p.argmax(axis=1))
+    assert not found.warnings and found.noise_rate == pytest.approx(wrong.mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 1, 0], [1] * 1000], ids=["one", "three", "one class"])
+def test_where_nobody_could_tell_no_more_is_asked_for_than_there_is(labels):
+    labels = np.array(labels)
+    losses = np.linspace(0.01, 0.02, len(labels))
+    found, _ = check_fit(losses, np.ones(len(labels)), labels, labels)
+    assert "So few samples" in found.warnings["no_better_than_chance"] and "tell the model from" in found.unsupported
+    assert "or more" not in found.warnings["no_better_than_chance"]
+
+
 def test_a_noise_rate_is_stated_where_it_is_supported_and_its_interval_holds_the_truth():
     """As far as the model is right when it is sure: what it errs in counts as wrong labels."""
     stated = []

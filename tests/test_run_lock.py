@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -227,8 +228,26 @@ def test_every_process_hears_why(training_arguments, tmp_path):
     (tmp_path / "one" / "rng_state_1.pth").unlink()  # one process has no use for it
     ClearTrainer(
         tiny_bert(),
-        training_arguments(max_steps=3, per_device_train_batch_size=4, clear_warmup_epochs=0),
+        training_arguments(max_steps=3, learning_rate=5e-5, per_device_train_batch_size=4, clear_warmup_epochs=0),
         train_dataset=toy_dataset(16),
         data_collator=collate,
         peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
     ).train(resume_from_checkpoint=str(tmp_path / "one"))
+
+
+def test_a_thread_of_the_same_process_is_another_run(training_arguments):
+    arguments, messages = training_arguments(), []
+
+    def run():
+        with pytest.raises(RuntimeError, match=f"Another run is in .*process {os.getpid()} on ") as error:
+            with alone_in(arguments.output_dir, arguments):
+                pass
+        messages.append(str(error.value))
+
+    with alone_in(arguments.output_dir, arguments), alone_in(arguments.output_dir, arguments):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert len(messages) == 1
+    with alone_in(arguments.output_dir, arguments):
+        pass

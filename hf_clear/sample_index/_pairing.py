@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from .._names import SAMPLE_INDEX
-from ._rows import agrees_mostly, all_match, count_rows, fields_of, matches, parts_of, scalar
+from ._rows import agrees_mostly, all_match, copied, count_rows, fields_of, matches, parts_of, scalar
 
 REMEDY = (
     "Let the index of each sample through: while hf_clear collates, every item (a dict) has it under the key "
@@ -101,7 +100,7 @@ class Pairing:
         Raises:
             ValueError: where it is no dict.
         """
-        batch = self.collator(list(items))
+        batch = self.collator([copied(item) for item in items])  # it may take the labels out of the items it is given
         if not isinstance(batch, MutableMapping):
             raise ValueError(
                 f"hf_clear needs a data collator that returns a dict of tensors, got a {type(batch).__name__}."
@@ -179,9 +178,7 @@ def can_carry(item: Any) -> bool:
 
 def _indexed(item: MutableMapping, index: int) -> MutableMapping:
     """A copy with the index: the data set may keep the item."""
-    if type(item) is dict:
-        return {**item, SAMPLE_INDEX: index}
-    item = copy.copy(item)
+    item = copied(item)
     item[SAMPLE_INDEX] = index
     return item
 

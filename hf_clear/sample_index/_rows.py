@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,33 @@ def parts_of(item: Any) -> Mapping[Hashable, Any]:
     if isinstance(item, (tuple, list)):
         return dict(enumerate(item))
     return getattr(item, "__dict__", {})
+
+
+def copied(item: Any, is_deep: bool = False) -> Any:
+    """A dict, or another mapping, of the same entries, which a collator may change; anything else is the item itself.
+
+    Args:
+        is_deep (`bool`, *optional*): whether lists, tensors and arrays in it are copied as well.
+    """
+    if not isinstance(item, MutableMapping):
+        return item
+    if not is_deep:
+        return dict(item) if type(item) is dict else copy.copy(item)
+    item = copied(item)
+    for name, value in list(item.items()):
+        item[name] = _copied_value(value)
+    return item
+
+
+def _copied_value(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) is list:
+        is_nested = value and isinstance(value[0], (list, torch.Tensor, np.ndarray, MutableMapping))
+        return [_copied_value(entry) for entry in value] if is_nested else list(value)
+    return copied(value, is_deep=True)
 
 
 def fields_of(batch: Mapping[str, Any], num_rows: int) -> dict[str, Any]:

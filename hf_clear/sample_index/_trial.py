@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from ._pairing import REMEDY, Pairing, can_carry, name_of
-from ._rows import all_match, fields_of, parts_of, same, same_row, scalar
+from ._rows import all_match, copied, fields_of, parts_of, same, same_row, scalar
 from ._state import CollatorState
 
 _SAMPLES = 4  # few: for collators that take long
@@ -62,7 +62,7 @@ class _Trial:
         for seed in range(_SEEDS if self.is_random else 1):
             if seed:
                 self.start = self.end  # another state
-                pairing.collator(list(items))
+                pairing.collator(self._fresh(order))
             self._move_items(order)
         nothing_to_go_by = not self.clues and not self.is_replayable and pairing.label_part is None
         if nothing_to_go_by and len(items) > 1:
@@ -77,7 +77,7 @@ class _Trial:
 
     def plain(self, order: Sequence[int], must_fit: bool = True) -> Mapping[str, Any]:
         self.start.restore()
-        items = [self.items[place] for place in order]
+        items = self._fresh(order)
         batch = self.pairing.without_index(items) if must_fit else self.pairing.plain(items)
         self.end = CollatorState(self.pairing.collator)
         return batch
@@ -87,15 +87,19 @@ class _Trial:
         if not self.pairing.travels:
             return self.plain(order), list(order)
         self.start.restore()
-        batch, rows = self.pairing.with_index([self.items[place] for place in order], order)
+        batch, rows = self.pairing.with_index(self._fresh(order), order)
         self.end = CollatorState(self.pairing.collator)
         return (self.plain(order), list(order)) if rows is None else (batch, rows)
+
+    def _fresh(self, order: Sequence[int]) -> list[Any]:
+        """Items as the data set gave them: a collator may have changed those of the call before."""
+        return [copied(self.items[place], is_deep=True) for place in order]
 
     def _lets_through(self, order: list[int], plain: Any) -> bool:
         """Whether the index comes back, and leaves all else as it is without."""
         self.start.restore()
         end = self.end
-        batch, rows = self.pairing.with_index(self.items, order)
+        batch, rows = self.pairing.with_index(self._fresh(order), order)
         if rows is None or not isinstance(plain, Mapping) or batch.keys() != plain.keys():
             return False
         if not self.is_replayable:

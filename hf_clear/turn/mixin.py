@@ -21,7 +21,7 @@ from ..identity import fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
-from ..shares import check_same_data
+from ..shares import check_same_length
 from .probe_phase import check_one_label_a_sample
 from .resuming import ResumablePhasesMixin, is_checkpoint
 from .selection import check_selection, select_clean
@@ -268,7 +268,7 @@ class TurnMixin(ResumablePhasesMixin):
 
     def _check_training_set(self) -> None:
         first_label = check_training_set(self)
-        check_same_data(self)
+        check_same_length(self)
         check_one_label_a_sample(first_label)
 
     def _check_replaced(self) -> None:

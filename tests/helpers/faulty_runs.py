@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
+from torch.utils.data import Subset
 from transformers import TrainerCallback
 
 import hf_clear._processes
@@ -84,11 +85,11 @@ def clear(folder: Path, num_samples: int = 48, act=None, collator=collate, data=
     )
 
 
-def turn(folder: Path, num_samples: int = 48, collator=collate, **settings):
+def turn(folder: Path, num_samples: int = 48, collator=collate, data=None, **settings):
     return TurnTrainer(
         tiny_bert(initializer_range=0.2),
         TurnTrainingArguments(str(folder / "out"), **{"probe_epochs": 3, **SETTINGS, **settings}),
-        train_dataset=toy_dataset(num_samples),
+        train_dataset=toy_dataset(num_samples) if data is None else data,
         data_collator=collator,
     )
 
@@ -194,6 +195,8 @@ def refused(folder):
         "nothing left": lambda: clear(folder, 7, dataloader_drop_last=True),
         "other samples": lambda: clear(folder, 48 + rank),
         "another order": lambda: clear(folder, data=toy_dataset(48).shuffle(seed=rank)),
+        "another split": lambda: clear(folder, data=Subset(list(toy_dataset(96)), range(rank, 48 + rank))),
+        "other inputs": lambda: turn(folder, data=toy_dataset(48, seed=rank)),
     }
     for name, build in attempts.items():
         try:
