@@ -8,6 +8,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -131,6 +133,20 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
         if self.sample_store is None or not self.sample_store.is_fitted:
             raise RuntimeError(f"There are no clean probabilities: {self._first_fit()}")
         return self.sample_store
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        try:
+            return super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            is_alone = self._is_stock or self.accelerator.num_processes == 1
+            if is_alone or not (self.args.auto_find_batch_size and should_reduce_batch_size(error)):
+                raise
+            # It would begin again with smaller batches, while the others wait for it in this step.
+            raise MemoryError(
+                f"Process {self.args.process_index} has no memory for a batch of {self._train_batch_size}. On several "
+                "processes, `auto_find_batch_size` can't help: lower `per_device_train_batch_size`, and raise "
+                "`gradient_accumulation_steps` instead."
+            ) from error
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any):
         if isinstance(self.args, ProbeArguments):

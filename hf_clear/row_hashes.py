@@ -208,6 +208,8 @@ def _entries(array: pa.MapArray) -> pa.StructArray:
 def _hashes_of_lists(values: pa.Array, ends: np.ndarray, size_every: int) -> np.ndarray:
     """Of lists, which end in `values` at `ends`. The hash of one doesn't depend on the others."""
     values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    if pa.types.is_signed_integer(values.type):  # the same in any type; unsigned ones may be images
+        values = values.cast(pa.int64())
     if not _width(values.type):
         return _hashes_of_slices(hashes_of_arrow(values, size_every), ends * 8)
     flat = _fixed_width(values)

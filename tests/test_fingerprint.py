@@ -203,6 +203,16 @@ def test_torch_datasets_are_compared_by_what_they_hold(kind):
     assert fingerprint(Subset(make(x, y), [0, 1])).num_samples == 2
 
 
+def test_token_ids_are_the_same_in_any_type():
+    """`Dataset.from_dict` stores them narrower than a json file is read."""
+    ids = [[101, 7, 102], [101, 102]]
+    tables = [
+        datasets.Dataset(pa.table({"input_ids": pa.array(ids, pa.list_(kind)), "labels": [0, 1]}))
+        for kind in (pa.int16(), pa.int32(), pa.int64())
+    ]
+    assert len({fingerprint(table).inputs["input_ids"] for table in tables}) == 1
+
+
 def test_what_can_not_be_compared_is_said():
     nothing = fingerprint(Items(transform=print, cache=[None] * 4, objects=[object()] * 4, root="data"))
     assert nothing.not_compared == ["the inputs of a Items", "the labels of a Items"] and not nothing.inputs

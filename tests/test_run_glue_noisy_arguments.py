@@ -338,6 +338,13 @@ def test_bad_input(script, tmp_path, monkeypatch, case):  # noqa: F811
         script(*arguments, defaults=not arguments[0].endswith(".json"))
 
 
+@pytest.mark.parametrize("given", [{"learning_rate": None}, {"train_file": ["a.csv"]}, {"seed": [1, 2]}])
+def test_a_value_of_another_kind_in_a_json_file_is_named(parsed, tmp_path, given):  # noqa: F811
+    (tmp_path / "arguments.json").write_text(json.dumps(given))
+    with pytest.raises(ValueError, match=f"arguments.json: '{next(iter(given))}' can't be .*"):
+        parsed(str(tmp_path / "arguments.json"))
+
+
 def test_values_in_a_json_file_count_as_on_a_command_line(parsed, tmp_path):  # noqa: F811
     path, train = tmp_path / "arguments.json", write(rows(6), tmp_path / "train.csv")
     given = {"train_file": train, "output_dir": str(tmp_path / "out"), "use_cpu": 1, "max_train_samples": 5.0}

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers.task_losses import WeightedTrainer, build
+from helpers.toy import collate, toy_dataset
+from helpers.trainers import lora_model
 from transformers import Trainer
 
 from hf_clear import ClearMixin, ClearTrainer, TurnMixin
@@ -91,3 +94,20 @@ def test_a_loss_that_is_assigned_to_the_trainer(tmp_path):
 def test_the_mixin_comes_first(base, mixin):
     with pytest.raises(TypeError, match=rf"class Mine\({mixin.__name__}, {base.__name__}\)"):
         type("Mine", (base, mixin), {})
+
+
+def test_no_process_begins_again_alone(training_arguments, monkeypatch):
+    """With several processes, one that is out of memory would leave the others waiting for it."""
+
+    class OutOfMemory(Trainer):
+        def training_step(self, *args, **kwargs):
+            raise RuntimeError("CUDA out of memory.")
+
+    trainer = type("ClearOutOfMemory", (ClearMixin, OutOfMemory), {})(
+        lora_model(), training_arguments(auto_find_batch_size=True), collate, toy_dataset(8)
+    )
+    with pytest.raises(RuntimeError, match="^CUDA out of memory.$"):  # which `Trainer` begins again at
+        trainer.training_step(trainer.model, {})
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(MemoryError, match="no memory for a batch of 8.*lower `per_device_train_batch_size`"):
+        trainer.training_step(trainer.model, {})

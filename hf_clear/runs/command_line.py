@@ -68,6 +68,10 @@ def _read(path: str, parser: HfArgumentParser, aliases: Mapping[str, str]) -> di
                 f"{path}: there is no argument {name!r}." + (f" Did you mean {close[0]!r}?" if close else "")
             )
         try:
+            if isinstance(value, list) and actions[name].nargs is None:
+                raise ValueError("one value is needed")
+            if value is None and actions[name].default is not None:
+                raise ValueError("leave the argument out for its default")
             given[name] = _as_on_a_command_line(value, actions[name])
         except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{path}: {name!r} can't be {value!r} ({error}).") from error

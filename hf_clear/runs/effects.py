@@ -107,7 +107,11 @@ RULES = [
         _probes,
         "--method turn, or clear with --clear_warmup linear_probe",
     ),
-    Rule([f.name for f in dataclasses.fields(PeftArguments)], lambda run: not run.is_adapter, "a model that is none"),
+    Rule(
+        [f.name for f in dataclasses.fields(PeftArguments)],
+        lambda run: not run.is_adapter,
+        "a model, not an adapter",
+    ),
     Rule(["lora_r", "lora_alpha", "lora_dropout"], _for_method("lora"), "--peft_method lora"),
     Rule(["adapter_size", "adapter_activation"], _for_method("adapter"), "--peft_method adapter"),
     Rule(["num_virtual_tokens"], _for_method("prompt"), "--peft_method prompt"),
