@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import yaml
 from helpers.toy import collate, tiny_bert, toy_dataset
-from helpers.trainers import estimate_of
 from huggingface_hub import HfApi
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
 
-from hf_clear import CleanProbabilityCallback, ClearLoraConfig, ClearTrainer
+from hf_clear import CleanProbabilityCallback, CleanProbabilityEstimate, ClearLoraConfig, ClearTrainer
 from hf_clear.hub import private_files
 from hf_clear.hub.escaping import code, escaped
 from hf_clear.hub.model_card import dataset_names
@@ -195,9 +195,12 @@ def test_names_are_text_in_markdown(name):
 
 def test_names_in_the_card_are_text(tmp_path, training_arguments):
     evil = "a|b <script>x</script> `c`\n---\n"
-    estimator = estimate_of(0.4).estimator.estimator
+
+    def estimator(evidence):
+        return CleanProbabilityEstimate(np.where(evidence.labels == 0, 0.1, 0.9))
+
     estimator.__name__ = evil
-    data = toy_dataset()
+    data = toy_dataset(200)  # enough to tell that classes are lost
     data.info.dataset_name = data.info.builder_name = evil
     config = {"id2label": {i: f"<b>{i}|\n" for i in range(4)}, "label2id": {f"<b>{i}|\n": i for i in range(4)}}
     trainer = lora_trainer(

@@ -189,10 +189,10 @@ def masked(items):
 
 
 def of_choices(items):
-    """Three choices: the question, and two other ones."""
+    """Three choices: the question, and two ways to begin it elsewhere."""
     batch = collate(items)
     choices = {
-        name: torch.stack([batch[name], batch[name].roll(1, 0), batch[name].roll(2, 0)], dim=1)
+        name: torch.stack([batch[name], batch[name].roll(1, 1), batch[name].roll(2, 1)], dim=1)
         for name in ("input_ids", "attention_mask")
     }
     return choices | {"labels": batch["labels"] % 3}
