@@ -56,6 +56,7 @@ def test_skewed_losses_with_one_peak_are_not_two_groups(draw):
     for size in (100, 400, 3000):
         assert not any(find_groups(getattr(rng, draw)(*sizes, size=size)).are_two for _ in range(5))
     assert find_groups(two_groups()[0]).are_two
+    assert find_groups(np.linspace(0, 1, 3_000_000)).dip < 0.2, "quantiles stand for them"
     assert not find_groups(np.zeros(30)).are_two and not find_groups(np.array([1.0])).are_two
 
 

@@ -13,6 +13,7 @@ LEAST_SEPARATION = 2.0  # Ashman's D, above which a mixture of equal weights has
 # has the largest dips of all with one peak (Hartigan and Hartigan, 1985, Table 1, for many samples).
 LEAST_DIP = 0.51
 _SAMPLE = 1000  # quantiles that stand for more losses: a dip takes as many steps of Python
+_MOST = 100 * _SAMPLE  # losses that count: the steps of the quantiles are a dip, too, of 1/2000
 _SMALLEST = 1e-6  # loss, in nats: logarithms of smaller ones are about rounding
 
 
@@ -22,7 +23,8 @@ class Groups(NamedTuple):
     Attributes:
         separation (`float`): Ashman's D of a mixture of two Gaussians, see `separation`; NaN without a mixture.
         dip (`float`): the larger of Hartigan's dip statistics of the losses and of their logarithms, times the square
-            root of their number: skewed losses with one peak have small ones, however well a mixture splits them.
+            root of their number (100,000 at most): skewed losses with one peak have small ones, however well a mixture
+            splits them.
         weight (`float`): of the mixture's component with the larger losses.
         are_two (`bool`): whether separation and dip are both above their limits.
     """
@@ -43,7 +45,7 @@ def find_groups(losses: np.ndarray) -> Groups:
     except NoMixture:
         return Groups(np.nan, 0.0, 0.0)
     scales = quantiles, np.log(np.maximum(quantiles, _SMALLEST))
-    largest = max(dip(values) for values in scales) * len(losses) ** 0.5
+    largest = max(dip(values) for values in scales) * min(len(losses), _MOST) ** 0.5
     apart = separation(mixture.means, mixture.stds)
     return Groups(apart, float(largest), mixture.weights[1], apart > LEAST_SEPARATION and largest > LEAST_DIP)
 
