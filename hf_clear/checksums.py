@@ -13,7 +13,7 @@ import xxhash
 from .files import write_atomically
 
 # Against accidents, not against people, who could write another one. Of what is in Python's reach it is the fastest by
-# an order of magnitude (3 GB/s where SHA-256 does 0.3), and checkpoints have gigabytes.
+# an order of magnitude, and checkpoints have gigabytes.
 ALGORITHM = "xxh3_128"
 CHECKSUM = "hf_clear.checksum"  # in the metadata of a safetensors file
 _BLOCK = 2**20

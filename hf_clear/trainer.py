@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import datasets
-import torch
-from peft import PeftConfig
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 
 from .mixin import ClearMixin
+from .signature import ExplicitArguments
 
 
-class ClearTrainer(ClearMixin, Trainer):
+class ClearTrainer(ExplicitArguments, ClearMixin, Trainer):
     """[`~transformers.Trainer`] that keeps wrong labels from steering the PEFT modules (CleaR, arXiv 2411.00873).
 
     After a warm-up, each epoch begins with a fit of a Gaussian mixture to the losses of all training samples, which
@@ -52,38 +43,3 @@ class ClearTrainer(ClearMixin, Trainer):
     >>> trainer.label_issues().to_pandas().head()
     ```
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel | nn.Module | None = None,
-        args: TrainingArguments | None = None,
-        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
-        train_dataset: Dataset | datasets.Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | datasets.Dataset | None = None,
-        processing_class: Any = None,
-        model_init: Callable[..., PreTrainedModel] | None = None,
-        compute_loss_func: Callable | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
-        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        peft_config: PeftConfig | None = None,
-    ):
-        # All by name, so that the order of `Trainer`'s arguments is its own affair.
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            model_init=model_init,
-            compute_loss_func=compute_loss_func,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            peft_config=peft_config,
-        )

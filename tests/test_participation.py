@@ -76,7 +76,7 @@ def test_batches_of_samples_that_take_no_part(training_arguments, caplog):
         return trainer
 
     assert np.isfinite(losses_of(train([0.1, 0.9] * 3), "compute_loss_func")).all()
-    assert "training stands still" not in caplog.text
+    assert not [record for record in caplog.records if record.name == "hf_clear.refit"]
     assert losses_of(train(0.1))[6:] == [0.0] * 12 and "training stands still" in caplog.text
     with pytest.raises(ValueError, match="dispatch_batches"):
         train(0.9, accelerator_config={"dispatch_batches": True})

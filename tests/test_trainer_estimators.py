@@ -33,7 +33,7 @@ def test_a_new_estimator_takes_one_line(training_arguments):
     assert not [name for log in logs for name in log if name.startswith("mixture")], "it fits none"
     trainer.create_model_card()
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
-    assert "| After epoch | p > 0.5 |" in card and "nan" not in card
+    assert "| After epoch | p > 0.5 | Warnings |" in card and "nan" not in card
 
 
 @patch.dict(ESTIMATORS)

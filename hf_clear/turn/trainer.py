@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from transformers import Trainer
 
-import datasets
-import torch
-from peft import PeftConfig
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-
+from ..signature import ExplicitArguments
 from .mixin import TurnMixin
 
 
-class TurnTrainer(TurnMixin, Trainer):
+class TurnTrainer(ExplicitArguments, TurnMixin, Trainer):
     """[`~transformers.Trainer`] that fine-tunes on the samples whose label looks correct to a linear probe (TURN, IJCAI
     2024, arXiv 2310.17668).
 
@@ -53,38 +44,3 @@ class TurnTrainer(TurnMixin, Trainer):
     >>> trainer.label_issues().to_pandas().head()
     ```
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel | nn.Module | None = None,
-        args: TrainingArguments | None = None,
-        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
-        train_dataset: Dataset | datasets.Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | datasets.Dataset | None = None,
-        processing_class: Any = None,
-        model_init: Callable[..., PreTrainedModel] | None = None,
-        compute_loss_func: Callable | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
-        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        peft_config: PeftConfig | None = None,
-    ):
-        # All by name, so that the order of `Trainer`'s arguments is its own affair.
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            model_init=model_init,
-            compute_loss_func=compute_loss_func,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            peft_config=peft_config,
-        )
