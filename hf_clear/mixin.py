@@ -48,6 +48,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._default_args = ClearArguments()
+        self._clear_args: ClearArguments | None = None  # in place of those that the task can't have
         self._refit: Refit | None = None  # of the training that was prepared last
         self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
@@ -73,7 +74,10 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
     @property
     def clear_args(self) -> ClearArguments:
-        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`."""
+        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`. If the task can't
+        have the posterior, those of `preset("clear")` in their place, as soon as training begins."""
+        if self._clear_args is not None:
+            return self._clear_args
         return self.args if isinstance(self.args, ClearArguments) else self._default_args
 
     @property
@@ -99,8 +103,9 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
+        self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
+        self._clear_args = self._refit.settings  # what the task can have
         self._estimator = get_estimator(self.clear_args.clear_estimator)
-        self._first_batch = check_first_batch(self, self._refit, estimator or self._estimator, ClearMixin)
         self.labels_tokens = self._refit.labels_tokens
 
     def refit(self, epoch: int, estimator: NamedEstimator | None = None) -> None:
@@ -189,7 +194,8 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
         p, is_warmup = refit.clean_probability(index), not refit.store.is_fitted
-        parts = refit.loss(LossEvidence(task.logits, task.labels, p, target, self.state.epoch, is_warmup))
+        known = (p, target, self.state.epoch, is_warmup, refit.posterior(index))
+        parts = refit.loss(LossEvidence(task.logits, task.labels, *known))
         refit.record(index, task.logits, labels)
         loss = self._reduce(task, parts)
         return (loss, task.outputs) if return_outputs else loss
@@ -220,7 +226,7 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
-            self.labels_tokens = False  # until the first batch tells
+            self.labels_tokens, self._clear_args = False, None  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._shifts_labels = shifts_labels(self)
             self._num_routed, self._loss_parts = 0, {}

@@ -9,13 +9,15 @@ from transformers import TrainingArguments
 
 from ._argument_checks import check_least, check_numbers, check_whole_numbers, dictionary
 from .estimators import ESTIMATORS
+from .evidence import evidence_sources
 from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
 from .probe_args import ProbeArguments
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
-WARMUPS = ("epochs", "linear_probe")
+WARMUPS = ("epochs", "linear_probe", "evidence")
+BEFORE_TRAINING = ("linear_probe", "evidence")  # warm-ups that end before the first step
 LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
@@ -43,8 +45,18 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
-            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted.",
+            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
+            "'evidence' takes no epoch either: models of frozen features that have not seen a sample's label "
+            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds.",
             "choices": list(WARMUPS),
+        },
+    )
+    clear_evidence: str = field(
+        default="mean_probe+head_probe",
+        metadata={
+            "help": "Where the warm-up 'evidence' has its scores from, with '+' between the names: 'mean_probe' and "
+            "'head_probe' are linear probes with generalized cross entropy, in 5 folds, on the averaged last hidden "
+            "states and on what the head sees. `hf_clear.evidence.register_evidence` adds one."
         },
     )
     clear_warmup_random_routing: bool = field(
@@ -131,7 +143,10 @@ class ClearArguments(ProbeArguments):
     def check_settings(self) -> None:
         super().check_settings()
         if self.clear_warmup not in WARMUPS:
-            raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
+            raise ValueError(
+                f"`clear_warmup` has to be one of {', '.join(map(repr, WARMUPS))}; got {self.clear_warmup!r}."
+            )
+        evidence_sources(self.clear_evidence)
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
         check_whole_numbers(self, clear_warmup_epochs=0)
         if not 0 <= self.clear_gamma <= 1:
@@ -160,9 +175,15 @@ class ClearArguments(ProbeArguments):
             )
         check_least(self, "clear_ensemble_temperature", LOWEST_TEMPERATURE)
         ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
-        ESTIMATORS.find(self.clear_estimator, "clear_estimator")
+        estimator = ESTIMATORS.find(self.clear_estimator, "clear_estimator")
         self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
-        self.get_training_loss()  # refuses a name or a setting that it doesn't know
+        loss = self.get_training_loss()  # refuses a name or a setting that it doesn't know
+        if loss.uses_posterior and not estimator.gives_posterior:
+            raise ValueError(
+                f"`clear_loss={self.clear_loss!r}` trains on the posterior over the true class, and the estimator "
+                f"{self.clear_estimator!r} tells right from wrong alone. Use `clear_estimator='noise_model'` with it, "
+                "or another loss: that of CleaR as published, with all its settings, is `preset('paper')`."
+            )
 
     def ensemble_source(self, labels_tokens: bool) -> str:
         """`clear_ensemble_source`, or what stands for None: predictions for every token of the training set are too
@@ -171,12 +192,39 @@ class ClearArguments(ProbeArguments):
 
     def in_force(self, labels_tokens: bool) -> dict[str, Any]:
         """The settings of the method by name, as far as they have an effect, with what stands for None."""
-        own = [setting.name for setting in fields(ClearArguments)]
-        if self.clear_warmup != "linear_probe":
-            probe = [setting.name for setting in fields(ProbeArguments)]
-            own = [name for name in own if name not in probe]
-        settings = {name: getattr(self, name) for name in own}
-        return {**settings, "clear_ensemble_source": self.ensemble_source(labels_tokens)}
+        idle = self.idle_settings()
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(ClearArguments)}
+        settings["clear_ensemble_source"] = self.ensemble_source(labels_tokens)
+        return {name: value for name, value in settings.items() if name not in idle}
+
+    def idle_settings(self) -> dict[str, str]:
+        """The settings that have no effect beside the others, by name, with what they would need."""
+        loss = self.get_training_loss()
+        needs = {
+            "clear_warmup_epochs": (self.clear_warmup != "evidence", "another `clear_warmup` than 'evidence'"),
+            "clear_evidence": (self.clear_warmup == "evidence", "`clear_warmup='evidence'`"),
+            "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),
+            "clear_gamma": (
+                self.clear_routing != "none" or self.clear_warmup_random_routing,
+                "gates, such as `clear_routing='clean'`",
+            ),
+            "clear_consistency_weight": ("consistency_weight" in loss.defaults, "`clear_loss='clear'`"),
+            "clear_ensemble_source": (loss.uses_target, "a loss that uses the ensemble, such as `clear_loss='clear'`"),
+            "clear_ensemble_size": (
+                loss.uses_target or self.clear_loss_source == "online" or "ensemble_size" in loss.defaults,
+                "a loss that uses the ensemble, or `clear_loss_source='online'`",
+            ),
+            "clear_ensemble_temperature": (loss.uses_target, "a loss that uses the ensemble"),
+            **dict.fromkeys(
+                ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
+                (self.clear_warmup in BEFORE_TRAINING, "`clear_warmup='evidence'` or 'linear_probe'"),
+            ),
+            **dict.fromkeys(
+                ("probe_gce_q", "probe_features"),
+                (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            ),
+        }
+        return {name: need for name, (acts, need) in needs.items() if not acts}
 
     def get_training_loss(self) -> TrainingLoss:
         """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as

@@ -34,6 +34,8 @@ def found(tmp_path_factory) -> set[str]:
     names = set()
     for loss in TRAINING_LOSSES:
         clear = {"clear_warmup_epochs": 1, "clear_loss": loss, "clear_min_clean_probability": 0.01}
+        if TRAINING_LOSSES[loss].uses_posterior:
+            clear |= {"clear_estimator": "noise_model", "clear_warmup": "evidence"}
         names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **clear), peft_config=peft_config)
     turn = {"turn_threshold": 0.1, "probe_epochs": 2, "eval_strategy": "epoch"}
     return names | logged(TurnTrainer, TurnTrainingArguments(**shared, **turn))
