@@ -216,9 +216,9 @@ def _unexplained_classes(labels: np.ndarray, p: np.ndarray, matrix: np.ndarray) 
 def _of_unexplained(classes: np.ndarray, labels: np.ndarray, names: Any) -> str:
     listed = [f"{label}{_name_of(label, names)}" for label in classes[:_NAMED].tolist()]
     return (
-        f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, which the "
-        f"noise matrix doesn't explain: label {', '.join(listed)}{', ...' * (len(classes) > _NAMED)}. The model may not "
-        "have learned them: look at some of these samples (`label_issues()`) before you trust the others."
+        f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, which "
+        f"the noise matrix doesn't explain: label {', '.join(listed)}{', ...' * (len(classes) > _NAMED)}. The model "
+        "may not have learned them: look at some of these samples (`label_issues()`) before you trust the others."
     )
 
 

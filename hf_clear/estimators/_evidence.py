@@ -60,8 +60,8 @@ class CleanProbabilityEstimate:
             given everything that is known of a sample, its label included. For training losses that ask for it. None if
             the estimator knows right and wrong alone.
 
-        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix that was found;
-            row: true class; column: given label. None if the estimator has none.
+        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix that was
+            found; row: true class; column: given label. None if the estimator has none.
 
     Raises:
         ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`

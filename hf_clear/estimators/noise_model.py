@@ -211,16 +211,20 @@ def _blocks(size: int, rows: int = 4096) -> list[slice]:
     return [slice(start, min(start + rows, size)) for start in range(0, size, rows)]
 
 
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """As scores: probabilities of 0 are a little above; a row that sums to 0, or is not finite, becomes NaN."""
+    least = 2.0**-25 if probabilities.dtype == np.float16 else _LEAST_PROBABILITY  # what 0 may stand for
+    with np.errstate(invalid="ignore"):
+        scores = np.log(np.maximum(probabilities, least, dtype=np.float32)).astype(probabilities.dtype)
+    scores[~(probabilities.sum(axis=1, dtype=np.float32) > 0)] = np.nan
+    return scores
+
+
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = np.log(evidence.probabilities)
-    is_none = ~(evidence.probabilities.sum(axis=1) > 0)
-    scores = np.maximum(scores, np.log(_LEAST_PROBABILITY).astype(scores.dtype), out=scores)
-    scores[is_none] = np.nan  # no prediction
-    model = fit_noise_model(scores, evidence.labels)
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
     diagnostics = {
         "noise_model_rate": model.noise_rate,
         "noise_model_scale": float(model.scales[0]),
