@@ -37,6 +37,13 @@ class Rows:
             rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
         return cls([centered(table[rows]) for table in tables], labels[rows])
 
+    def select(self, rows: np.ndarray) -> Rows:
+        return Rows([table[rows] for table in self.scores], self.labels[rows])
+
+    def prediction(self, scales: np.ndarray) -> np.ndarray:
+        """`softmax(sum_j s_j z_j)`: `[rows, num_labels]`."""
+        return _softmax(self.scores, scales)
+
 
 def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     """One table for each source.

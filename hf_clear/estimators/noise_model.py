@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,13 @@ from ._registry import register_estimator
 from ._scales import Rows, fit_scales, prediction, score_tables
 from ._transition import SYMMETRIC_START, count_labels, matrix_of_counts, most_confident, symmetric_matrix
 
+logger = logging.getLogger(__name__)
+
 _ROUNDS = 25  # of expectation maximization, for the first guess of the noise matrix
+_SIGNIFICANCE, _SEED = 0.01, 71_205
+_LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _CONFIDENT_SHARE = 0.5  # of each predicted class, that the noise matrix is counted on
-_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,10 @@ class NoiseModel:
             `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
         labels (`np.ndarray` of shape `[num_samples]`): the given labels.
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
-        gain (`float`): by how much that is above the log-likelihood of the class frequencies alone, in nats; about 0
-            or below if the scores say nothing about the labels.
-        is_supported (`bool`): whether the gain is more than chance gives (Bayesian information criterion: more than
-            `log(n) / 2` nats in all for each scale). If not, nothing is known: `target` is the given label, and
-            `clean_probability` is 1.
+        gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
+            over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
+        is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is known: `target`
+            is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
     """
 
     transition_matrix: np.ndarray
@@ -116,17 +120,46 @@ def fit_noise_model(
     num_labels = tables[0].shape[1]
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     some = Rows.drawn(tables, labels)
+    matrix, scales = _fit(some, num_labels, known)
+    gain, is_supported = _gain(some, num_labels, known)
+    return _model(tables, labels, matrix, scales, gain, is_supported)
+
+
+def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """T and the scales."""
+    matrix, scales = known, None
     if known is None:
-        matrix, scales = _first_guess(some, num_labels)
-        classes, confidence = _predicted(tables, scales)
-        matrix = _counted(classes, confidence, labels, num_labels)
-    else:
-        matrix, scales = known, None
-    scales, _ = fit_scales(some, matrix, scales)
-    return _model(tables, labels, matrix, scales)
+        scales = _first_guess(some, num_labels)
+        f = some.prediction(scales)
+        classes = f.argmax(axis=1)
+        kept = most_confident(classes, f.max(axis=1), _CONFIDENT_SHARE)
+        matrix = matrix_of_counts(count_labels(classes, some.labels, num_labels, kept.astype(np.float64)))
+    return matrix, fit_scales(some, matrix, scales)[0]
 
 
-def _first_guess(some: Rows, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float, bool]:
+    """See [`NoiseModel`]."""
+    from scipy.stats import t
+
+    order = np.random.default_rng(_SEED).permutation(len(some.labels))
+    order = order[np.argsort(some.labels[order], kind="stable")]  # class by class
+    half = np.zeros(len(order), dtype=bool)
+    half[order[::2]] = True
+    gains = np.empty(len(half))
+    for rows in (half, ~half):
+        if not (rows.any() and (~rows).any()):
+            return float("nan"), False
+        seen, held_out = some.select(rows), some.select(~rows)
+        matrix, scales = _fit(seen, num_labels, known)
+        likelihood = (held_out.prediction(scales) * matrix.T[held_out.labels]).sum(axis=1)
+        same_for_all = (seen.prediction(scales).mean(axis=0) @ matrix)[held_out.labels]
+        gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
+    least = t.isf(_SIGNIFICANCE, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+    return float(gains.mean()), bool(gains.mean() > max(least, _LEAST_GAIN))
+
+
+def _first_guess(some: Rows, num_labels: int) -> np.ndarray:
+    """Scales, beside a noise matrix by expectation maximization."""
     matrix, scales = symmetric_matrix(SYMMETRIC_START, num_labels), None
     for _ in range(_ROUNDS):
         scales, posterior = fit_scales(some, matrix, scales, steps=3)
@@ -138,27 +171,17 @@ def _first_guess(some: Rows, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
         before, matrix = matrix, matrix_of_counts(counts)
         if np.abs(matrix - before).max() < 1e-4:
             break
-    return matrix, scales
+    return scales
 
 
-def _predicted(tables: list[np.ndarray], scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable class of each sample before its label is looked at, and its probability."""
-    size = len(tables[0])
-    classes, confidence = np.empty(size, dtype=np.int64), np.empty(size)
-    for rows in _blocks(size):
-        f = prediction([table[rows] for table in tables], scales)
-        classes[rows], confidence[rows] = f.argmax(axis=1), f.max(axis=1)
-    return classes, confidence
-
-
-def _counted(classes: np.ndarray, confidence: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    is_labelled = labels != IGNORED_LABEL
-    classes, confidence, labels = classes[is_labelled], confidence[is_labelled], labels[is_labelled]
-    kept = most_confident(classes, confidence, _CONFIDENT_SHARE)
-    return matrix_of_counts(count_labels(classes, labels, num_labels, kept.astype(np.float64)))
-
-
-def _model(tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, scales: np.ndarray) -> NoiseModel:
+def _model(
+    tables: list[np.ndarray],
+    labels: np.ndarray,
+    matrix: np.ndarray,
+    scales: np.ndarray,
+    gain: float,
+    is_supported: bool,
+) -> NoiseModel:
     shape, is_labelled = tables[0].shape, labels != IGNORED_LABEL
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
     predictions, target, total = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind), 0.0
@@ -166,16 +189,13 @@ def _model(tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, sca
         f = prediction([table[rows] for table in tables], scales)
         labelled = is_labelled[rows]
         joint = np.where(labelled[:, None], f * matrix.T[np.maximum(labels[rows], 0)], f)
-        evidence = np.maximum(joint.sum(axis=1, keepdims=True), _LEAST_PROBABILITY)
+        evidence = np.maximum(joint.sum(axis=1, keepdims=True), _LEAST)
         total += np.log(evidence[labelled]).sum()
         predictions[rows], target[rows] = f, joint / evidence
     number = int(is_labelled.sum())
-    counts = np.bincount(labels[is_labelled], minlength=shape[1])
-    counts = counts[counts > 0]
     log_likelihood = float(total / number) if number else float("nan")
-    gain = log_likelihood - float((counts * np.log(counts / number)).sum() / number) if number else float("nan")
-    is_supported = bool(number and gain * number > len(scales) * np.log(number) / 2)
     if not is_supported:
+        predictions[:] = 1 / shape[1]
         target[is_labelled] = 0
         target[is_labelled, labels[is_labelled]] = 1
     return NoiseModel(matrix, scales, predictions, target, labels, log_likelihood, gain, is_supported)
@@ -213,7 +233,7 @@ def _blocks(size: int, rows: int = 4096) -> list[slice]:
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """As scores: probabilities of 0 are a little above; a row that sums to 0, or is not finite, becomes NaN."""
-    least = 2.0**-25 if probabilities.dtype == np.float16 else _LEAST_PROBABILITY  # what 0 may stand for
+    least = 2.0**-25 if probabilities.dtype == np.float16 else _LEAST  # what 0 may stand for
     with np.errstate(invalid="ignore"):
         scores = np.log(np.maximum(probabilities, least, dtype=np.float32)).astype(probabilities.dtype)
     scores[~(probabilities.sum(axis=1, dtype=np.float32) > 0)] = np.nan
@@ -225,6 +245,11 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
     model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
+    if not model.is_supported:
+        logger.warning(
+            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
+            "label is called wrong, and training goes on with the labels as they are."
+        )
     diagnostics = {
         "noise_model_rate": model.noise_rate,
         "noise_model_scale": float(model.scales[0]),

@@ -92,7 +92,7 @@ def _by_evidence(first: FirstFit) -> dict[str, float]:
         noise = _noise_model(first.trainer, sources, features, num_labels)
         logs = first.fit(first.estimator, _predictions(noise), features.mean)
         targets = first.posterior()
-        if targets is not None and noise.is_supported:
+        if targets is not None and bool((targets.max(dim=1).values < 1).any()):  # more than the labels as they are
             first.train(probe, features, targets)
     scales = {f"evidence_scale_{source.name}": float(scale) for source, scale in zip(sources, noise.scales)}
     return {**logs, **scales, "evidence_gain": noise.gain}
