@@ -39,8 +39,8 @@ class NoiseModel:
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
-        is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is known: `target`
-            is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
+        is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is
+            known: `target` is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
     """
 
     transition_matrix: np.ndarray
