@@ -239,24 +239,14 @@ def decoders(tmp_path_factory, tiny_model) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_models_without_a_padding_token(script, tmp_path, decoders, name, method):  # noqa: F811
     model = ("--model_name_or_path", decoders[name], "--use_cpu", "--disable_tqdm", "True")
-    arguments = [
-        "--train_file",
-        write(rows(24), tmp_path / "train.csv"),
-        "--preset",
-        "clear",
-        "--peft_method",
-        method,
-        *model,
-    ]
+    arguments = ["--train_file", write(rows(24), tmp_path / "train.csv"), "--peft_method", method, *model]
     test = rows(6)
     test["text"] = [f"{text} filler1" * (1 + i % 3) for i, text in enumerate(test["text"])]  # of other lengths
     arguments += [
         "--test_file",
         write(test, tmp_path / "test.csv"),
-        "--num_train_epochs",
-        1,
-        "--clear_warmup_epochs",
-        0,
+        *("--num_train_epochs", 1),
+        *("--preset", "clear", "--clear_warmup_epochs", 0),
     ]
     if (name, method) == ("llama", "bitfit"):
         with pytest.raises(ValueError, match="bias"):
