@@ -32,7 +32,7 @@ from .sample_store import STATE_NAME, SampleStore
 from .shares import check_same_length
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
-from .training_args import ClearArguments
+from .training_args import BEFORE_TRAINING, ClearArguments
 
 logger = logging.getLogger(__name__)
 
@@ -255,10 +255,10 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
     # ---- Checks and helpers ----
 
     def _first_fit(self) -> str:
-        if self.clear_args.clear_warmup == "linear_probe":
-            return "the mixture is fitted for the first time before the first step, to the losses of the linear probe."
+        if self.clear_args.clear_warmup in BEFORE_TRAINING:
+            return "they are fitted for the first time before the first step, to what frozen features tell."
         return (
-            "the mixture is fitted for the first time at the beginning of epoch "
+            "they are fitted for the first time at the beginning of epoch "
             f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
         )
 

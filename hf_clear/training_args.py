@@ -41,7 +41,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_warmup: str = field(
-        default="epochs",
+        default="evidence",
         metadata={
             "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
@@ -64,7 +64,7 @@ class ClearArguments(ProbeArguments):
         metadata={"help": "In the warm-up, draw gates from Bernoulli(γ) for all samples alike, instead of none."},
     )
     clear_routing: str = field(
-        default="clean",
+        default="none",
         metadata={
             "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
             "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
@@ -73,7 +73,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_estimator: str = field(
-        default="gaussian_mixture",
+        default="noise_model",
         metadata={
             "help": "What turns losses (or, for 'knn' and 'probe', the frozen model's features) into clean "
             "probabilities. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
@@ -81,7 +81,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss_source: str = field(
-        default="epoch",
+        default="online",
         metadata={
             "help": "Where the losses for the mixture come from: 'epoch' makes one pass over the training set at each "
             "refit, with every module active; 'online' makes none and takes the running mean of the predictions of "
@@ -98,7 +98,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss: str = field(
-        default="clear",
+        default="posterior",
         metadata={
             "help": "The training loss: 'clear' is CleaR's, the task loss plus consistency with the ensemble. Others "
             "add to the task loss or take its place: see `hf_clear.losses`; `register_training_loss` adds one.",
@@ -117,7 +117,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_ensemble_size: int = field(
-        default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
+        default=1, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
     )
     clear_ensemble_source: str | None = field(
         default=None,

@@ -164,7 +164,7 @@ def test_names_and_settings_are_looked_at():
     with pytest.raises(ValueError, match="'gce' has no setting 'Q'. Its settings are: q=0.7"):
         ClearArguments(clear_loss="gce", clear_loss_kwargs={"Q": 0.5})
     with pytest.raises(ValueError, match="an argument of its own: set `clear_consistency_weight`"):
-        ClearArguments(clear_loss_kwargs={"consistency_weight": 0.5})
+        ClearArguments(clear_loss="clear", clear_loss_kwargs={"consistency_weight": 0.5})
     with pytest.raises(ValueError, match="`clear_loss_kwargs` is no valid JSON"):
         ClearArguments(clear_loss_kwargs="q=0.5")
     assert ClearArguments(clear_loss="gce", clear_loss_kwargs='{"q": 0.5}').get_training_loss().settings == {"q": 0.5}
