@@ -64,6 +64,6 @@ def _check_idle(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for name, need in idle.items():
         if given.get(name) is not None:
             raise ValueError(
-                f"--{name} has no effect here: it takes {need}. Drop it, or begin from the settings of CleaR with gates, "
-                "--preset clear or --preset paper."
+                f"--{name} has no effect here: it takes {need}. Drop it, or begin from the settings of CleaR with "
+                "gates, --preset clear or --preset paper."
             )
