@@ -88,11 +88,11 @@ def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
     """Arguments for [`ClearTrainingArguments`], by name. Each preset sets every argument `clear_...`: none depends on a
     default.
 
-    `"recommended"` is what the arguments stand for without a preset: training on the posterior of a noise model. `"clear"`
-    is CleaR with a running mean of the predictions that training makes anyway as its consistency target: no forward
-    pass is spent on it. `"paper"` is the method as the paper (arXiv 2411.00873) writes it, `"official"` as its authors'
-    code does it; the source names each difference at its field. Where the official code draws one mask a layer for a
-    whole batch, an error, we draw one for each sample. It uses LoRA of rank 16. Its label noise is
+    `"recommended"` is what the arguments stand for without a preset: training on the posterior of a noise model.
+    `"clear"` is CleaR with a running mean of the predictions that training makes anyway as its consistency target: no
+    forward pass is spent on it. `"paper"` is the method as the paper (arXiv 2411.00873) writes it, `"official"` as its
+    authors' code does it; the source names each difference at its field. Where the official code draws one mask a layer
+    for a whole batch, an error, we draw one for each sample. It uses LoRA of rank 16. Its label noise is
     `"symmetric_including_true_class"` and `"asymmetric_previous"` of [`~hf_clear.noise.NOISE_TYPES`].
 
     Args:
