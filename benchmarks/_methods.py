@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
-from _loading import accuracy
-from _settings import Cell
-from datasets import Dataset
-from peft import get_peft_model
-from transformers import DataCollatorWithPadding, HfArgumentParser, PreTrainedModel, Trainer, set_seed
+from _jobs import Job, Stopwatch, train_and_test
+from transformers import HfArgumentParser, Trainer
 
 from hf_clear import ClearArguments, ClearTrainer, TurnTrainer, per_sample_losses, preset
-from hf_clear.noise import TRUE_LABEL
 from hf_clear.presets import PRESETS
-from hf_clear.runs import NoisyTrainingArguments, PeftArguments
 
-AVERAGED_EPOCHS = 5  # the last ones
 # A training loss alone: nothing is routed, and a mixture of the losses that training makes anyway finds wrong labels.
 _LOSS_ALONE = {
     "clear_routing": "none",
@@ -31,106 +25,6 @@ _LOSS_ALONE = {
     "clear_loss_source": "online",
     "clear_ensemble_source": "online",
 }
-
-
-@dataclass
-class Job:
-    """What a method gets: a cell with its data, and the model without PEFT modules. Nothing but metrics looks at
-    `is_noisy`, oracles excepted."""
-
-    cell: Cell
-    train: Dataset
-    test: Dataset
-    model: PreTrainedModel
-    tokenizer: Any
-    output_dir: str
-
-    @property
-    def is_noisy(self) -> np.ndarray:
-        return np.array(self.train["label"]) != np.array(self.train[TRUE_LABEL])
-
-    def arguments(self, **settings: Any) -> NoisyTrainingArguments:
-        return NoisyTrainingArguments(
-            **{
-                "output_dir": self.output_dir,
-                "num_train_epochs": self.cell.epochs or 1,
-                "learning_rate": self.cell.learning_rate or NoisyTrainingArguments.learning_rate,
-                "seed": self.cell.seed,
-                "eval_strategy": "epoch",
-                "save_strategy": "no",
-                "logging_strategy": "epoch",
-                "report_to": [],
-                "disable_tqdm": True,
-                **settings,
-            }
-        )
-
-    def trainer(self, cls: type[Trainer], train: Dataset | None = None, **settings: Any) -> Trainer:
-        """On the training set, or on some of its samples for as many steps, tested as often."""
-        arguments = self.arguments(**settings)
-        if train is not None:
-            steps = -(-len(self.train) // arguments.per_device_train_batch_size)
-            more = {"max_steps": steps * self.cell.epochs, "eval_strategy": "steps", "eval_steps": steps}
-            arguments = self.arguments(**settings, **more)
-        set_seed(self.cell.seed)  # the PEFT modules start alike for every method
-        config = PeftArguments(peft_method=self.cell.peft_method).peft_config("SEQ_CLS")
-        return cls(
-            model=get_peft_model(self.model, config),
-            args=arguments,
-            train_dataset=self.train if train is None else train,
-            eval_dataset={"test": self.test},
-            processing_class=self.tokenizer,
-            data_collator=DataCollatorWithPadding(self.tokenizer),
-            compute_metrics=accuracy,
-        )
-
-    def frozen(self, train: Dataset | None = None, **settings: Any) -> TurnTrainer:
-        """For the frozen model's features, and for its head."""
-        return TurnTrainer(
-            model=self.model,
-            args=self.arguments(eval_strategy="no", **settings),
-            train_dataset=self.train if train is None else train,
-            processing_class=self.tokenizer,
-            data_collator=DataCollatorWithPadding(self.tokenizer),
-            compute_metrics=accuracy,
-        )
-
-    def right_samples(self) -> Dataset:
-        """
-        Raises:
-            ValueError: if there are none.
-        """
-        rows = np.flatnonzero(~self.is_noisy)
-        if len(rows) == 0:
-            raise ValueError("No label is right: there is nothing to train an oracle on.")
-        return self.train.select(rows)
-
-
-def train_and_test(trainer: Trainer, started: float | None = None) -> dict[str, Any]:
-    """Seconds are without those of the tests; `started` is when a method began that does something before."""
-    started = time.perf_counter() if started is None else started
-    trainer.train()
-    seconds = time.perf_counter() - started
-    history = trainer.state.log_history
-    tests = [entry for entry in history if "eval_test_accuracy" in entry]
-    accuracies = [entry["eval_test_accuracy"] for entry in tests]
-    rates = [entry["estimated_noise_rate"] for entry in history if "estimated_noise_rate" in entry]
-    store = getattr(trainer, "sample_store", None)
-    measured = {
-        "accuracy": accuracies[-1],
-        "accuracies": accuracies,
-        "peak_accuracy": max(accuracies),
-        "average_accuracy": float(np.mean(accuracies[-AVERAGED_EPOCHS:])),
-        "seconds": seconds - sum(entry["eval_test_runtime"] for entry in tests),
-        "steps": trainer.state.global_step,
-        "estimated_noise_rate": rates[-1] if rates else None,
-    }
-    if store is not None and store.is_fitted:
-        measured["suspicion"] = -store.clean_probability.cpu().numpy()
-    return measured
-
-
-# ---- Methods ----
 
 
 def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +48,10 @@ def run_turn(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_cleanlab_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
-    started = time.perf_counter()
+    watch = Stopwatch()
     kept, quality = cleanlab_pruning(job.frozen().features(), np.array(job.train["label"]), job.cell.seed)
     trainer = job.trainer(Trainer, job.train.select(np.flatnonzero(kept)))
-    return {**train_and_test(trainer, started), "suspicion": -quality, "pruned_samples": int((~kept).sum())}
+    return {**train_and_test(trainer, watch), "suspicion": -quality, "pruned_samples": int((~kept).sum())}
 
 
 def run_oracle(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
@@ -165,9 +59,9 @@ def run_oracle(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_oracle_head_start(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
-    started, right = time.perf_counter(), job.right_samples()
+    watch, right = Stopwatch(), job.right_samples()
     job.frozen(right, probe_gce_q=0.0).linear_probe()  # cross entropy; the model gets the head
-    return train_and_test(job.trainer(Trainer, right), started)
+    return train_and_test(job.trainer(Trainer, right), watch)
 
 
 @dataclass(frozen=True)
@@ -251,3 +145,15 @@ def resolve(settings: dict[str, Any], peft_method: str) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(ClearArguments)]
     ClearArguments(**{key: value for key, value in settings.items() if key in names})
     return settings
+
+
+def changed_settings(line: dict[str, Any]) -> list[str]:
+    """The settings of CleaR that a line was run with and that its method has no longer: defaults change."""
+    name, settings = parse_method(line["method"])
+    if METHODS[name].run is not run_clear or not line.get("settings"):
+        return []
+    names = [field.name for field in dataclasses.fields(ClearArguments)]
+    settings = resolve(settings, line["peft_method"])
+    now = ClearArguments(**{key: value for key, value in settings.items() if key in names})
+    now = json.loads(json.dumps({key: getattr(now, key) for key in names if getattr(now, key) is not None}))
+    return [key for key, value in now.items() if line["settings"].get(key) != value]

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from _methods import AVERAGED_EPOCHS, ORACLES, PEERS
+from _jobs import AVERAGED_EPOCHS
+from _loading import DATA_SETS
+from _methods import ORACLES, PEERS
 from _settings import Cell
 
 # What the rows of a table share; what comes after SHARED_WITH_PEERS, methods without PEFT don't have.
@@ -93,10 +95,13 @@ def caption(row: dict[str, Any]) -> str:
     if row["peft_method"] is not None:
         text += f", {row['peft_method']}, {row['epochs']} epochs, learning rate {row['learning_rate']:g}"
     if row["train_samples"] is not None:
-        text += (
-            f"; {row['train_samples']} training samples, accuracy on {row['test_samples']} {row['scored_on']} samples"
-        )
-    return text + (" with noisy labels" if row["scored_on"] == "validation" else "")
+        base, _, is_drawn = row["data"].partition("@")
+        drawn = " (drawn once for all)"
+        scored_on = f"{row['test_samples']} {row['scored_on']} samples"
+        if base in DATA_SETS and DATA_SETS[base].test_samples is not None and row["scored_on"] == "test":
+            scored_on += drawn
+        text += f"; {row['train_samples']} training samples{drawn if is_drawn else ''}, accuracy on {scored_on}"
+    return text
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

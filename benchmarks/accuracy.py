@@ -29,7 +29,7 @@ from typing import Any
 
 from _grids import GRIDS
 from _loading import DATA_SETS, DEMO, NO_NOISE, REAL_NOISE, find_data_set, model_path
-from _methods import NEED_CLEANLAB, PEERS, parse_method, resolve
+from _methods import NEED_CLEANLAB, PEERS, changed_settings, parse_method, resolve
 from _running import read_results, run
 from _settings import Cell, Setting
 from _summary import markdown, summarize
@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     if not rows:
         print(f"There are no results in {args.output}.", file=sys.stderr)
     print(markdown(rows))
+    for method in sorted({line["method"] for line in lines}):
+        warn_of_changes(method, [line for line in lines if line["method"] == method])
     if args.targets and rows:
         targets = evaluate(lines, args.target_method)
         print("\n" + report(targets, args.target_method))
@@ -108,6 +110,21 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", default=DEMO, help="Default: all-MiniLM-L6-v2, from the extra `demo`.")
     parser.add_argument("--jobs", type=int, default=1, help="Cells at once. They share one GPU, if there is one.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
+
+
+def warn_of_changes(method: str, lines: list[dict[str, Any]]) -> None:
+    """Says it if lines, which are not run again, are of settings that the method has no longer."""
+    try:
+        changed = [names for names in map(changed_settings, lines) if names]
+    except ValueError:  # no method any more
+        return
+    if changed:
+        names = ", ".join(sorted(set().union(*changed)))
+        print(
+            f"{method}: {len(changed)} of {len(lines)} lines were run with another {names} than it has now. Delete "
+            "them, or choose another --output, to run them again.",
+            file=sys.stderr,
+        )
 
 
 # ---- The grid ----

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from _jobs import Job
 from _loading import load
-from _methods import METHODS, Job, parse_method, resolve
+from _methods import METHODS, parse_method, resolve
 from _settings import Cell
 
 from hf_clear.metrics import detection_metrics

@@ -96,11 +96,15 @@ def test_every_method_runs(method, data, tiny_model):
     if method in _methods.PEERS:
         assert 0 <= line["accuracy"] <= 1
         return
+    assert 0 < line["cpu_seconds"]
     assert len(line["accuracies"]) == 2 and line["accuracies"][-1] == line["accuracy"]
     assert line["peak_accuracy"] == max(line["accuracies"])
     assert line["steps"] == 6 or method == "turn"  # of 90 samples, or of fewer of them
     assert (line["detection_auroc"] is None) == (method in _methods.ORACLES)
     if _methods.METHODS[method.partition(":")[0]].run is _methods.run_clear:
+        assert _methods.changed_settings(line) == []
+        line["settings"]["clear_gamma"] = 0.123
+        assert _methods.changed_settings(line) == ["clear_gamma"]
         assert line["settings"]["clear_loss"] == {"elr": "elr", "gce": "gce"}.get(
             method, line["settings"]["clear_loss"]
         )
@@ -130,8 +134,11 @@ def result(method: str, seed: int, accuracy: float, **more) -> dict:
 
 def test_targets_are_met_or_missed_by_how_much():
     easy = [
-        *(result("plain", seed, value, seconds=10.0) for seed, value in ((1, 0.5), (2, 0.6))),
-        *(result("clear", seed, 0.75, peak_accuracy=0.755, detection_auroc=0.98, seconds=10.2) for seed in (1, 2)),
+        *(result("plain", seed, value, cpu_seconds=10.0, device="cpu") for seed, value in ((1, 0.5), (2, 0.6))),
+        *(
+            result("clear", seed, 0.75, peak_accuracy=0.755, detection_auroc=0.98, cpu_seconds=10.2, device="cpu")
+            for seed in (1, 2)
+        ),
         *(result("oracle_head_start", seed, 0.8) for seed in (1, 2)),
         *(result("cleanlab", seed, 0.7, detection_auroc=0.9) for seed in (1, 2)),
         *(result("clear:clear_gamma=1", seed, 0.99) for seed in (1, 2)),  # an ablation: no competitor
@@ -156,6 +163,11 @@ def test_targets_are_met_or_missed_by_how_much():
     assert targets["best of all"].measured == 0.5
     assert targets["best of all"].missed_in == ["noisyagnews@2000 real lora: plain is 0.040 ahead"]
     assert targets["above plain"].measured == pytest.approx(-0.04 / 0.01)  # the deviation: sqrt((0 + .0002) / 2)
+    drawn = accuracy.markdown(
+        accuracy.summarize([{**line, "train_samples": 2000, "test_samples": 1500} for line in lines])
+    )
+    assert "2000 training samples (drawn once for all), accuracy on 1500 test samples (drawn once for all)\n" in drawn
+    assert "2000 training samples, accuracy on 1500 test samples\n" in drawn
     printed = _targets.report(targets.values(), "clear")
     assert "| AUROC minus cleanlab's | at least 0 | -0.100 | 2 | missed by 0.100 |" in printed
     assert "| AUROC on banking77 up to 60 % | at least 0.97 | 0.980 | 1 | met |" in printed
