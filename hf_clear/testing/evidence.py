@@ -21,7 +21,8 @@ def check_evidence(source: EvidenceFunction | EvidenceSource | str) -> None:
 
     - it returns one row of scores for each sample, and finds classes that are far apart, with 30 % wrong labels;
     - a row doesn't depend on the sample's own label: on features and labels that have nothing to do with each other,
-    - the same arrays and seed give the same scores; it changes neither what it is given nor the global random state.
+      scores agree with the labels no more than by chance, although a model that has seen them could learn them by
+      heart;
     - it answers if samples have no label (-100), a class has one sample or none, or features are not finite;
     - the same arrays and seed give the same scores; it neither changes what it is given, nor the global random state.
 
