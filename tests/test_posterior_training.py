@@ -117,9 +117,10 @@ def test_contradictions_are_refused_and_idle_settings_are_named(training_argumen
     with pytest.raises(ValueError, match="'gaussian_mixture' tells right from wrong alone.*preset"):
         training_arguments(**{**POSTERIOR, "clear_estimator": "gaussian_mixture"})
     with pytest.raises(ValueError, match="There are: 'mean_probe', 'head_probe'"):
-        training_arguments(**POSTERIOR, clear_evidence="knn")
+        training_arguments(**(POSTERIOR | {"clear_evidence": "knn"}))
     with caplog.at_level(logging.WARNING, "hf_clear"):
-        trainer_of(training_arguments(**POSTERIOR, clear_gamma=0.7, clear_consistency_weight=2.0))
+        given = {"clear_gamma": 0.7, "clear_consistency_weight": 2.0, "max_steps": 1}
+        trainer_of(training_arguments(**(POSTERIOR | given))).train()
     assert "`clear_gamma=0.7` has no effect here: it takes gates" in caplog.text
     assert "`clear_consistency_weight=2.0` has no effect here: it takes `clear_loss='clear'`" in caplog.text
 
@@ -168,7 +169,7 @@ def smoothed():
     ("build", "reason"),
     [
         (frozen_head, "The head 'classifier' of BertForSequenceClassification is frozen"),
-        (own_loss, "The task loss is `compute_loss_func`"),
+        (own_loss, "The task loss is compute_loss_func"),
         (smoothed, "`label_smoothing_factor` is a target of its own"),
     ],
 )
