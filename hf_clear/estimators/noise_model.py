@@ -20,6 +20,7 @@ _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
 _SIGNIFICANCE, _SEED = 0.01, 71_205
+_LABEL_POWER = 0.5
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
 
@@ -35,7 +36,8 @@ class NoiseModel:
         prediction (`np.ndarray` of shape `[num_samples, num_labels]`): f, the probability of each true class before the
             given label is looked at.
         target (`np.ndarray` of shape `[num_samples, num_labels]`): t, the same after it, by Bayes' rule:
-            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
+            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]` (with `label_power` 1). If there is no label (-100), it
+            is f.
         labels (`np.ndarray` of shape `[num_samples]`): the given labels.
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
@@ -78,7 +80,10 @@ class NoiseModel:
 
 
 def fit_noise_model(
-    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, transition_matrix: np.ndarray | None = None
+    scores: np.ndarray | Sequence[np.ndarray],
+    labels: np.ndarray,
+    transition_matrix: np.ndarray | None = None,
+    label_power: float = 1.0,
 ) -> NoiseModel:
     """Fits how scores tell the true class, and how the given labels come from it.
 
@@ -98,13 +103,18 @@ def fit_noise_model(
             probabilities, of each source. A row that is not finite says nothing.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
-            1. Then the scales alone are fitted.
+            1. Then the weights of the prediction alone are fitted.
+        label_power (`float`, *optional*, defaults to 1.0): in [0, 1], how much the given label counts in the target:
+            `t_ik ~ f_ik T[k, y_i]^power`. Below 1 for scores that have seen labels, their sample's or those of others
+            with the same systematic errors, so that the label would count twice (power posterior, Bissiri et al., 2016,
+            arXiv 1306.6430).
 
     Returns:
         [`NoiseModel`]
 
     Raises:
-        ValueError: if there is no score, shapes don't fit, a label is no class, or rows of T are no probabilities.
+        ValueError: if there is no score, shapes don't fit, a label is no class, rows of T are no probabilities, or
+            `label_power` is outside [0, 1].
 
     Example:
 
@@ -113,6 +123,8 @@ def fit_noise_model(
     >>> model.noise_rate, model.suggestion[model.clean_probability < 0.5]
     ```
     """
+    if not 0 <= label_power <= 1:
+        raise ValueError(f"`label_power` has to be in [0, 1]; got {label_power}.")
     tables = score_tables(scores)
     labels = _labels(labels, *tables[0].shape)
     num_labels = tables[0].shape[1]
@@ -120,7 +132,7 @@ def fit_noise_model(
     some = Rows.drawn(tables, labels)
     matrix, weights = _fit(some, num_labels, known)
     gain, is_supported = _gain(some, num_labels, known)
-    return _model(tables, labels, matrix, weights, gain, is_supported)
+    return _model(tables, labels, matrix, weights, label_power, gain, is_supported)
 
 
 def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, Weights]:
@@ -178,6 +190,7 @@ def _model(
     labels: np.ndarray,
     matrix: np.ndarray,
     weights: Weights,
+    label_power: float,
     gain: float,
     is_supported: bool,
 ) -> NoiseModel:
@@ -187,8 +200,9 @@ def _model(
     for rows in _blocks(len(labels)):
         f, labelled = weights.predict([centered(table[rows]) for table in tables]), is_labelled[rows]
         likelihood = matrix.T[np.maximum(labels[rows], 0)].astype(np.float32)
-        target[rows], sums = posterior(f, np.where(labelled[:, None], likelihood, 1))
-        total += np.log(sums[labelled]).sum(dtype=np.float64)
+        likelihood = np.where(labelled[:, None], likelihood, 1)
+        total += np.log(posterior(f, likelihood)[1][labelled]).sum(dtype=np.float64)
+        target[rows], _ = posterior(f, likelihood**label_power)
         predictions[rows] = f
     if not is_supported:
         predictions[:] = 1 / shape[1]
@@ -238,10 +252,11 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
-    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
+    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities, with the square root of the
+    label's likelihood (`label_power=0.5`): the model that predicts has learned from these labels."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
-    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, label_power=_LABEL_POWER)
     if not model.is_supported:
         logger.warning(
             f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
