@@ -101,6 +101,21 @@ def test_classes_that_are_lost_are_named():
     assert "lost_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1))[0].warnings
 
 
+def test_classes_that_the_noise_matrix_does_not_explain_are_named():
+    labels = np.arange(400) % 4
+    losses, p = predictions(labels, labels, error=0.0)
+    clean = np.full(400, 0.99)
+    clean[labels == 2] = np.where(np.arange(100) < 60, 0.01, 0.9)  # 60 of 100 are called wrong
+    right = 0.9 * np.eye(4) + 0.025  # nine in ten labels of each class are right
+    found, logs = check_fit(losses, clean, labels, p.argmax(axis=1), {2: "top-up"}, right)
+    assert "1 of 4 classes" in found.warnings["unexplained_classes"] and "label 2 ('top-up')" in str(found.warnings)
+    assert logs["fit_unexplained_classes"] == 1
+    explained = right.copy()
+    explained[3] = [0.025, 0.025, 0.9, 0.05]  # most labels 2 are of the true class 3
+    for matrix in (explained, None):
+        assert "unexplained_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1), {}, matrix)[0].warnings
+
+
 def test_small_classes_of_which_some_have_no_luck_are_not_lost():
     """Of 300 classes with three samples each, about eight have wrong labels alone under 30 % noise."""
     labels = np.arange(900) % 300
