@@ -69,6 +69,7 @@ SETTINGS = {
     "uneven batches": ({"accelerator_config": {"even_batches": False}}, LORA),
     "drop last": ({"dataloader_drop_last": True}, LORA),
     "knn": ({"clear_estimator": "gaussian_mixture+knn"}, LORA),
+    "recommended": (preset("recommended") | {"probe_epochs": 2}, LORA),
     "linear probe": ({"clear_warmup": "linear_probe", "clear_warmup_epochs": 1, "probe_epochs": 2}, LORA),
 }
 
@@ -105,7 +106,16 @@ def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def tensors(store: SampleStore) -> dict[str, torch.Tensor]:
     values = {
-        name: getattr(store, name) for name in ("losses", "mean_losses", "clean_probability", "labels", "targets")
+        name: getattr(store, name)
+        for name in (
+            "losses",
+            "mean_losses",
+            "clean_probability",
+            "labels",
+            "targets",
+            "posterior",
+            "transition_matrix",
+        )
     }
     return {name: value.clone() for name, value in values.items() if value is not None}
 
