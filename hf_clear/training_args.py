@@ -15,7 +15,7 @@ from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
-WARMUPS = ("epochs", "linear_probe")
+WARMUPS = ("epochs", "linear_probe", "cross_fit")
 LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
@@ -43,8 +43,17 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
-            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted.",
+            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
+            "'cross_fit' trains `clear_folds` adapters at once in these epochs, each on its fold of the samples; each "
+            "sample is then predicted by those that have not seen its label, and the adapter that stays starts anew.",
             "choices": list(WARMUPS),
+        },
+    )
+    clear_folds: int = field(
+        default=2,
+        metadata={
+            "help": "Folds of `clear_warmup='cross_fit'`, 2 or more. Its last pass over the training set takes as many "
+            "passes as there are folds, less one."
         },
     )
     clear_warmup_random_routing: bool = field(
@@ -131,9 +140,18 @@ class ClearArguments(ProbeArguments):
     def check_settings(self) -> None:
         super().check_settings()
         if self.clear_warmup not in WARMUPS:
-            raise ValueError(f"`clear_warmup` has to be 'epochs' or 'linear_probe'; got {self.clear_warmup!r}.")
+            raise ValueError(
+                f"`clear_warmup` has to be one of {', '.join(map(repr, WARMUPS))}; got {self.clear_warmup!r}."
+            )
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
-        check_whole_numbers(self, clear_warmup_epochs=0)
+        check_whole_numbers(self, clear_warmup_epochs=0, clear_folds=2)
+        if self.clear_warmup == "cross_fit" and self.clear_warmup_epochs == 0:
+            raise ValueError("`clear_warmup='cross_fit'` trains in the warm-up: `clear_warmup_epochs` can't be 0.")
+        if self.clear_warmup == "cross_fit" and self.clear_warmup_random_routing:
+            raise ValueError(
+                "`clear_warmup_random_routing` draws gates in the warm-up, where `clear_warmup='cross_fit'` has each "
+                "sample pass the adapter of its fold: leave one of them out."
+            )
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
         if not 0 <= self.clear_min_clean_probability <= 1:
@@ -175,6 +193,8 @@ class ClearArguments(ProbeArguments):
         if self.clear_warmup != "linear_probe":
             probe = [setting.name for setting in fields(ProbeArguments)]
             own = [name for name in own if name not in probe]
+        if self.clear_warmup != "cross_fit":
+            own.remove("clear_folds")
         settings = {name: getattr(self, name) for name in own}
         return {**settings, "clear_ensemble_source": self.ensemble_source(labels_tokens)}
 
