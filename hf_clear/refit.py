@@ -81,7 +81,7 @@ class Refit:
         self.ensemble_source = self.settings.ensemble_source(self.labels_tokens)
         needs_targets = self.loss.uses_target and self.ensemble_source == "online"
         self.keeps_predictions = needs_targets or self.settings.clear_loss_source == "online"
-        if self.cross_fitting is not None:  # what it predicts of its own samples says little
+        if self.cross_fitting is not None:
             self.loss, self.keeps_predictions = self.cross_fitting.loss, False
 
     @property
@@ -95,8 +95,8 @@ class Refit:
 
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
-        probabilities, participation, and with the ensemble source `"epoch"` the targets. A cross-fitting warm-up ends
-        with `held_out`: then `softmax(scores)` stands for the predictions that the fit looks at.
+        probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out`, if a cross-fitting
+        warm-up has just ended, takes the predictions' place.
 
         Returns:
             `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
@@ -113,10 +113,8 @@ class Refit:
             logs = self._fit_by_probe(estimator)
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
-            predictions = (
-                self._predictions(estimator.uses_probabilities) if held_out is None else held_out.predictions()
-            )
-            if held_out is not None and self.keeps_predictions:
+            predictions = held_out.predictions() if held_out else self._predictions(estimator.uses_probabilities)
+            if held_out and self.keeps_predictions:
                 self._remember(predictions, torch.arange(len(store.labels), device=store.labels.device))
             logs = self._fit(estimator, predictions, features)
         store.fitted_epoch, self._gate_probability = epoch, None

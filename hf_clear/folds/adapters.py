@@ -25,7 +25,8 @@ _WRITER = "ClearTrainer in a cross-fitting warm-up"
 
 class FoldAdapters:
     """One adapter, with its trained head, for each fold. The first is the model's own; the others are copies of it that
-    peft doesn't know of: they act within [`~hf_clear.routing.choose_adapters`] alone, and are saved by nobody else.
+    peft doesn't know of: they act within [`~hf_clear.routing.choose_adapters`] alone, and are not in the model's
+    `state_dict`, so that nobody else saves them.
 
     Args:
         model (`nn.Module`): carries one active adapter; unwrapped.
@@ -45,9 +46,12 @@ class FoldAdapters:
         self.names = (main, *(f"clear_fold_{number}" for number in range(1, num_folds)))
         self._initial = {name: tensor.detach().clone() for name, tensor in self.tensors(0).items()}
         _check_nothing_is_shared(model, self.tensors(0))
+        self._hooks = []
         for _, container in list(_containers(model, main)):
             for name in self.names[1:]:
                 container[name] = copy.deepcopy(container[main])
+            if isinstance(container, nn.Module):
+                self._hooks.append(container.register_state_dict_post_hook(_Hidden(self.names[1:])))
 
     def tensors(self, fold: int) -> dict[str, torch.Tensor]:
         """The parameters and buffers of a fold's adapter, by a name that is the same for all folds."""
@@ -70,6 +74,8 @@ class FoldAdapters:
                 parameter.grad = None  # DDP keeps the parameters
             for _, container in list(_containers(self._model, name)):
                 del container[name]
+        while self._hooks:
+            self._hooks.pop().remove()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -111,6 +117,18 @@ class FoldAdapters:
             if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
                 raise damaged(path, f"{name} is a {found[name].dtype} of shape {list(found[name].shape)}")
             tensor.copy_(found[name])
+
+
+class _Hidden:
+    """A hook that takes adapters out of the `state_dict` of a module that holds them by their names."""
+
+    def __init__(self, adapters: tuple[str, ...]):
+        self.adapters = adapters
+
+    def __call__(self, module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:
+        for name in list(state_dict):
+            if name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] in self.adapters:
+                del state_dict[name]
 
 
 def _check_nothing_is_shared(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
