@@ -1,11 +1,7 @@
-"""A cross-fitting warm-up: each fold's adapter is what a training on that fold alone would give, and what it says of the
-other folds depends on no label of theirs."""
+"""A cross-fitting warm-up: each fold's adapter is what a training on that fold alone would give, and what it says of
+the other folds depends on no label of theirs."""
 
-import contextlib
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +17,6 @@ from transformers import TrainerCallback
 from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, ClearTrainer
 from hf_clear.folds.adapters import STATE_NAME, FoldAdapters
 from hf_clear.folds.assignment import assign_folds
-from hf_clear.folds.cross_fitting import CrossFitting
 from hf_clear.losses import generalized_cross_entropy
 from hf_clear.routing import AdapterChoice, choose_adapters
 from hf_clear.sample_index import SAMPLE_INDEX
