@@ -105,11 +105,12 @@ class CrossFitting:
         Args:
             labels_in_step: their number in all folds, by which the trainer divides.
         """
-        counts = torch.zeros(self.num_folds, device=self.folds.device)
+        device = self.folds.device
+        counts, numbers = torch.zeros(self.num_folds, device=device), torch.arange(self.num_folds, device=device)
         for batch in batches:
-            labels = batch[self._trainer.label_names[0]].to(self.folds.device)
-            folds = self.folds[batch[SAMPLE_INDEX].to(self.folds.device)][labels != IGNORED_LABEL]
-            counts += torch.bincount(folds, minlength=self.num_folds)
+            labels = batch[self._trainer.label_names[0]].to(device)
+            folds = self.folds[batch[SAMPLE_INDEX].to(device)].where(labels != IGNORED_LABEL, -1)
+            counts += (folds.unsqueeze(1) == numbers).sum(dim=0)
         if self._trainer.accelerator.num_processes > 1:
             counts = self._trainer.accelerator.reduce(counts, "mean")
         self._weights = labels_in_step / (self.num_folds * counts.clamp_min(1e-6))
