@@ -22,20 +22,20 @@ from _measuring import forget_peak, memory, row, synchronize
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, preset
 
 LORA = {"task_type": "SEQ_CLS", "r": 8, "target_modules": ["query", "value"]}
-# Settings of CleaR; None is stock Trainer.
+# Settings of CleaR beside those of `preset("clear")`; None is stock Trainer.
 CONTESTANTS: dict[str, dict[str, Any] | None] = {
     "stock": None,
     "online": {"clear_loss_source": "online"},
-    "default": {},
+    "clear": {},
     "epoch": {"clear_ensemble_source": "epoch"},
     "step": {"clear_ensemble_source": "step"},
 }
 # The most that they may be in those of stock Trainer.
-EPOCH_TARGETS = {"online": 1.05, "default": 1.25, "epoch": None, "step": 1.9}
-MEMORY_TARGETS = {"online": 1.05, "default": 1.05, "epoch": 1.05}
+EPOCH_TARGETS = {"online": 1.05, "clear": 1.25, "epoch": None, "step": 1.9}
+MEMORY_TARGETS = {"online": 1.05, "clear": 1.05, "epoch": 1.05}
 
 
 class EpochTimer(TrainerCallback):
@@ -88,7 +88,7 @@ def train(
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            **{"clear_warmup_epochs": 1, **(settings or {})},
+            **{**preset("clear"), "clear_warmup_epochs": 1, **(settings or {})},
             **more,
         )
         trainer = (Trainer if settings is None else ClearTrainer)(

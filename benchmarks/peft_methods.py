@@ -45,6 +45,7 @@ def main():
         data[data.category.isin(intents)].to_csv(args.output / f"{name}.csv", index=False)
     for method in args.methods:
         command = [sys.executable, str(ROOT / "run_glue_noisy.py"), "--method", "both", "--peft_method", method]
+        command += ["--preset", "clear"]
         command += ["--train_file", str(args.output / "train.csv"), "--test_file", str(args.output / "test.csv")]
         command += ["--label_column_name", "category", "--noise_type", "symmetric", "--noise_rate", "0.6"]
         command += ["--num_train_epochs", str(epochs), "--validation_split_percentage", "0", "--save_strategy", "no"]

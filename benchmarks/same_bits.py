@@ -66,6 +66,8 @@ def _custom_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = N
     return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
+# `preset("clear")`, as versions without it know it.
+CLEAR = hf_clear.preset("paper") | {"clear_ensemble_source": None, "clear_warmup_epochs": 1}
 LORA = {"peft_config": lambda **kwargs: ClearLoraConfig(r=4, **kwargs)}
 # name: (arguments of the training, arguments of the trainer)
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -144,7 +146,7 @@ def run(name: str, folder: str) -> dict[str, torch.Tensor]:
         **{
             **{"use_cpu": True, "disable_tqdm": True, "report_to": [], "save_strategy": "no", "seed": 7},
             **{"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1},
-            **({"clear_warmup_epochs": 1} if is_clear else {}),
+            **(CLEAR if is_clear else {}),
             **arguments,
         },
     )

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from ._names import SAMPLE_INDEX
     from .adapters.loading import load_adapter
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
+    from .detection import find_label_issues
     from .estimators import (
         CleanProbabilityEstimate,
         SampleEvidence,
+        fit_noise_model,
         gaussian_mixture,
         per_class_gaussian_mixture,
         register_estimator,
     )
+    from .evidence import register_evidence
     from .losses import LossEvidence, LossPart, consistency_loss, register_training_loss
     from .mixin import ClearMixin
     from .noise import inject_label_noise, register_noise_type
@@ -47,10 +50,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "_names": ("SAMPLE_INDEX",),
     "adapters.loading": ("load_adapter",),
+    "detection": ("find_label_issues",),
+    "evidence": ("register_evidence",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
         "CleanProbabilityEstimate",
         "SampleEvidence",
+        "fit_noise_model",
         "gaussian_mixture",
         "per_class_gaussian_mixture",
         "register_estimator",
@@ -91,6 +97,8 @@ __all__ = [
     "TurnTrainingArguments",
     "consistency_loss",
     "export_to_peft",
+    "find_label_issues",
+    "fit_noise_model",
     "gaussian_mixture",
     "inject_label_noise",
     "load_adapter",
@@ -99,6 +107,7 @@ __all__ = [
     "per_sample_losses",
     "preset",
     "register_estimator",
+    "register_evidence",
     "register_noise_type",
     "register_peft_method",
     "register_routable",

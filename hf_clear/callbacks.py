@@ -68,7 +68,10 @@ class CleanProbabilityCallback(TrainerCallback):
     def __init__(self, estimator: str | Estimator | None = None):
         if estimator is not None and not isinstance(estimator, NamedEstimator):
             named = isinstance(estimator, str)
-            estimator = get_estimator(estimator) if named else NamedEstimator(_name_of(estimator), estimator)
+            if named:
+                estimator = get_estimator(estimator)
+            else:
+                estimator = NamedEstimator(_name_of(estimator), estimator, gives_posterior=None)
         self.estimator = estimator
         self.trainer: RefittingTrainer | None = None
 

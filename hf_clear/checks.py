@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import datasets
@@ -32,6 +33,7 @@ def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None
     """
     check_task(trainer, method)
     check_routable(trainer.model)
+    _warn_of_idle_settings(settings)
     _warn_of_frozen_head(trainer)
     if settings.clear_min_clean_probability > 0 and trainer.args.accelerator_config.dispatch_batches:
         raise ValueError(
@@ -44,6 +46,17 @@ def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None
             "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
             "no activation checkpointing: expect more memory to be used from then on."
         )
+
+
+def _warn_of_idle_settings(settings: ClearArguments) -> None:
+    defaults = {setting.name: setting.default for setting in fields(ClearArguments)}
+    for name, need in settings.idle_settings().items():
+        value = getattr(settings, name)
+        if value != defaults[name]:
+            logger.warning(
+                f"`{name}={value!r}` has no effect here: it takes {need}. All settings of CleaR as published are "
+                "`preset('paper')`."
+            )
 
 
 def check_task(trainer: Trainer, method: str) -> None:

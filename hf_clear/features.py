@@ -47,6 +47,7 @@ def predict_features(
     head: nn.Module | None = None,
     storage: Path | None = None,
     description: str | None = None,
+    needs_all: bool = True,
 ) -> FrozenFeatures:
     """Features of every sample, in float32, in one pass; other arguments as of [`~hf_clear.passes.predict_samples`].
 
@@ -56,12 +57,13 @@ def predict_features(
             takes in is kept.
         storage (`Path`, *optional*): a file for the features, then mapped to memory; of all processes.
         description (`str`, *optional*): of a progress bar.
+        needs_all (`bool`, *optional*, defaults to `True`): whether it is an error if the collator drops a sample, whose
+            features are NaN otherwise, and its label -100.
 
     Raises:
         ValueError: where the model doesn't give its hidden states, or its scores are not those of `head`.
     """
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # what the head took in and gave
-    hook = None if head is None else head.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+    hook = contextlib.nullcontext() if head is None else _HeadInputs(head)
     shape, width = (), 0
 
     def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> list[torch.Tensor]:
@@ -71,44 +73,78 @@ def predict_features(
         labels = next((batch[name] for name in names if name in batch), None)
         labels = labels if labels is not None and labels.ndim == 1 else torch.full_like(index, IGNORED_LABEL)
         batch = {name: value for name, value in batch.items() if name not in names}
-        seen.clear()
         # A first column of ones: how rows lie in memory decides how products with them are rounded.
         rows = [torch.ones(len(index), 1), labels.unsqueeze(1).float()]
         context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
-        with torch.no_grad(), trainer.compute_loss_context_manager(), context:
-            outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
-            if head is not None:
-                taken = _head_features(trainer, head, *seen[0], scores_of(outputs)) if seen else None
-                if taken is None:
-                    raise ValueError(
-                        f"The class scores of {type(trainer.model).__name__} are not what its head "
-                        f"({type(head).__name__}) makes of one vector a sample, so that the head can't be trained by "
-                        "itself. Name another module in `probe_head`."
-                    )
-                shape, width = tuple(taken.shape[1:]), taken[0].numel()
-                rows.append(taken.flatten(1).float())
-        if mean:
-            rows.append(_mean_state(trainer, outputs, batch))
+        with context:
+            taken, states = _features(trainer, model, batch, hook if head is not None else None, mean)
+        if taken is not None:
+            shape, width = tuple(taken.shape[1:]), taken[0].numel()
+            rows.append(taken.flatten(1).float())
+        if states is not None:
+            rows.append(states)
         return [torch.cat([part.to(rows[-1].device) for part in rows], dim=1)]
 
-    try:
+    with hook:
         (table,) = tables_by_index(trainer, dataloader, rows_of, storage, description)
-    finally:
-        if hook is not None:
-            hook.remove()
     table = table[:, 1:]
     missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
-    if missing:
+    if missing and needs_all:
         raise ValueError(
             f"The data collator dropped {len(missing)} samples, sample {missing[0]} first, so that they have no "
             "features. Take them out of the data set."
         )
     return FrozenFeatures(
-        labels=table[:, 0].long(),
+        labels=table[:, 0].nan_to_num(IGNORED_LABEL).long(),
         head=None if head is None else table[:, 1 : 1 + width],
         mean=table[:, 1 + width :] if mean else None,
         head_shape=shape,
     )
+
+
+class _HeadInputs(contextlib.AbstractContextManager):
+    """Sees what a head takes in and gives, while it is entered."""
+
+    def __init__(self, head: nn.Module):
+        self.head = head
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __enter__(self) -> _HeadInputs:
+        self._hook = self.head.register_forward_hook(lambda _, args, output: self.seen.append((args[0], output)))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hook.remove()
+
+
+def check_features(trainer: Trainer, batch: dict[str, Any], head: nn.Module) -> None:
+    """Whether a batch (without labels) gives features of both kinds.
+
+    Raises:
+        ValueError: if it doesn't; the message says why.
+    """
+    with _HeadInputs(head) as hook:
+        _features(trainer, trainer.model, batch, hook, mean=True)
+
+
+def _features(
+    trainer: Trainer, model: nn.Module, batch: dict[str, Any], hook: _HeadInputs | None, mean: bool
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """What the head takes in, `[batch, ...]`, and the averaged last hidden states, `[batch, hidden_size]`."""
+    if hook is not None:
+        hook.seen.clear()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        outputs = model(**batch, output_hidden_states=True) if mean else model(**batch)
+        taken = None
+        if hook is not None:
+            taken = _head_features(trainer, hook.head, *hook.seen[0], scores_of(outputs)) if hook.seen else None
+            if taken is None:
+                raise ValueError(
+                    f"The class scores of {type(trainer.model).__name__} are not what its head "
+                    f"({type(hook.head).__name__}) makes of one vector a sample, so that the head can't be trained by "
+                    "itself. Name another module in `probe_head`."
+                )
+    return taken, _mean_state(trainer, outputs, batch) if mean else None
 
 
 def _head_features(

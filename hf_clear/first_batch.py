@@ -13,7 +13,8 @@ from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from .class_tables import say_table_size, table_type
-from .estimators import NamedEstimator
+from .estimators import NamedEstimator, get_estimator
+from .fallback import settings_for_task
 from .known_labels import labels_without_items
 from .losses import LossEvidence, TrainingLoss
 from .probing import find_head
@@ -21,17 +22,18 @@ from .refit import Refit
 from .routing import ROUTING_STRATEGIES, gate_probability
 from .sample_index import SAMPLE_INDEX, label_names
 from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
-from .training_args import ClearArguments
+from .training_args import BEFORE_TRAINING, ClearArguments
 from .truth import true_labels_of
 
 _SAMPLES = 4  # some: one would not show that rows are no samples
 
 
-def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator, mixin: type) -> FirstBatch:
+def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator | None, mixin: type) -> FirstBatch:
     """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
     step. They are not more than a training batch has, for collators and memory that want few. Changes no random state.
 
     Args:
+        estimator (`NamedEstimator`, *optional*): in place of `clear_estimator`.
         mixin (`type`): the class whose loss the classes below it in the trainer's MRO give.
 
     Raises:
@@ -61,13 +63,21 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator,
 
             if asks_model:
                 base_loss = model_loss_of(unwrapped, made_up, shift, predict)
-    refit.labels_tokens = labels.ndim == 2
+            labels_tokens = labels.ndim == 2
+            refit.settings = settings_for_task(trainer, refit.settings, batch, labels_tokens, base_loss)
+    refit.labels_tokens = labels_tokens
     refit.resolve()
+    estimator = estimator or get_estimator(refit.settings.clear_estimator)
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
     if refit.labels_tokens:
         _check_tokens(refit.settings, estimator)
-    if refit.settings.clear_warmup == "linear_probe":
+    if refit.settings.clear_warmup in BEFORE_TRAINING:
         find_head(trainer.accelerator.unwrap_model(model), refit.settings.probe_head)
+    if refit.loss.uses_posterior and estimator.gives_posterior is False:
+        raise ValueError(
+            f"`clear_loss={refit.loss.name!r}` trains on the posterior over the true class, and the estimator "
+            f"{estimator.name!r} gives none. Use 'noise_model', or another loss, or all settings of a `preset`."
+        )
     strategy = ROUTING_STRATEGIES.find(refit.settings.clear_routing, "clear_routing")
     if strategy.needs_truth and refit.true_labels is None:
         raise ValueError(
@@ -114,7 +124,7 @@ def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:
             "`clear_loss_source='online'` keeps a prediction for every sample, which is too much where every token "
             "has a label. Use 'epoch'."
         )
-    if settings.clear_warmup in ("linear_probe", "cross_fit"):
+    if settings.clear_warmup in (*BEFORE_TRAINING, "cross_fit"):
         raise ValueError(
             f"`clear_warmup={settings.clear_warmup!r}` needs one class a sample, and here every token has a label. Use "
             "'epochs'."
@@ -172,6 +182,7 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
             labels,
             trusted if loss.uses_clean_probability else None,
             logits.softmax(dim=-1) if loss.uses_target else None,
+            posterior=logits.softmax(dim=-1) if loss.uses_posterior else None,
         ),
     }
     for when, given in evidence.items():

@@ -10,7 +10,8 @@ from transformers import Trainer
 
 from ._names import IGNORED_LABEL
 from ._processes import run_on_main
-from .estimators import NamedEstimator, SampleEvidence
+from .class_tables import table_type
+from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
@@ -73,9 +74,12 @@ def fit_clean_probability(
     estimate = run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
+    store.posterior = _table(estimate.posterior, finite, store.losses.device)
+    matrix = estimate.transition_matrix
+    store.transition_matrix = None if matrix is None else torch.from_numpy(matrix).float()
     logs = {"clean_fraction": float((estimate.clean_probability[finite] > 0.5).mean())} if finite.any() else {}
     logs["non_finite_losses"] = int((~finite).sum())
-    logs |= _look(trainer, store, predictions, estimate.clean_probability)
+    logs |= _look(trainer, store, predictions, estimate)
     twice = sorted(logs.keys() & estimate.diagnostics.keys())
     if twice:
         raise ValueError(
@@ -90,8 +94,16 @@ def fit_clean_probability(
     return logs
 
 
+def _table(posterior: np.ndarray | None, finite: np.ndarray, device: torch.device) -> torch.Tensor | None:
+    if posterior is None:
+        return None
+    table = torch.from_numpy(posterior)
+    table[~torch.from_numpy(finite)] = 0  # nothing is known of them
+    return table.to(device, table_type(*table.shape))
+
+
 def _look(
-    trainer: Trainer, store: SampleStore, predictions: SamplePredictions, clean_probability: np.ndarray
+    trainer: Trainer, store: SampleStore, predictions: SamplePredictions, estimate: CleanProbabilityEstimate
 ) -> dict[str, float]:
     """Notes in the store what [`check_fit`] finds, and warns of what the fit before this one had not. The same on every
     process."""
@@ -100,10 +112,11 @@ def _look(
     before = store.findings.warnings
     store.findings, logs = check_fit(
         predictions.losses.numpy(),
-        clean_probability,
+        estimate.clean_probability,
         None if per_token else predictions.labels.numpy(),
         None if per_token else predictions.predicted.numpy(),
         getattr(config, "id2label", None),
+        estimate.transition_matrix,
     )
     if trainer.is_world_process_zero():
         for text in (text for kind, text in store.findings.warnings.items() if kind not in before):

@@ -27,7 +27,8 @@ class FitFindings:
 
     Attributes:
         warnings (`dict[str, str]`): what speaks against the clean probabilities, in plain words, by kind: `"no_better_
-            than_chance"`, `"lost_classes"`, `"no_two_groups"`, `"non_finite_losses"`. Empty if nothing does.
+            than_chance"`, `"lost_classes"`, `"unexplained_classes"`, `"no_two_groups"`, `"non_finite_losses"`. Empty if
+            nothing does.
         missing (`int`): samples whose loss is not finite: nothing is known of their labels.
         noise_rate (`float`, *optional*): the estimated share of wrong labels, 1 - the mean clean probability. None
             where the fit doesn't support one.
@@ -91,6 +92,7 @@ def check_fit(
     labels: np.ndarray | None = None,
     predicted: np.ndarray | None = None,
     id2label: Mapping[int, str] | None = None,
+    transition_matrix: np.ndarray | None = None,
 ) -> tuple[FitFindings, dict[str, float]]:
     """Looks at a fit.
 
@@ -99,6 +101,8 @@ def check_fit(
       1 %. A good model passes under heavy noise: it agrees with few given labels, but with more than that.
     - *Lost classes*: more than 90 % of a class has a clean probability below 0.5, and more than would come about in any
       class by accident, at 1 %, if all classes lost as large a share.
+    - *Unexplained classes*: more than half of a class is called wrong, and by the noise matrix, most samples with this
+      label have it rightly (by a one-sided binomial test at 1 %): the model may not have learned the class.
     - *No two groups*: the losses have no two peaks. Both have to say so: a mixture of two Gaussians, by a separation
       above 2 (Ashman et al., 1994), and Hartigan's dip (1985) of the losses or of their logarithms, at 5 %, since a
       mixture splits skewed losses with one peak as well.
@@ -108,6 +112,8 @@ def check_fit(
         labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given classes; None where every token has one.
         predicted (`np.ndarray` of shape `[num_samples]`, *optional*): the classes that the model predicts.
         id2label (`Mapping[int, str]`, *optional*): the names of the classes, for messages, as in a model's config.
+        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the fit;
+            row: true class; column: given label.
 
     Returns:
         `tuple[FitFindings, dict[str, float]]`: what was found, and numbers for the log: those of [`FitFindings.logs`],
@@ -140,6 +146,10 @@ def check_fit(
             warnings["lost_classes"] = _of_lost(lost, labels, id2label)
             if np.isin(labels, lost).sum() > 0.1 * (p < 0.5).sum():
                 unsupported.append(f"nearly all labels of whole classes are called wrong ({len(lost)} of them)")
+        if transition_matrix is not None:
+            unexplained = np.setdiff1d(_unexplained_classes(labels, p, transition_matrix), lost)
+            if len(unexplained):
+                warnings["unexplained_classes"] = _of_unexplained(unexplained, labels, id2label)
     groups = find_groups(losses)
     if not groups.are_two:
         unsupported.append("the losses show no two groups")
@@ -187,6 +197,29 @@ def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     wrong, size = np.bincount(of_sample, weights=p < 0.5), np.bincount(of_sample)
     accident = binom.sf(wrong - 1, size, (p < 0.5).mean()) * len(classes)  # of many small classes, some have no luck
     return classes[(wrong > _LOST * size) & (accident <= _SIGNIFICANCE)]
+
+
+def _unexplained_classes(labels: np.ndarray, p: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    from scipy.stats import binom
+
+    num_labels = len(matrix)
+    shares = np.bincount(labels, minlength=num_labels) / len(labels)
+    prior = np.linalg.lstsq(matrix.T, shares, rcond=None)[0].clip(0)  # of true classes: given = T' true
+    given = (prior[:, None] * matrix).sum(axis=0)
+    expected = 1 - prior * np.diag(matrix) / np.maximum(given, 1e-12)  # the share of wrong labels in each
+    size = np.bincount(labels, minlength=num_labels)
+    wrong = np.bincount(labels, weights=p < 0.5, minlength=num_labels)
+    accident = binom.sf(wrong - 1, size, expected.clip(0, 1)) * (size > 0).sum()
+    return np.flatnonzero((wrong > 0.5 * size) & (expected < 0.5) & (accident <= _SIGNIFICANCE))
+
+
+def _of_unexplained(classes: np.ndarray, labels: np.ndarray, names: Any) -> str:
+    listed = [f"{label}{_name_of(label, names)}" for label in classes[:_NAMED].tolist()]
+    return (
+        f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, which "
+        f"the noise matrix doesn't explain: label {', '.join(listed)}{', ...' * (len(classes) > _NAMED)}. The model "
+        "may not have learned them: look at some of these samples (`label_issues()`) before you trust the others."
+    )
 
 
 def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Any) -> str:

@@ -33,7 +33,7 @@ from .sample_store import STATE_NAME, SampleStore
 from .shares import check_same_length
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
-from .training_args import ClearArguments
+from .training_args import BEFORE_TRAINING, ClearArguments
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._default_args = ClearArguments()
+        self._clear_args: ClearArguments | None = None  # in place of those that the task can't have
         self._refit: Refit | None = None  # of the training that was prepared last
         self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
@@ -74,7 +75,10 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
 
     @property
     def clear_args(self) -> ClearArguments:
-        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`."""
+        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`. If the task can't
+        have the posterior, those of `preset("clear")` in their place, as soon as training begins."""
+        if self._clear_args is not None:
+            return self._clear_args
         return self.args if isinstance(self.args, ClearArguments) else self._default_args
 
     @property
@@ -100,8 +104,9 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
+        self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
+        self._clear_args = self._refit.settings  # what the task can have
         self._estimator = get_estimator(self.clear_args.clear_estimator)
-        self._first_batch = check_first_batch(self, self._refit, estimator or self._estimator, ClearMixin)
         self.labels_tokens = self._refit.labels_tokens
         self._refit.cross_fitting = self._cross_fitting
         self._refit.resolve()
@@ -199,7 +204,8 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
         p, is_warmup = refit.clean_probability(index), not refit.store.is_fitted
-        parts = refit.loss(LossEvidence(task.logits, task.labels, p, target, self.state.epoch, is_warmup))
+        known = (p, target, self.state.epoch, is_warmup, refit.posterior(index))
+        parts = refit.loss(LossEvidence(task.logits, task.labels, *known))
         refit.record(index, task.logits, labels)
         loss = self._reduce(task, parts if folds is None else folds.weighed(parts, index))
         if folds is not None:
@@ -232,7 +238,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
-            self.labels_tokens = False  # until the first batch tells
+            self.labels_tokens, self._clear_args = False, None  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._shifts_labels = shifts_labels(self)
             self._num_routed, self._loss_parts = 0, {}
@@ -261,10 +267,10 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     # ---- Checks and helpers ----
 
     def _first_fit(self) -> str:
-        if self.clear_args.clear_warmup == "linear_probe":
-            return "the mixture is fitted for the first time before the first step, to the losses of the linear probe."
+        if self.clear_args.clear_warmup in BEFORE_TRAINING:
+            return "they are fitted for the first time before the first step, to what frozen features tell."
         return (
-            "the mixture is fitted for the first time at the beginning of epoch "
+            "they are fitted for the first time at the beginning of epoch "
             f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
         )
 

@@ -1,4 +1,4 @@
-"""Settings of CleaR as published, by name."""
+"""Settings of CleaR by name, whatever the defaults of its arguments are."""
 
 from __future__ import annotations
 
@@ -10,23 +10,46 @@ from .tuners import PEFT_METHODS
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}
 
 
-def paper(peft_method: str) -> dict[str, Any]:
-    """CleaR as its paper writes it (arXiv 2411.00873). The paper leaves γ open in [0, 1]; 0.9 is ours."""
+def recommended(peft_method: str) -> dict[str, Any]:
+    """What the arguments stand for without a preset: training on the posterior of a noise model, without gates."""
+    return {
+        **clear(peft_method),
+        "clear_warmup": "evidence",
+        "clear_loss": "posterior",
+        "clear_estimator": "noise_model",
+        "clear_routing": "none",
+        "clear_loss_source": "online",
+        "clear_ensemble_size": 1,
+    }
+
+
+def clear(peft_method: str) -> dict[str, Any]:
+    """CleaR without forward passes of its own for the consistency target. γ is open in [0, 1]; 0.9 is our choice."""
     return {
         "clear_gamma": 0.9,
         "clear_warmup": "epochs",
         "clear_warmup_epochs": 3,
+        "clear_evidence": "mean_probe+head_probe",
+        "clear_warmup_random_routing": False,
         "clear_routing": "clean",
-        "clear_loss_source": "epoch",
         "clear_estimator": "gaussian_mixture",
+        "clear_loss_source": "epoch",
+        "clear_min_clean_probability": 0.0,
+        "clear_loss": "clear",
+        "clear_loss_kwargs": None,
         "clear_consistency_weight": 1.0,
         "clear_ensemble_size": 2,
-        # The equation's N forward passes in each step. Our default takes the predictions that training makes anyway.
-        "clear_ensemble_source": "step",
+        # The running mean of the predictions that training makes anyway; "step" if every token has a label.
+        "clear_ensemble_source": None,
         "clear_ensemble_temperature": 1.0,
-        "clear_warmup_random_routing": False,
         "clear_dropout_after_warmup": True,
     }
+
+
+def paper(peft_method: str) -> dict[str, Any]:
+    """CleaR as its paper writes it (arXiv 2411.00873)."""
+    # The equation's N forward passes in each step.
+    return {**clear(peft_method), "clear_ensemble_source": "step"}
 
 
 def official(peft_method: str) -> dict[str, Any]:
@@ -37,19 +60,11 @@ def official(peft_method: str) -> dict[str, Any]:
             '`preset("paper")`, and choose `clear_gamma` yourself.'
         )
     settings = {
+        **paper(peft_method),
         # One value for all methods in the paper.
         "clear_gamma": _OFFICIAL_GAMMA[peft_method],
-        "clear_warmup": "epochs",
-        "clear_warmup_epochs": 3,
-        "clear_routing": "clean",
-        "clear_loss_source": "epoch",
-        "clear_estimator": "gaussian_mixture",
-        "clear_consistency_weight": 1.0,
-        "clear_ensemble_size": 2,
         # Targets of the passes that also give the mixture its losses; the paper predicts anew in each step.
         "clear_ensemble_source": "epoch",
-        "clear_ensemble_temperature": 1.0,
-        "clear_warmup_random_routing": False,
         # After the first refit the model stays in evaluation mode; the paper says nothing of it.
         "clear_dropout_after_warmup": False,
         "per_device_train_batch_size": 32,
@@ -66,19 +81,22 @@ def official(peft_method: str) -> dict[str, Any]:
     return settings
 
 
-PRESETS = {"paper": paper, "official": official}
+PRESETS = {"recommended": recommended, "clear": clear, "paper": paper, "official": official}
 
 
 def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
-    """Arguments for [`ClearTrainingArguments`], by name.
+    """Arguments for [`ClearTrainingArguments`], by name. Each preset sets every argument `clear_...`: none depends on a
+    default.
 
-    `"paper"` is the method as the paper (arXiv 2411.00873) writes it, `"official"` as its authors' code does it; the
-    source names each difference at its field. Where the official code draws one mask a layer for a whole batch, an
-    error, we draw one for each sample. It uses LoRA of rank 16. Its label noise is
+    `"recommended"` is what the arguments stand for without a preset: training on the posterior of a noise model.
+    `"clear"` is CleaR with a running mean of the predictions that training makes anyway as its consistency target: no
+    forward pass is spent on it. `"paper"` is the method as the paper (arXiv 2411.00873) writes it, `"official"` as its
+    authors' code does it; the source names each difference at its field. Where the official code draws one mask a layer
+    for a whole batch, an error, we draw one for each sample. It uses LoRA of rank 16. Its label noise is
     `"symmetric_including_true_class"` and `"asymmetric_previous"` of [`~hf_clear.noise.NOISE_TYPES`].
 
     Args:
-        name (`str`): `"paper"` or `"official"`.
+        name (`str`): `"recommended"`, `"clear"`, `"paper"` or `"official"`.
         peft_method (`str`, *optional*, defaults to `"lora"`): a name among `PEFT_METHODS` (`hf_clear.tuners`). The
             official code's settings depend on it; it has `"lora"`, `"adapter"`, `"bitfit"` and `"prompt"`.
 

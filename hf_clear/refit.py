@@ -21,10 +21,10 @@ from .folds.cross_fitting import CrossFitting, HeldOutScores
 from .identity import Identity
 from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader, say_never_returned
-from .probing import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
+from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
-from .training_args import ClearArguments
+from .training_args import BEFORE_TRAINING, ClearArguments
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Refit:
         self._dataloader: DataLoader | None = None
         self._base_features: torch.Tensor | None = None
         self._gate_probability: torch.Tensor | None = None
+        self._all_act = False  # every module on every sample
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
         self._told_of_missing = False
         if takes_part is not None:
@@ -95,8 +96,8 @@ class Refit:
 
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
-        probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out`, if a cross-fitting
-        warm-up has just ended, takes the predictions' place.
+        probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
+        cross-fitting warm-up has ended with.
 
         Returns:
             `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
@@ -104,18 +105,19 @@ class Refit:
         """
         self.resolve()
         settings, store = self.settings, self.store
-        by_probe = settings.clear_warmup == "linear_probe"
-        is_warmup = epoch < settings.clear_warmup_epochs
-        if (is_warmup and not by_probe) or epoch == store.fitted_epoch:
+        before_training = settings.clear_warmup in BEFORE_TRAINING
+        is_warmup = epoch < settings.clear_warmup_epochs and settings.clear_warmup != "evidence"
+        if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
         logs = {}
-        if by_probe and not store.is_fitted:
-            logs = self._fit_by_probe(estimator)
+        if before_training and not store.is_fitted:
+            of_store = (self._fit, self._begin, lambda: store.posterior)
+            logs = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
             predictions = held_out.predictions() if held_out else self._predictions(estimator.uses_probabilities)
-            if held_out and self.keeps_predictions:
-                self._remember(predictions, torch.arange(len(store.labels), device=store.labels.device))
+            if held_out:
+                self._begin(predictions)
             logs = self._fit(estimator, predictions, features)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
@@ -126,9 +128,15 @@ class Refit:
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
-        return fit_clean_probability(
+        logs = fit_clean_probability(
             self._trainer, self.store, estimator, predictions, features, true_labels=self.true_labels
         )
+        if self.loss.uses_posterior and self.store.posterior is None:
+            raise ValueError(
+                f"The training loss {self.loss.name!r} needs a posterior over the true class, and the estimator "
+                f"{estimator.name!r} gave none: `CleanProbabilityEstimate(clean_probability, posterior=...)`."
+            )
+        return logs
 
     def _predictions(self, keep_probabilities: bool) -> SamplePredictions:
         """What the fit looks at: one pass over the training set in evaluation mode with every module active. With
@@ -160,25 +168,6 @@ class Refit:
         for rows in row_blocks(target):
             target[rows] = finite_rows(target[rows])
         return target
-
-    def _fit_by_probe(self, estimator: NamedEstimator) -> dict[str, float]:
-        """The warm-up `"linear_probe"`: trains the head on the features of the frozen base model with generalized cross
-        entropy, as TURN does (arXiv 2310.17668), and fits the clean probabilities to the probe's losses. No PEFT module
-        sees a label."""
-        trainer, settings = self._trainer, self.settings
-        mean = settings.probe_features == "mean"
-        with features_for_probe(
-            trainer, trainer.train_dataset, settings, mean or estimator.uses_features, self.bypassed
-        ) as features:
-            head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
-            probe = Probe(head, features.head_shape, features.mean.shape[1] if mean else None)
-            quiet = trainer.args.disable_tqdm or not trainer.is_local_process_zero()
-            train_probe(probe, features, settings, trainer.args.seed, show_progress=not quiet)
-            set_head(trainer, settings.probe_head, probe)
-            predictions = probe_predictions(probe, features)
-            if self.keeps_predictions:
-                self._remember(predictions, torch.arange(len(predictions.labels), device=trainer.args.device))
-            return self._fit(estimator, predictions, features.mean)
 
     def _frozen_features(self) -> torch.Tensor:
         """The base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
@@ -221,7 +210,10 @@ class Refit:
     def gates(self, index: torch.Tensor, *purpose: int) -> torch.Tensor | None:
         """Gates for a batch in this step, a bool tensor `[num_layers, batch]`; None while nothing is routed."""
         if self.store.is_fitted:
-            probability = self._gate_probabilities()[index]
+            probability = self._gate_probabilities()
+            if self._all_act:
+                return None
+            probability = probability[index]
         elif self.settings.clear_warmup_random_routing:
             probability = torch.full(index.shape, self.settings.clear_gamma, device=index.device)
         else:
@@ -235,6 +227,11 @@ class Refit:
             return None
         probability = self.store.clean_probability[index]
         return probability.unsqueeze(1) if self.labels_tokens else probability
+
+    def posterior(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Of a batch, `[batch, num_labels]`; None before the first fit, or if the loss doesn't ask."""
+        table = self.store.posterior
+        return None if table is None or not self.loss.uses_posterior else table[index].float()
 
     def target(self, index: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
         """`f_ens` of a batch, the mean of N routed predictions without gradient and without dropout: `[batch,
@@ -290,7 +287,13 @@ class Refit:
             self._gate_probability = gate_probability(
                 self.settings.clear_routing, clean_probability, self.settings.clear_gamma, is_clean
             )
+            self._all_act = bool((self._gate_probability == 1).all())
         return self._gate_probability
+
+    def _begin(self, predictions: SamplePredictions) -> None:
+        """Lets the running mean of all samples begin, if one is kept."""
+        if self.keeps_predictions:
+            self._remember(predictions, torch.arange(len(predictions.labels), device=self._trainer.args.device))
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
         """Lets the running mean of some samples begin with predictions that every process has."""

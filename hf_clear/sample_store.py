@@ -19,10 +19,11 @@ from .fit_checks import FitFindings
 from .state_files import WAY_OUT, damaged, read_state
 
 STATE_NAME = "clear_state.safetensors"
-_FORMAT = "hf_clear.sample_store.v4"
+_FORMAT = "hf_clear.sample_store.v5"
 _ROWS = 1024  # of a table that are worked on at a time
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
+CLASS_TABLES = ("targets", "posterior", "transition_matrix")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
 _FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROUNDING = 1e-3  # of probabilities
@@ -44,6 +45,10 @@ class SampleStore:
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
             [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
+        posterior (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): the probability of each true class
+            at the last refit, if the estimator gives one; in the same type. A row of zeros where nothing is known.
+        transition_matrix (`torch.Tensor` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the last
+            refit, if the estimator gives one; row: true class; column: given label.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.Identity`]).
@@ -55,6 +60,8 @@ class SampleStore:
     labels: torch.Tensor
     mean_losses: torch.Tensor
     targets: torch.Tensor | None = None
+    posterior: torch.Tensor | None = None
+    transition_matrix: torch.Tensor | None = None
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
     labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
@@ -169,7 +176,8 @@ class SampleStore:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
-        tensors = self.sample_tensors() | ({} if self.targets is None else {"targets": self.targets})
+        tables = {name: getattr(self, name) for name in CLASS_TABLES}
+        tensors = self.sample_tensors() | {name: table for name, table in tables.items() if table is not None}
         plain = {
             "fitted_epoch": self.fitted_epoch,
             "identity": self.identity,
@@ -203,22 +211,23 @@ class SampleStore:
         largest = int(of_samples["labels"].max()) if num_samples else IGNORED_LABEL
         if num_labels is not None and largest >= num_labels:
             raise damaged(path, f"labels holds {largest}, and the model has {num_labels} classes")
-        targets = tensors.get("targets")
-        if targets is not None:
-            if targets.ndim != 2 or len(targets) != num_samples or targets.dtype not in _FLOAT_TYPES:
-                raise damaged(path, f"targets is a {targets.dtype} of shape {list(targets.shape)}")
-            if num_labels is not None and targets.shape[1] != num_labels:
+        tables = {name: tensors[name] for name in CLASS_TABLES if name in tensors}
+        for name, table in tables.items():
+            rows = table.shape[-1] if name == "transition_matrix" else num_samples
+            if table.ndim != 2 or len(table) != rows or table.dtype not in _FLOAT_TYPES:
+                raise damaged(path, f"{name} is a {table.dtype} of shape {list(table.shape)}")
+            if num_labels is not None and table.shape[1] != num_labels:
                 raise ValueError(
-                    f"{path} holds targets for {targets.shape[1]} classes while the model has {num_labels}: resume "
+                    f"{path} holds {name} for {table.shape[1]} classes while the model has {num_labels}: resume "
                     f"with the model that the run began with. {WAY_OUT}"
                 )
-            if not _are_probabilities(targets):
-                raise damaged(path, "targets holds what is no probability")
+            if not _are_probabilities(table):
+                raise damaged(path, f"{name} holds what is no probability")
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain = {"fitted_epoch": epoch, "identity": state.get("identity"), "findings": read_findings(path, state)}
-        return cls(**of_samples, targets=targets, **plain)
+        return cls(**of_samples, **tables, **plain)
 
 
 def read_sample_tensors(

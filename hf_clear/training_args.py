@@ -9,13 +9,15 @@ from transformers import TrainingArguments
 
 from ._argument_checks import check_least, check_numbers, check_whole_numbers, dictionary
 from .estimators import ESTIMATORS
+from .evidence import evidence_sources
 from .losses import TRAINING_LOSSES, TrainingLoss, get_training_loss
 from .probe_args import ProbeArguments
 from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
-WARMUPS = ("epochs", "linear_probe", "cross_fit")
+WARMUPS = ("epochs", "linear_probe", "evidence", "cross_fit")
+BEFORE_TRAINING = ("linear_probe", "evidence")  # warm-ups that end before the first step
 LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
@@ -39,13 +41,15 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_warmup: str = field(
-        default="epochs",
+        default="evidence",
         metadata={
             "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
             "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
-            "'cross_fit' trains `clear_folds` adapters at once in these epochs, each on its fold of the samples; each "
-            "sample is then predicted by those that have not seen its label, and the adapter that stays starts anew.",
+            "'evidence' takes no epoch either: models of frozen features that have not seen a sample's label "
+            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds. 'cross_fit' trains "
+            "`clear_folds` adapters at once in these epochs, each on its fold of the samples; each sample is then "
+            "predicted by those that have not seen its label, and the adapter that stays starts anew.",
             "choices": list(WARMUPS),
         },
     )
@@ -56,12 +60,20 @@ class ClearArguments(ProbeArguments):
             "passes as there are folds, less one."
         },
     )
+    clear_evidence: str = field(
+        default="mean_probe+head_probe",
+        metadata={
+            "help": "Where the warm-up 'evidence' has its scores from, with '+' between the names: 'mean_probe' and "
+            "'head_probe' are linear probes with generalized cross entropy, in 5 folds, on the averaged last hidden "
+            "states and on what the head sees. `hf_clear.evidence.register_evidence` adds one."
+        },
+    )
     clear_warmup_random_routing: bool = field(
         default=False,
         metadata={"help": "In the warm-up, draw gates from Bernoulli(γ) for all samples alike, instead of none."},
     )
     clear_routing: str = field(
-        default="clean",
+        default="none",
         metadata={
             "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
             "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
@@ -70,7 +82,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_estimator: str = field(
-        default="gaussian_mixture",
+        default="noise_model",
         metadata={
             "help": "What turns losses (or, for 'knn' and 'probe', the frozen model's features) into clean "
             "probabilities. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
@@ -78,7 +90,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss_source: str = field(
-        default="epoch",
+        default="online",
         metadata={
             "help": "Where the losses for the mixture come from: 'epoch' makes one pass over the training set at each "
             "refit, with every module active; 'online' makes none and takes the running mean of the predictions of "
@@ -95,7 +107,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss: str = field(
-        default="clear",
+        default="posterior",
         metadata={
             "help": "The training loss: 'clear' is CleaR's, the task loss plus consistency with the ensemble. Others "
             "add to the task loss or take its place: see `hf_clear.losses`; `register_training_loss` adds one.",
@@ -114,7 +126,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_ensemble_size: int = field(
-        default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
+        default=1, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
     )
     clear_ensemble_source: str | None = field(
         default=None,
@@ -143,6 +155,7 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 f"`clear_warmup` has to be one of {', '.join(map(repr, WARMUPS))}; got {self.clear_warmup!r}."
             )
+        evidence_sources(self.clear_evidence)
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
         check_whole_numbers(self, clear_warmup_epochs=0, clear_folds=2)
         if self.clear_warmup == "cross_fit" and self.clear_warmup_epochs == 0:
@@ -178,9 +191,15 @@ class ClearArguments(ProbeArguments):
             )
         check_least(self, "clear_ensemble_temperature", LOWEST_TEMPERATURE)
         ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
-        ESTIMATORS.find(self.clear_estimator, "clear_estimator")
+        estimator = ESTIMATORS.find(self.clear_estimator, "clear_estimator")
         self.clear_loss_kwargs = dictionary("clear_loss_kwargs", self.clear_loss_kwargs)
-        self.get_training_loss()  # refuses a name or a setting that it doesn't know
+        loss = self.get_training_loss()  # refuses a name or a setting that it doesn't know
+        if loss.uses_posterior and not estimator.gives_posterior:
+            raise ValueError(
+                f"`clear_loss={self.clear_loss!r}` trains on the posterior over the true class, and the estimator "
+                f"{self.clear_estimator!r} tells right from wrong alone. Use `clear_estimator='noise_model'` with it, "
+                "or another loss: that of CleaR as published, with all its settings, is `preset('paper')`."
+            )
 
     def ensemble_source(self, labels_tokens: bool) -> str:
         """`clear_ensemble_source`, or what stands for None: predictions for every token of the training set are too
@@ -189,14 +208,40 @@ class ClearArguments(ProbeArguments):
 
     def in_force(self, labels_tokens: bool) -> dict[str, Any]:
         """The settings of the method by name, as far as they have an effect, with what stands for None."""
-        own = [setting.name for setting in fields(ClearArguments)]
-        if self.clear_warmup != "linear_probe":
-            probe = [setting.name for setting in fields(ProbeArguments)]
-            own = [name for name in own if name not in probe]
-        if self.clear_warmup != "cross_fit":
-            own.remove("clear_folds")
-        settings = {name: getattr(self, name) for name in own}
-        return {**settings, "clear_ensemble_source": self.ensemble_source(labels_tokens)}
+        idle = self.idle_settings()
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(ClearArguments)}
+        settings["clear_ensemble_source"] = self.ensemble_source(labels_tokens)
+        return {name: value for name, value in settings.items() if name not in idle}
+
+    def idle_settings(self) -> dict[str, str]:
+        """The settings that have no effect beside the others, by name, with what they would need."""
+        loss = self.get_training_loss()
+        needs = {
+            "clear_warmup_epochs": (self.clear_warmup != "evidence", "another `clear_warmup` than 'evidence'"),
+            "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
+            "clear_evidence": (self.clear_warmup == "evidence", "`clear_warmup='evidence'`"),
+            "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),
+            "clear_gamma": (
+                self.clear_routing != "none" or self.clear_warmup_random_routing,
+                "gates, such as `clear_routing='clean'`",
+            ),
+            "clear_consistency_weight": ("consistency_weight" in loss.defaults, "`clear_loss='clear'`"),
+            "clear_ensemble_source": (loss.uses_target, "a loss that uses the ensemble, such as `clear_loss='clear'`"),
+            "clear_ensemble_size": (
+                loss.uses_target or self.clear_loss_source == "online" or "ensemble_size" in loss.defaults,
+                "a loss that uses the ensemble, or `clear_loss_source='online'`",
+            ),
+            "clear_ensemble_temperature": (loss.uses_target, "a loss that uses the ensemble"),
+            **dict.fromkeys(
+                ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
+                (self.clear_warmup in BEFORE_TRAINING, "`clear_warmup='evidence'` or 'linear_probe'"),
+            ),
+            **dict.fromkeys(
+                ("probe_gce_q", "probe_features"),
+                (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            ),
+        }
+        return {name: need for name, (acts, need) in needs.items() if not acts}
 
     def get_training_loss(self) -> TrainingLoss:
         """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as

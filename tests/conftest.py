@@ -11,7 +11,7 @@ import pytest
 from helpers.toy import tiny_bert
 from helpers.turn import turn_trainer
 
-from hf_clear import ClearTrainingArguments
+from hf_clear import ClearArguments, ClearTrainingArguments, preset
 
 datasets.disable_progress_bars()
 
@@ -33,11 +33,13 @@ def pytest_collection_finish(session) -> None:
 
 @pytest.fixture
 def training_arguments(tmp_path):
-    """Builds `ClearTrainingArguments` (or another class) with what every test wants."""
+    """Builds `ClearTrainingArguments` (or another class) with what every test wants: CleaR's own settings are those of
+    the preset "clear", whatever the defaults are."""
 
     def build(cls=ClearTrainingArguments, **kwargs):
         return cls(
             **{
+                **(preset("clear") if issubclass(cls, ClearArguments) else {}),
                 "output_dir": str(tmp_path / "out"),
                 "use_cpu": True,
                 "per_device_train_batch_size": 8,

@@ -7,7 +7,7 @@ import pytest
 from helpers.toy import collate, toy_dataset
 from helpers.trainers import Dictionaries, assert_same_weights, lora_model, weights, with_transform
 
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, preset
 
 
 def with_labels(labels) -> datasets.Dataset:
@@ -80,7 +80,7 @@ def test_training_sets_that_do_not_work(training_arguments):
 )
 def test_arguments_out_of_range(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        ClearTrainingArguments(output_dir=str(tmp_path), **arguments)
+        ClearTrainingArguments(output_dir=str(tmp_path), **preset("clear") | arguments)
 
 
 @pytest.mark.parametrize("setting", ["lora_alpha", "lora_dropout"])

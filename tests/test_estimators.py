@@ -143,7 +143,8 @@ def test_one_line_registers_an_estimator():
 @pytest.mark.parametrize("name", ["gmm", "gaussian_mixture+gmm", "gaussian_mixture+", ""])
 def test_unknown_names_are_refused_with_those_that_are_known(name):
     unknown = name.split("+")[-1]
-    known = "'gaussian_mixture', 'per_class_gaussian_mixture', 'ema_gaussian_mixture', 'knn', 'probe'. .* Put '[+]'"
+    known = "'gaussian_mixture', 'per_class_gaussian_mixture', 'ema_gaussian_mixture', 'knn', 'noise_model', 'probe'. "
+    known += ".* Put '[+]'"
     with pytest.raises(ValueError, match=f"no clean-probability estimator '{unknown}'. There are: {known}"):
         get_estimator(name)
 
@@ -160,7 +161,7 @@ def test_a_command_line_lists_the_names_and_takes_combinations(capsys):
         with pytest.raises(SystemExit):
             HfArgumentParser(Arguments).parse_args_into_dataclasses(["--help"])
         assert (
-            "{gaussian_mixture,per_class_gaussian_mixture,ema_gaussian_mixture,knn,probe,toy}"
+            "{gaussian_mixture,per_class_gaussian_mixture,ema_gaussian_mixture,knn,noise_model,probe,toy}"
             in capsys.readouterr().out
         )
     for unknown in ("toy", "knn+toy", "knn+", ""):

@@ -49,7 +49,7 @@ def keep(name, trainer):
     with torch.no_grad():
         results[name] = trainer.model.eval()(**inputs).logits
 
-clear, config = {"clear_warmup_epochs": 1}, ClearLoraConfig(task_type="SEQ_CLS")
+clear, config = {**preset("clear"), "clear_warmup_epochs": 1}, ClearLoraConfig(task_type="SEQ_CLS")
 trainer = trainer_of(ClearTrainer, ClearTrainingArguments, "plain", config=config, **clear)
 trainer.train()
 nested = Path("plain/run-0/checkpoint-1")  # as a hyperparameter search leaves them
@@ -85,7 +85,7 @@ sys.path.insert(0, root)
 import run_glue_noisy
 
 sys.argv = ["run_glue_noisy.py", *"--dataset_name mteb/banking77 --model_name_or_path org/tiny-bert --method clear "
-    "--output_dir script --push_to_hub --num_train_epochs 2 --clear_warmup_epochs 1 --use_cpu".split()]
+    "--preset clear --output_dir script --push_to_hub --num_train_epochs 2 --clear_warmup_epochs 1 --use_cpu".split()]
 run_glue_noisy.main()
 run_glue_noisy.main()  # evaluates again, with clean_probabilities.parquet in the folder
 torch.save(results, "results.pt")

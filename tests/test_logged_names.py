@@ -7,7 +7,7 @@ import pytest
 from helpers.toy import collate, tiny_bert
 from helpers.trainers import noisy_toy
 
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments, preset
 from hf_clear.losses import TRAINING_LOSSES
 
 # What `Trainer` logs, with and without hf_clear.
@@ -33,7 +33,9 @@ def found(tmp_path_factory) -> set[str]:
     peft_config = ClearLoraConfig(task_type="SEQ_CLS", r=2)
     names = set()
     for loss in TRAINING_LOSSES:
-        clear = {"clear_warmup_epochs": 1, "clear_loss": loss, "clear_min_clean_probability": 0.01}
+        clear = preset("clear") | {"clear_warmup_epochs": 1, "clear_loss": loss, "clear_min_clean_probability": 0.01}
+        if TRAINING_LOSSES[loss].uses_posterior:
+            clear |= {"clear_estimator": "noise_model", "clear_warmup": "evidence"}
         names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **clear), peft_config=peft_config)
     turn = {"turn_threshold": 0.1, "probe_epochs": 2, "eval_strategy": "epoch"}
     return names | logged(TurnTrainer, TurnTrainingArguments(**shared, **turn))

@@ -120,6 +120,7 @@ def test_training_losses_by_hand():
                 "ensemble": ([(1 - a) * b for a, b in zip(p, soft)], 1),
             },
         ),
+        "posterior": ({}, {"posterior": (soft, 1)}),
         "weighted": ({}, {"weighted_cross_entropy": ([a * b for a, b in zip(p, ce)], 1)}),
         "elr": (
             {"elr_weight": weight, "ensemble_size": size},
@@ -132,7 +133,8 @@ def test_training_losses_by_hand():
         ),
     }
     assert expected.keys() == TRAINING_LOSSES.keys()
-    evidence = LossEvidence(torch.tensor(LOGITS), torch.tensor(LABELS), torch.tensor(p), torch.tensor(TARGET))
+    target = torch.tensor(TARGET)
+    evidence = LossEvidence(torch.tensor(LOGITS), torch.tensor(LABELS), torch.tensor(p), target, posterior=target)
     for name, (settings, parts) in expected.items():
         found = get_training_loss(name, settings)(evidence)
         assert found.keys() == parts.keys(), name
@@ -162,7 +164,7 @@ def test_names_and_settings_are_looked_at():
     with pytest.raises(ValueError, match="'gce' has no setting 'Q'. Its settings are: q=0.7"):
         ClearArguments(clear_loss="gce", clear_loss_kwargs={"Q": 0.5})
     with pytest.raises(ValueError, match="an argument of its own: set `clear_consistency_weight`"):
-        ClearArguments(clear_loss_kwargs={"consistency_weight": 0.5})
+        ClearArguments(clear_loss="clear", clear_loss_kwargs={"consistency_weight": 0.5})
     with pytest.raises(ValueError, match="`clear_loss_kwargs` is no valid JSON"):
         ClearArguments(clear_loss_kwargs="q=0.5")
     assert ClearArguments(clear_loss="gce", clear_loss_kwargs='{"q": 0.5}').get_training_loss().settings == {"q": 0.5}
@@ -178,7 +180,8 @@ def test_names_and_settings_are_looked_at():
 def test_every_loss_trains(training_arguments, name):
     """Each part of what the trainer minimizes is in the log by its name; `loss` is without what is added to the task
     loss, so that it can be compared from the warm-up on."""
-    trainer = trainer_with(training_arguments(clear_loss=name, clear_warmup_epochs=1))
+    estimator = "noise_model" if get_training_loss(name).uses_posterior else "gaussian_mixture"
+    trainer = trainer_with(training_arguments(clear_loss=name, clear_warmup_epochs=1, clear_estimator=estimator))
     minimized = minimized_by(trainer)
     trainer.train()
     loss = trainer.clear_args.get_training_loss()

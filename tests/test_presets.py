@@ -5,6 +5,7 @@ from peft import IA3Config
 
 from hf_clear import (
     ClearAdapterConfig,
+    ClearArguments,
     ClearBitFitConfig,
     ClearLoraConfig,
     ClearPromptConfig,
@@ -13,6 +14,7 @@ from hf_clear import (
     register_peft_method,
 )
 from hf_clear.presets import PRESETS
+from hf_clear.probe_args import ProbeArguments
 from hf_clear.tuners import PEFT_METHODS
 
 
@@ -22,6 +24,41 @@ def test_presets_are_arguments_of_the_trainer(name, method, tmp_path):
     settings = preset(name, method)
     arguments = ClearTrainingArguments(output_dir=str(tmp_path), **settings)
     assert settings.items() <= dataclasses.asdict(arguments).items()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("method", PEFT_METHODS)
+def test_no_preset_depends_on_a_default(name, method):
+    own = {field.name for field in dataclasses.fields(ClearArguments)}
+    own -= {field.name for field in dataclasses.fields(ProbeArguments)}
+    assert preset(name, method).keys() - {"per_device_train_batch_size"} == own
+
+
+def test_clear_is_the_paper_but_for_where_its_targets_come_from():
+    assert preset("clear") == {
+        "clear_gamma": 0.9,
+        "clear_warmup": "epochs",
+        "clear_warmup_epochs": 3,
+        "clear_evidence": "mean_probe+head_probe",
+        "clear_warmup_random_routing": False,
+        "clear_routing": "clean",
+        "clear_estimator": "gaussian_mixture",
+        "clear_loss_source": "epoch",
+        "clear_min_clean_probability": 0.0,
+        "clear_loss": "clear",
+        "clear_loss_kwargs": None,
+        "clear_consistency_weight": 1.0,
+        "clear_ensemble_size": 2,
+        "clear_ensemble_source": None,
+        "clear_ensemble_temperature": 1.0,
+        "clear_dropout_after_warmup": True,
+    }
+    assert preset("paper") == preset("clear") | {"clear_ensemble_source": "step"}
+
+
+def test_recommended_is_the_default():
+    own = {name: value for name, value in dataclasses.asdict(ClearArguments()).items() if name in preset("recommended")}
+    assert own == preset("recommended")
 
 
 def test_what_the_official_code_does_otherwise():
@@ -41,7 +78,7 @@ def test_what_the_official_code_does_otherwise():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="one of paper, official; got 'papers'"):
+    with pytest.raises(ValueError, match="one of clear, paper, official; got 'papers'"):
         preset("papers")
     with pytest.raises(
         ValueError, match="`peft_method` has to be the name of.*got 'ia3'. There are: 'adapter'.*'lora'"

@@ -55,6 +55,7 @@ def test_both_methods_side_by_side_and_a_json_file(script, tmp_path, tiny_model,
     arguments = {
         "model_name_or_path": tiny_model,
         "method": "both",
+        "preset": "clear",
         "train_file": write(rows(60), tmp_path / "train.csv"),
         "test_file": write(rows(30, seed=1), tmp_path / "test.csv"),
         "noise_type": "asymmetric",

@@ -55,7 +55,9 @@ def test_after_labels_were_corrected(script, tmp_path, tiny_model, method):  # n
     path, frame = tmp_path / "train.csv", rows(60)
     arguments = ["--train_file", write(frame, path), "--method", method, "--num_train_epochs", 2]
     arguments += ["--validation_split_percentage", 0]
-    arguments += {"clear": ["--clear_warmup_epochs", 1], "turn": ["--turn_threshold", 0.01]}.get(method, [])
+    arguments += {"clear": ["--preset", "clear", "--clear_warmup_epochs", 1], "turn": ["--turn_threshold", 0.01]}.get(
+        method, []
+    )
     _, out = script(*arguments)
     content = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     write(corrected(frame, 3, 4), path)
@@ -155,7 +157,7 @@ def test_other_names_and_another_test_set_are_the_same_run(script, tmp_path, tin
         results, _ = script(
             *("--train_file", file, "--test_file", test, "--num_train_epochs", 1, "--model_name_or_path", "model"),
             *("--output_dir", "out", "--use_cpu", "--learning_rate", 0.01, "--per_device_train_batch_size", 8),
-            *("--disable_tqdm", "True", "--lora_alpha", 8),
+            *("--disable_tqdm", "True", "--lora_alpha", 8, "--preset", "clear"),
             defaults=False,
         )
         assert results["clear"]["test_samples"] == 9
@@ -181,6 +183,7 @@ def test_an_adapter_of_a_model_with_a_relative_name(script, tmp_path, tiny_model
     (tmp_path / "here" / "model").symlink_to(tiny_model)
     monkeypatch.chdir(tmp_path / "here")
     train = ["--train_file", write(rows(60), tmp_path / "train.csv"), "--num_train_epochs", 1, "--use_cpu"]
+    train += ["--preset", "clear"]
     script(*train, "--model_name_or_path", "./model", "--output_dir", "../out", defaults=False)
     prediction = ["--test_file", test, "--do_predict", "--model_name_or_path", tmp_path / "out", "--use_cpu"]
     script(*prediction, "--output_dir", tmp_path / "predicted", defaults=False)

@@ -100,7 +100,7 @@ NO_EFFECT = [
     (("--method", "none", "--clear_warmup_epochs", "2"), "clear_warmup_epochs"),
     (("--method", "clear", "--turn_threshold", "0.7"), "turn_threshold"),
     (("--method", "both", "--turn_balance", "min"), "turn_balance"),
-    (("--method", "clear", "--probe_epochs", "3"), "probe_epochs"),
+    (("--clear_warmup", "epochs", "--probe_epochs", "3"), "probe_epochs"),
     (("--method", "none", "--probe_gce_q", "0.5"), "probe_gce_q"),
     (("--peft_method", "adapter", "--lora_r", "4"), "lora_r"),
     (("--peft_method", "lora", "--adapter_size", "4"), "adapter_size"),

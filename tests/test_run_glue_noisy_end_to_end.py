@@ -55,7 +55,7 @@ def test_real_queries(tmp_path):
         command(*arguments, "--method", method, "--output_dir", method, *more, cwd=tmp_path)
         return json.loads((tmp_path / method / "all_results.json").read_text())
 
-    clear = results("clear", "--num_train_epochs", "4", "--clear_warmup_epochs", "3")
+    clear = results("clear", "--preset", "clear", "--num_train_epochs", "4", "--clear_warmup_epochs", "3")
     assert clear["detection_auroc"] > 0.95 and clear["test_accuracy"] > 0.8
     turn = results("turn", "--num_train_epochs", "2")
     assert turn["probe_detection_auroc"] > 0.98 and turn["cleanse_purity"] > 0.95 and turn["cleanse_recall"] > 0.8

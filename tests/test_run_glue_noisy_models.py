@@ -245,10 +245,8 @@ def test_models_without_a_padding_token(script, tmp_path, decoders, name, method
     arguments += [
         "--test_file",
         write(test, tmp_path / "test.csv"),
-        "--num_train_epochs",
-        1,
-        "--clear_warmup_epochs",
-        0,
+        *("--num_train_epochs", 1),
+        *("--preset", "clear", "--clear_warmup_epochs", 0),
     ]
     if (name, method) == ("llama", "bitfit"):
         with pytest.raises(ValueError, match="bias"):

@@ -9,7 +9,7 @@ from datasets import ClassLabel
 from helpers.toy import collate, tiny_bert, toy_dataset
 from transformers import Trainer
 
-from hf_clear import ClearTrainer
+from hf_clear import ClearTrainer, preset
 from hf_clear.metrics import detection_metrics
 from hf_clear.runs import (
     LabelArguments,
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 
 def arguments_of(folder, **changed) -> NoisyTrainingArguments:
-    return NoisyTrainingArguments(output_dir=str(folder), use_cpu=True, **changed)
+    return NoisyTrainingArguments(output_dir=str(folder), use_cpu=True, **preset("clear") | changed)
 
 
 def checkpoint(folder, step: int) -> str:

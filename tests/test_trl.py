@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
-from hf_clear import ClearArguments, ClearMixin
+from hf_clear import ClearArguments, ClearMixin, preset
 
 
 def sft(cls: type[Trainer], folder: Path, **arguments) -> Trainer:
@@ -54,7 +54,7 @@ def test_sft_trainer_keeps_its_loss_and_its_metrics(tmp_path):
         values = [entry[name] for entry in stock.state.log_history if name in entry]
         assert [entry[name] for entry in clear.state.log_history if name in entry] == values and values
     # Its class scores come without a gradient, so that consistency needs a forward pass of its own.
-    routed = sft(clear_cls, tmp_path, clear_warmup_epochs=1, clear_consistency_weight=0.5)
+    routed = sft(clear_cls, tmp_path, **{**preset("clear"), "clear_warmup_epochs": 1, "clear_consistency_weight": 0.5})
     last = [entry for entry in routed.state.log_history if "loss" in entry][-1]
     assert last["loss"] == pytest.approx(last["task_loss"], rel=1e-3)
     assert last["consistency"] > 0 and {"entropy", "mean_token_accuracy", "num_tokens"} <= last.keys()

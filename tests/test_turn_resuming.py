@@ -93,7 +93,7 @@ def test_a_probe_that_was_interrupted_in_mid_epoch_begins_again(turn, monkeypatc
             next(steps)
             return generalized_cross_entropy(*args)
 
-        patch.setattr("hf_clear.probing.generalized_cross_entropy", loss)
+        patch.setattr("hf_clear.probing.probe.generalized_cross_entropy", loss)
         with pytest.raises((StopIteration, RuntimeError)):
             trainer.linear_probe()
     trainer.model.load_state_dict(turn().model.state_dict())

@@ -8,6 +8,7 @@ from ._groups import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
 from ._registry import ESTIMATORS, Estimator, NamedEstimator, get_estimator, register_estimator
 from .mixtures import gaussian_mixture, per_class_gaussian_mixture
 from .neighbors import knn_agreement
+from .noise_model import NoiseModel, fit_noise_model
 from .probe import out_of_sample_cross_entropy
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Estimator",
     "Groups",
     "NamedEstimator",
+    "NoiseModel",
     "SampleEvidence",
     "find_groups",
+    "fit_noise_model",
     "gaussian_mixture",
     "get_estimator",
     "knn_agreement",

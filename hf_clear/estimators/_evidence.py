@@ -56,14 +56,22 @@ class CleanProbabilityEstimate:
         clean_probability (`np.ndarray` of shape `[num_samples]`): the probability in [0, 1] that a label is correct.
         diagnostics (`dict[str, float]`, *optional*): numbers that tell how the estimate came about, by the name under
             which training logs them; NaN where one is not defined. Empty by default.
+        posterior (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the probability of each true class,
+            given everything that is known of a sample, its label included. For training losses that ask for it. None if
+            the estimator knows right and wrong alone.
+
+        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix that was
+            found; row: true class; column: given label. None if the estimator has none.
 
     Raises:
-        ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, or
-            `diagnostics` holds anything but finite numbers and NaN.
+        ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`
+            has not one row for each of them, or `diagnostics` holds anything but finite numbers and NaN.
     """
 
     clean_probability: np.ndarray
     diagnostics: dict[str, float] = field(default_factory=dict)
+    posterior: np.ndarray | None = None
+    transition_matrix: np.ndarray | None = None
 
     def __post_init__(self):
         probability = np.asarray(self.clean_probability, dtype=np.float64)
@@ -75,6 +83,11 @@ class CleanProbabilityEstimate:
             )
         object.__setattr__(self, "clean_probability", probability)
         object.__setattr__(self, "diagnostics", _checked_diagnostics(self.diagnostics))
+        if self.posterior is not None and np.shape(self.posterior)[:1] != probability.shape:
+            raise ValueError(
+                f"`posterior` has to hold one row for each of {len(probability)} samples; got shape "
+                f"{list(np.shape(self.posterior))}."
+            )
 
 
 def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ class NamedEstimator:
         uses_features (`bool`): whether it needs `SampleEvidence.features`.
         uses_labels (`bool`): whether it needs `SampleEvidence.labels` or `SampleEvidence.probabilities`.
         uses_probabilities (`bool`): whether it looks at `SampleEvidence.probabilities`, which take much memory.
+        gives_posterior (`bool`, *optional*): whether its estimates have a `posterior`; None if that is not known.
 
     Raises:
         ValueError: when called, where the estimator doesn't return one clean probability for each sample.
@@ -34,6 +35,7 @@ class NamedEstimator:
     uses_features: bool = False
     uses_labels: bool = False
     uses_probabilities: bool = True
+    gives_posterior: bool | None = False
 
     def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimate = self.estimator(evidence)
@@ -47,6 +49,8 @@ class NamedEstimator:
                 f"The estimator {self.name!r} returned {len(estimate.clean_probability)} clean probabilities for "
                 f"{len(evidence.losses)} samples."
             )
+        if self.gives_posterior and estimate.posterior is None:
+            raise ValueError(f"The estimator {self.name!r} is registered to give a posterior, and gave none.")
         finite = np.isfinite(evidence.losses)  # there is no training on the others
         if finite.all():
             return estimate
@@ -86,6 +90,7 @@ def register_estimator(
     uses_features: bool = False,
     uses_labels: bool = False,
     uses_probabilities: bool = True,
+    gives_posterior: bool = False,
 ) -> None:
     """Makes an estimator known by a name.
 
@@ -97,6 +102,8 @@ def register_estimator(
             `SampleEvidence.probabilities`, so that tasks with one label a token are refused before training.
         uses_probabilities (`bool`, *optional*, defaults to `True`): whether it looks at `SampleEvidence.probabilities`.
             Say False if it does not: they are `num_samples * num_labels` numbers, which need not be kept then.
+        gives_posterior (`bool`, *optional*, defaults to `False`): whether its estimates have a `posterior`, which the
+            training loss 'posterior' needs. In a combination it has no effect.
 
     Raises:
         ValueError: where the name is empty, holds `"+"` or is taken.
@@ -110,7 +117,8 @@ def register_estimator(
     >>> register_estimator("likelihood", likelihood)
     ```
     """
-    ESTIMATORS.add(name, NamedEstimator(name, estimator, uses_features, uses_labels, uses_probabilities))
+    needs = (uses_features, uses_labels, uses_probabilities)
+    ESTIMATORS.add(name, NamedEstimator(name, estimator, *needs, gives_posterior))
 
 
 def get_estimator(name: str) -> NamedEstimator:

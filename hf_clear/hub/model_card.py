@@ -28,6 +28,11 @@ _DESCRIPTIONS = {
         "Gaussians over the losses gives each training sample a clean probability, and the PEFT modules are bypassed "
         "the more often, the less likely its label is correct. In inference all modules act."
     ),
+    "posterior": (
+        "Trained on noisy labels with hf_clear, on the posterior over the true class: a noise model weighs what is "
+        "predicted for a training sample against the label that it was given, and the outcome is its target. In "
+        "inference all modules act."
+    ),
     "TURN": (
         "Trained on noisy labels with [TURN](https://arxiv.org/abs/2310.17668): a linear probe on the features of the "
         "pretrained model came first, and fine-tuning left out the samples whose label looked wrong by its losses."
@@ -62,6 +67,9 @@ _FIT = {
     "mixture_std_noisy": "Std, noisy",
     "mixture_weight_noisy": "Weight, noisy",
     "mixture_separation": "Separation",
+    "noise_model_rate": "Noise rate of the noise model",
+    "noise_model_diagonal": "Diagonal of T",
+    "noise_model_gain": "Gain",
     "clean_fraction": "p > 0.5",
     "estimated_noise_rate": "Estimated noise rate",
     "fit_warnings": "Warnings",
@@ -104,11 +112,17 @@ def complete_model_card(trainer: Trainer, tags: str | list[str] | None = None) -
 
     fits = _fits(trainer)
     text = _own_text(without_html(card.text), type(base_of(model)).__name__)
-    text = _with_section(text, "Model description", f"{_DESCRIPTIONS[trainer.method]}\n\n{_loading(trainer)}")
+    text = _with_section(text, "Model description", f"{_description(trainer)}\n\n{_loading(trainer)}")
     text = _with_section(text, "Training and evaluation data", _data(trainer, fits))
     text = _with_section(text, trainer.method, _procedure(trainer, fits))
     card.text = _with_section(text, "Citation", f"```bibtex\n{_CITATIONS[trainer.method]}\n```")
     write_atomically(path, str(card).encode())
+
+
+def _description(trainer: Trainer) -> str:
+    has_posterior = getattr(trainer.sample_store, "posterior", None) is not None
+    uses_it = trainer.method_settings().get("clear_loss") == "posterior"
+    return _DESCRIPTIONS["posterior" if has_posterior and uses_it else trainer.method]
 
 
 def _own_text(text: str, model_type: str) -> str:

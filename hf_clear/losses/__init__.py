@@ -1,6 +1,6 @@
 """Training losses, one a file. `register_training_loss` adds one; `clear_loss` of the training arguments names it."""
 
-from . import clear, elr, gce, label_mix, sce, weighted
+from . import clear, elr, gce, label_mix, posterior, sce, weighted
 from ._evidence import LossEvidence, LossPart
 from ._functional import (
     IGNORED_LABEL,

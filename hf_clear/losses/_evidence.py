@@ -25,6 +25,9 @@ class LossEvidence:
             use it, or there is none yet: in the warm-up, the ensemble source `"online"` alone has one, after an epoch.
         epoch (`float`): how many epochs are done, with fractions.
         is_warmup (`bool`): whether nothing has been fitted yet.
+        posterior (`torch.Tensor` of shape `[batch, num_labels]`, *optional*): the probability of each true class, given
+            all that is known of a sample, its label included, without gradient; a row of zeros for a sample of which
+            nothing is known. None if the loss doesn't use it, and before the first fit.
     """
 
     logits: torch.Tensor
@@ -33,6 +36,7 @@ class LossEvidence:
     target: torch.Tensor | None = None
     epoch: float = 0.0
     is_warmup: bool = False
+    posterior: torch.Tensor | None = None
 
     @property
     def is_labelled(self) -> torch.Tensor:

@@ -25,11 +25,11 @@ class TrainingLoss:
         name (`str`): as it is registered.
         function (`Callable`): what is called; see [`register_training_loss`].
         adds_to_task_loss (`bool`): whether its parts are added to the task loss, instead of standing in its place.
-        needs_target, needs_clean_probability (`bool`): whether it needs these of [`LossEvidence`].
+        needs_target, needs_clean_probability, needs_posterior (`bool`): whether it needs these of [`LossEvidence`].
         active_if (`Callable[..., bool]`, *optional*): a function of its settings that says whether it has any part.
         settings (`Mapping[str, Any]`): keyword arguments of `function`.
         is_active (`bool`): whether it has any part with these settings.
-        uses_target, uses_clean_probability (`bool`): whether it looks at them with these settings.
+        uses_target, uses_clean_probability, uses_posterior (`bool`): whether it looks at them with these settings.
 
     Raises:
         ValueError: when called, where the function doesn't return parts of the shape of the labels.
@@ -40,11 +40,13 @@ class TrainingLoss:
     adds_to_task_loss: bool = False
     needs_target: bool = False
     needs_clean_probability: bool = False
+    needs_posterior: bool = False
     active_if: Callable[..., bool] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_active: bool = field(init=False)
     uses_target: bool = field(init=False)
     uses_clean_probability: bool = field(init=False)
+    uses_posterior: bool = field(init=False)
 
     def __post_init__(self):
         is_active = True
@@ -55,6 +57,7 @@ class TrainingLoss:
         object.__setattr__(self, "is_active", is_active)
         object.__setattr__(self, "uses_target", self.needs_target and is_active)
         object.__setattr__(self, "uses_clean_probability", self.needs_clean_probability and is_active)
+        object.__setattr__(self, "uses_posterior", self.needs_posterior and is_active)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ def register_training_loss(
     adds_to_task_loss: bool = False,
     uses_target: bool = False,
     uses_clean_probability: bool = False,
+    uses_posterior: bool = False,
     active_if: Callable[..., bool] | None = None,
 ) -> None:
     """Makes a training loss known by a name, for `clear_loss`.
@@ -133,6 +137,8 @@ def register_training_loss(
             `clear_ensemble_source` says.
         uses_clean_probability (`bool`, *optional*, defaults to `False`): whether it needs
             `evidence.clean_probability`.
+        uses_posterior (`bool`, *optional*, defaults to `False`): whether it needs `evidence.posterior`, which not every
+            `clear_estimator` has.
         active_if (`Callable[..., bool]`, *optional*): `active_if(**settings)` says whether the loss has any part with
             such settings (a weight of 0 has none): if not, nothing is computed for it.
 
@@ -163,7 +169,8 @@ def register_training_loss(
             f"setting of it; there are: {', '.join(_keywords(function)) or 'none'}."
         )
     TRAINING_LOSSES.add(
-        name, TrainingLoss(name, function, adds_to_task_loss, uses_target, uses_clean_probability, active_if)
+        name,
+        TrainingLoss(name, function, adds_to_task_loss, uses_target, uses_clean_probability, uses_posterior, active_if),
     )
 
 

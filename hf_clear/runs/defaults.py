@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import Trainer
 
+from ..mixin import ClearMixin
 from ..presets import PRESETS, preset
+from ..training_args import ClearArguments
 from ..tuners import PEFT_METHODS
 from .effects import Run, check_effects
 from .models import check_model_name, is_adapter, peft_method_of
@@ -44,4 +47,23 @@ def run_defaults(given: Mapping[str, Any], methods: Mapping[str, tuple[str, type
         settings |= preset(given["preset"], peft_method)
         if given["preset"] == "official":
             settings["lora_r"] = 16
+    if any(issubclass(trainer, ClearMixin) for trainer in trainers) and peft_method != FULL_FINE_TUNING:
+        _check_idle({**settings, **given}, given)
     return settings
+
+
+def _check_idle(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses settings of CleaR that have no effect beside the others."""
+    own = [field.name for field in dataclasses.fields(ClearArguments)]
+    try:
+        idle = ClearArguments(**{name: values[name] for name in own if name in values}).idle_settings()
+    except ValueError:  # refused where all arguments are looked at
+        return
+    if given.get("test_each_epoch"):
+        idle.pop("clear_warmup_epochs", None)  # the average accuracy is that of the epochs after it
+    for name, need in idle.items():
+        if given.get(name) is not None:
+            raise ValueError(
+                f"--{name} has no effect here: it takes {need}. Drop it, or begin from the settings of CleaR with "
+                "gates, --preset clear or --preset paper."
+            )

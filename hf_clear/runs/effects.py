@@ -78,7 +78,7 @@ def _is_turn(run: Run) -> bool:
 
 
 def _probes(run: Run) -> bool:
-    return _is_turn(run) or (_is_clear(run) and run.given.get("clear_warmup") == "linear_probe")
+    return _is_turn(run) or _is_clear(run)
 
 
 def _adds_noise(run: Run) -> bool:
@@ -110,7 +110,7 @@ RULES = [
     Rule(
         [field.name for field in dataclasses.fields(ProbeArguments)],
         _probes,
-        "--method turn, or clear with --clear_warmup linear_probe",
+        "--method turn, clear or both",
     ),
     Rule(
         [f.name for f in dataclasses.fields(PeftArguments)],

@@ -67,11 +67,12 @@ def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
     assert gradient.isfinite().all(), f"{what}: the gradient is not finite"
     assert not gradient[~labelled].any(), f"{what}: a label of {IGNORED_LABEL} has a gradient"
 
-    if evidence.target is not None:
-        target = evidence.target.clone().requires_grad_()
-        parts_of_target = _ask(loss, replace(evidence, target=target), what)
-        leaks = any(part.values.requires_grad for part in parts_of_target.values())
-        assert not leaks, f"{what}: a gradient flows into the target, which is to be a constant (`target.detach()`)"
+    for name in ("target", "posterior"):
+        if getattr(evidence, name) is None:
+            continue
+        leaf = getattr(evidence, name).clone().requires_grad_()
+        leaks = any(part.values.requires_grad for part in _ask(loss, replace(evidence, **{name: leaf}), what).values())
+        assert not leaks, f"{what}: a gradient flows into the {name}, which is to be a constant (`{name}.detach()`)"
 
     half = len(evidence.labels) // 2
     tensors = {name: value for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
@@ -89,6 +90,7 @@ def _as_declared(loss: TrainingLoss, evidence: LossEvidence) -> LossEvidence:
         evidence,
         target=target,
         clean_probability=evidence.clean_probability if loss.uses_clean_probability else None,
+        posterior=evidence.posterior if loss.uses_posterior else None,
     )
 
 
@@ -117,5 +119,5 @@ def _cases() -> Iterator[tuple[str, LossEvidence]]:
                 LossEvidence(logits, labels, None, target, 1.0, is_warmup=True),
             )
             yield f"{where}, without targets", LossEvidence(logits, labels, probability, None, 3.0)
-            yield where, LossEvidence(logits, labels, probability, target, 3.0)
-        yield f"{what}, all sure", LossEvidence(100 * sure, labels, probability.round(), sure, 5.0)
+            yield where, LossEvidence(logits, labels, probability, target, 3.0, posterior=target)
+        yield f"{what}, all sure", LossEvidence(100 * sure, labels, probability.round(), sure, 5.0, posterior=sure)

@@ -32,6 +32,7 @@ from hf_clear import (
     ClearTrainingArguments,
     TurnTrainer,
     TurnTrainingArguments,
+    preset,
 )
 from hf_clear.noise import inject_label_noise
 from hf_clear.routing import num_routed_layers, route
@@ -48,7 +49,7 @@ PLAIN = {
     "learning_rate": 1e-2,
 }
 PLAIN |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
-PLAIN |= {"clear_warmup_epochs": 0, "ddp_find_unused_parameters": None}
+PLAIN |= {**preset("clear"), "clear_warmup_epochs": 0, "ddp_find_unused_parameters": None}
 # name: (arguments, PEFT config)
 SETTINGS = {
     "default": ({}, LORA),

@@ -31,11 +31,13 @@ from hf_clear import (
     ClearTrainingArguments,
     TurnTrainer,
     TurnTrainingArguments,
+    preset,
 )
 
 LIMIT = 60  # seconds for one fault
 SETTINGS = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 2}
 SETTINGS |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
+CLEAR = {**preset("clear"), "clear_warmup_epochs": 1}
 RAGGED = {"accelerator_config": {"even_batches": False}}
 
 
@@ -76,7 +78,7 @@ def full_disk(*args) -> None:
 def clear(folder: Path, num_samples: int = 48, act=None, collator=collate, data=None, callbacks=(), **settings):
     return ClearTrainer(
         tiny_bert(),
-        ClearTrainingArguments(str(folder / "out"), **{"clear_warmup_epochs": 1, **SETTINGS, **settings}),
+        ClearTrainingArguments(str(folder / "out"), **{**CLEAR, **SETTINGS, **settings}),
         train_dataset=toy_dataset(num_samples) if data is None else data,
         eval_dataset=toy_dataset(13, seed=1),
         data_collator=collator,

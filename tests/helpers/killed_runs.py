@@ -17,7 +17,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from helpers.toy import collate, tiny_bert, toy_dataset
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments, preset
 from hf_clear.checkpoints import INCOMPLETE
 from hf_clear.turn.state import STATE_NAME as TURN_STATE
 
@@ -26,13 +26,14 @@ ARGUMENTS = {
     **{"num_train_epochs": 3, "per_device_train_batch_size": 6, "save_steps": 2, "save_strategy": "steps"},
     **{"eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 1, "load_best_model_at_end": True},
 }
+CLEAR = {**preset("clear"), "clear_warmup_epochs": 1}
 
 
 def train(method: str, folder: Path) -> dict[str, torch.Tensor]:
     """Starts, or goes on where the folder has a checkpoint (TURN: or a probe), as a user would."""
     data = {"train_dataset": toy_dataset(24), "eval_dataset": toy_dataset(12, seed=1), "data_collator": collate}
     if method == "clear":
-        arguments = ClearTrainingArguments(str(folder), clear_warmup_epochs=1, **ARGUMENTS)
+        arguments = ClearTrainingArguments(str(folder), **CLEAR, **ARGUMENTS)
         trainer = ClearTrainer(tiny_bert(), arguments, peft_config=ClearLoraConfig(task_type="SEQ_CLS"), **data)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
     else:

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from helpers.toy import collate, tiny_bert, toy_dataset
-from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, preset
 
 
 def trainer(folder: Path, max_steps: int = 3) -> ClearTrainer:
@@ -18,8 +18,9 @@ def trainer(folder: Path, max_steps: int = 3) -> ClearTrainer:
         tiny_bert(),
         ClearTrainingArguments(
             str(folder),
+            **preset("clear") | {"clear_warmup_epochs": 0},
             **{"use_cpu": True, "report_to": [], "disable_tqdm": True, "per_device_train_batch_size": 4, "seed": 7},
-            **{"max_steps": max_steps, "save_strategy": "steps", "save_steps": 2, "clear_warmup_epochs": 0},
+            **{"max_steps": max_steps, "save_strategy": "steps", "save_steps": 2},
         ),
         train_dataset=toy_dataset(16),
         data_collator=collate,

@@ -21,6 +21,8 @@ def script(tmp_path, tiny_model, monkeypatch):
             if not {"--peft_method", "turn", "--adapter_name_or_path"}.intersection(argv):  # a new LoRA, by default
                 argv += ["--lora_alpha", "8"]
             argv += ["--per_device_train_batch_size", "8"]
+            if not {"--preset", "none", "turn"}.intersection(argv):  # CleaR, whatever the defaults are
+                argv += ["--preset", "clear"]
         monkeypatch.setattr(sys, "argv", ["run_glue_noisy.py", *argv])
         return run_glue_noisy.main(), tmp_path / out
 

@@ -25,7 +25,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING
 
 from helpers.toy import NUM_LABELS, collate, randomize_adapters, tiny_bert, toy_dataset
 from helpers.trainers import losses_of
-from hf_clear import ClearLoraConfig, ClearMixin, ClearTrainer, ClearTrainingArguments
+from hf_clear import ClearLoraConfig, ClearMixin, ClearTrainer, ClearTrainingArguments, preset
 
 WEIGHTS = torch.tensor([1.0, 5.0, 1.0, 0.2])
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -231,7 +231,7 @@ CASES = {
     "plain": (tiny_bert, "SEQ_CLS", QV, collate, Trainer, None),
 }
 HAVE_THEIR_OWN = [name for name, case in CASES.items() if case[-1]]
-OPEN = {"clear_warmup_epochs": 1, "clear_routing": "none", "clear_consistency_weight": 0.0}
+OPEN = {**preset("clear"), "clear_warmup_epochs": 1, "clear_routing": "none", "clear_consistency_weight": 0.0}
 
 
 def build(name: str, folder: Path, cls: type[Trainer] | None = None, callbacks=None, **arguments) -> Trainer:
@@ -252,6 +252,7 @@ def build(name: str, folder: Path, cls: type[Trainer] | None = None, callbacks=N
             **{"use_cpu": True, "disable_tqdm": True, "report_to": [], "save_strategy": "no", "logging_steps": 1},
             **{"max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "seed": 7},
             **{"remove_unused_columns": False, "label_names": ["labels"]},
+            **(preset("clear") if is_clear else {}),
             **arguments,
         },
     )

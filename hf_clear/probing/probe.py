@@ -20,12 +20,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 from transformers.utils.logging import tqdm
 
-from ._unwrap import base_of
-from .features import FrozenFeatures, predict_features
-from .files import make_temporary
-from .losses import cross_entropy, generalized_cross_entropy
-from .passes import SamplePredictions, sample_dataloader
-from .probe_args import ProbeArguments
+from .._unwrap import base_of
+from ..features import FrozenFeatures, predict_features
+from ..files import make_temporary
+from ..losses import consistency_loss, cross_entropy, generalized_cross_entropy
+from ..passes import SamplePredictions, sample_dataloader
+from ..probe_args import ProbeArguments
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def train_probe(
     first_epoch: int = 0,
     on_epoch_end: Callable[[int, float], None] = lambda epoch, loss: None,
     show_progress: bool = False,
+    targets: torch.Tensor | None = None,
 ) -> None:
     """Minimizes the generalized cross entropy of the probe, in place; all processes end with the main one's.
 
@@ -140,31 +141,41 @@ def train_probe(
     Args:
         optimizer (`torch.optim.Optimizer`, *optional*): from [`probe_optimizer`].
         on_epoch_end (`Callable`, *optional*): called with the number of epochs that are done and the mean loss.
+        targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): in place of the labels; the loss is
+            then cross entropy with them. A sample with a row of zeros is left out.
 
     Raises:
         ValueError: where a feature is not finite.
     """
-    wrong = _first_not_finite(features)
+    wrong = _first_not_finite(features) if targets is None else None
     if wrong is not None:
         raise ValueError(
             f"The features of training sample {wrong} are not finite: probing can't learn from them. Train in float32 "
             "or bf16 instead of fp16, or drop the sample."
         )
     optimizer = probe_optimizer(probe, features, args) if optimizer is None else optimizer
-    num_samples = len(features.labels)
+    samples = torch.arange(len(features.labels))
+    samples = samples if targets is None else samples[(targets.sum(dim=1) > 0).cpu()]
+    num_samples = len(samples)
+    if num_samples == 0:
+        return
     steps_per_epoch = -(-num_samples // args.probe_batch_size)
     step, num_steps = first_epoch * steps_per_epoch, args.probe_epochs * steps_per_epoch
     epochs = range(first_epoch, args.probe_epochs)
     for epoch in tqdm(epochs, desc="Linear probing", unit="epoch", disable=not show_progress):
-        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num_samples))
+        order = samples[np.random.default_rng((seed, epoch)).permutation(num_samples)]
         total = 0.0
         for rows in order.split(args.probe_batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * (1 + np.cos(np.pi * step / num_steps)) / 2
             rows = rows.sort().values  # neighbors in the file, where there is one
             scores = probe(features, rows)
-            labels = features.labels[rows].to(scores[0].device)
-            losses = [generalized_cross_entropy(logits, labels, args.probe_gce_q).mean() for logits in scores]
+            if targets is None:
+                labels = features.labels[rows].to(scores[0].device)
+                losses = [generalized_cross_entropy(logits, labels, args.probe_gce_q).mean() for logits in scores]
+            else:
+                target = targets[rows.to(targets.device)].to(scores[0])
+                losses = [consistency_loss(logits, target).mean() for logits in scores]
             optimizer.zero_grad()
             sum(losses).backward()  # they share no parameter
             optimizer.step()
@@ -174,7 +185,7 @@ def train_probe(
         on_epoch_end(epoch + 1, mean_loss)
     for parameter in probe.parameters():  # on GPUs, the processes may have come to differ by rounding
         parameter.data = broadcast(parameter.data)
-    if epochs and mean_loss >= _loss_of_guessing(scores[-1].shape[1], args.probe_gce_q):
+    if targets is None and epochs and mean_loss >= _loss_of_guessing(scores[-1].shape[1], args.probe_gce_q):
         logger.warning(
             f"After {args.probe_epochs} epochs of probing, the loss ({mean_loss:.3f}) is not below that of guessing: "
             "the frozen features say little about the labels, or `probe_learning_rate` doesn't suit them. Don't expect "
@@ -221,6 +232,7 @@ def features_for_probe(
     mean: bool,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
     needs_labels: bool = True,
+    needs_all: bool = True,
 ) -> Iterator[FrozenFeatures]:
     """The features that a probe is trained on or asked about. Above `probe_feature_memory`, they are in a file in
     `output_dir` that is deleted at the end of the context.
@@ -238,7 +250,7 @@ def features_for_probe(
         if size > args.probe_feature_memory:
             storage = stack.enter_context(_shared_file(trainer))
             logger.info(f"The features take {size:.1f} GiB: they are mapped from {storage}.")
-        yield predict_features(trainer, dataloader, batch_context, mean, head, storage, "Features")
+        yield predict_features(trainer, dataloader, batch_context, mean, head, storage, "Features", needs_all)
 
 
 def set_head(trainer: Trainer, name: str | None, probe: Probe) -> None:

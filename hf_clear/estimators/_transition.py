@@ -1,0 +1,53 @@
+"""The noise matrix `T[true, given]`: the probability of each given label, by true class. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SYMMETRIC_START = 0.3  # of the first guess
+
+
+def symmetric_matrix(rate: float, num_labels: int) -> np.ndarray:
+    """Symmetric noise: each label is wrong with probability `rate`, and then any other class alike.
+
+    Returns:
+        `np.ndarray` of shape `[num_labels, num_labels]`: rows sum to 1.
+    """
+    if num_labels == 1:
+        return np.ones((1, 1))
+    matrix = np.full((num_labels, num_labels), rate / (num_labels - 1))
+    np.fill_diagonal(matrix, 1 - rate)
+    return matrix
+
+
+def matrix_of_counts(counts: np.ndarray) -> np.ndarray:
+    """From counts of given labels by true class to a noise matrix: each row is drawn towards symmetric noise of the
+    overall rate, by as many pseudo-counts as there are classes. So a class with few samples has the rate of all.
+
+    Args:
+        counts (`np.ndarray` of shape `[num_labels, num_labels]`): row: true class; column: given label. May be expected
+            counts, or weighted ones.
+
+    Returns:
+        `np.ndarray` of the same shape: rows sum to 1, and no entry is 0 unless no label is ever wrong.
+    """
+    num_labels, total = len(counts), counts.sum()
+    rate = 1 - np.trace(counts) / total if total > 0 else 0.0
+    prior = num_labels * symmetric_matrix(float(rate), num_labels)
+    return (counts + prior) / (counts.sum(axis=1, keepdims=True) + num_labels)
+
+
+def count_labels(classes: np.ndarray, labels: np.ndarray, num_labels: int, weights: np.ndarray) -> np.ndarray:
+    """How often each given label goes with each class: `[num_labels, num_labels]`."""
+    cells = np.bincount(classes * num_labels + labels, weights=weights, minlength=num_labels**2)
+    return cells.reshape(num_labels, num_labels)
+
+
+def most_confident(classes: np.ndarray, confidence: np.ndarray, share: float) -> np.ndarray:
+    """Which samples are among the most confident `share` of those with their predicted class: `[num_samples]`, bool."""
+    order = np.lexsort((-confidence, classes))
+    sizes = np.bincount(classes)
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)  # where the class of each begins in that order
+    kept = np.empty(len(classes), dtype=bool)
+    kept[order] = np.arange(len(classes)) - first < np.ceil(share * np.repeat(sizes, sizes))
+    return kept

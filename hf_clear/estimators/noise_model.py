@@ -1,0 +1,262 @@
+"""One statistical model of wrong labels: what the true class of each sample is, and how it came by its label."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._names import IGNORED_LABEL
+from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._registry import register_estimator
+from ._scales import Rows, fit_scales, prediction, score_tables
+from ._transition import SYMMETRIC_START, count_labels, matrix_of_counts, most_confident, symmetric_matrix
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 25  # of expectation maximization, for the first guess of the noise matrix
+_SIGNIFICANCE, _SEED = 0.01, 71_205
+_LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
+_CONFIDENT_SHARE = 0.5  # of each predicted class, that the noise matrix is counted on
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """What [`fit_noise_model`] found.
+
+    Attributes:
+        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T; row: true class; column: given label.
+        scales (`np.ndarray` of shape `[num_sources]`): s, the weight of each source of scores; near 0 for one that says
+            nothing about the labels.
+        prediction (`np.ndarray` of shape `[num_samples, num_labels]`): f, the probability of each true class before the
+            given label is looked at.
+        target (`np.ndarray` of shape `[num_samples, num_labels]`): t, the same after it, by Bayes' rule:
+            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
+        labels (`np.ndarray` of shape `[num_samples]`): the given labels.
+        log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
+        gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
+            over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
+        is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is
+            known: `target` is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
+    """
+
+    transition_matrix: np.ndarray
+    scales: np.ndarray
+    prediction: np.ndarray
+    target: np.ndarray
+    labels: np.ndarray
+    log_likelihood: float
+    gain: float
+    is_supported: bool
+
+    @property
+    def clean_probability(self) -> np.ndarray:
+        """The probability that the given label is the true class, `t_i[y_i]`: `[num_samples]`; 1 without one."""
+        of_label = self.target[np.arange(len(self.labels)), np.maximum(self.labels, 0)].astype(np.float64)
+        return np.where(self.labels == IGNORED_LABEL, 1.0, of_label.clip(0, 1))
+
+    @property
+    def suggestion(self) -> np.ndarray:
+        """The most probable true class of each sample, `argmax t_i`: `[num_samples]`."""
+        return self.target.argmax(axis=1)
+
+    @property
+    def suggestion_confidence(self) -> np.ndarray:
+        """The probability of the suggestion: `[num_samples]`."""
+        return self.target.max(axis=1)
+
+    @property
+    def noise_rate(self) -> float:
+        """The estimated share of wrong labels, 1 - the mean clean probability of samples with a label. NaN if no scores
+        support one."""
+        is_labelled = self.labels != IGNORED_LABEL
+        return float(1 - self.clean_probability[is_labelled].mean()) if self.is_supported else float("nan")
+
+
+def fit_noise_model(
+    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, transition_matrix: np.ndarray | None = None
+) -> NoiseModel:
+    """Fits how scores tell the true class, and how the given labels come from it.
+
+    The prediction `f = softmax(sum_j s_j z_j)` weighs the sources of scores `z_j`; the noise matrix `T[true, given]`
+    says how labels go wrong. Both make the given labels likely: `sum_i log (f_i T)[y_i]`. A source that says nothing
+    gets a scale near 0, and without any that does, the target stays the given label.
+
+    1. A first T and the scales, in turns: T by expectation maximization, from symmetric noise of 30 %.
+    2. T by counting given labels among the most confident half of each predicted class, where the prediction can be
+       taken for the truth (anchor points, Liu and Tao, 2016, arXiv 1411.7718; confident learning, Northcutt et al.,
+       2021, arXiv 1911.00068): expectation maximization alone explains systematic errors as doubts of the prediction.
+       Rows are drawn towards symmetric noise of the same rate, by as many pseudo-counts as there are classes.
+    3. The scales once more, under this T; then the posterior.
+
+    Scores have to come from models that have not seen the label of the sample that they are for, or from training that
+    doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
+
+    Args:
+        scores (`np.ndarray` of shape `[num_samples, num_labels]`, or a sequence of them): logits, or logarithms of
+            probabilities, of each source. A row that is not finite says nothing.
+        labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
+        transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
+            1. Then the scales alone are fitted.
+
+    Returns:
+        [`NoiseModel`]
+
+    Raises:
+        ValueError: if there is no score, shapes don't fit, a label is no class, or rows of T are no probabilities.
+
+    Example:
+
+    ```python
+    >>> model = fit_noise_model(np.log(pred_probs), labels)   # pred_probs from cross-validation
+    >>> model.noise_rate, model.suggestion[model.clean_probability < 0.5]
+    ```
+    """
+    tables = score_tables(scores)
+    labels = _labels(labels, *tables[0].shape)
+    num_labels = tables[0].shape[1]
+    known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
+    some = Rows.drawn(tables, labels)
+    matrix, scales = _fit(some, num_labels, known)
+    gain, is_supported = _gain(some, num_labels, known)
+    return _model(tables, labels, matrix, scales, gain, is_supported)
+
+
+def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """T and the scales."""
+    matrix, scales = known, None
+    if known is None:
+        scales = _first_guess(some, num_labels)
+        f = some.prediction(scales)
+        classes = f.argmax(axis=1)
+        kept = most_confident(classes, f.max(axis=1), _CONFIDENT_SHARE)
+        matrix = matrix_of_counts(count_labels(classes, some.labels, num_labels, kept.astype(np.float64)))
+    return matrix, fit_scales(some, matrix, scales)[0]
+
+
+def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float, bool]:
+    """See [`NoiseModel`]."""
+    from scipy.stats import t
+
+    order = np.random.default_rng(_SEED).permutation(len(some.labels))
+    order = order[np.argsort(some.labels[order], kind="stable")]  # class by class
+    half = np.zeros(len(order), dtype=bool)
+    half[order[::2]] = True
+    gains = np.empty(len(half))
+    for rows in (half, ~half):
+        if not (rows.any() and (~rows).any()):
+            return float("nan"), False
+        seen, held_out = some.select(rows), some.select(~rows)
+        matrix, scales = _fit(seen, num_labels, known)
+        likelihood = (held_out.prediction(scales) * matrix.T[held_out.labels]).sum(axis=1)
+        same_for_all = (seen.prediction(scales).mean(axis=0) @ matrix)[held_out.labels]
+        gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
+    least = t.isf(_SIGNIFICANCE, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+    return float(gains.mean()), bool(gains.mean() > max(least, _LEAST_GAIN))
+
+
+def _first_guess(some: Rows, num_labels: int) -> np.ndarray:
+    """Scales, beside a noise matrix by expectation maximization."""
+    matrix, scales = symmetric_matrix(SYMMETRIC_START, num_labels), None
+    for _ in range(_ROUNDS):
+        scales, posterior = fit_scales(some, matrix, scales, steps=3)
+        by_label = np.argsort(some.labels, kind="stable")
+        given, first = np.unique(some.labels[by_label], return_index=True)
+        counts = np.zeros((num_labels, num_labels))
+        if len(given):
+            counts[:, given] = np.add.reduceat(posterior[by_label], first, dtype=np.float64).T
+        before, matrix = matrix, matrix_of_counts(counts)
+        if np.abs(matrix - before).max() < 1e-4:
+            break
+    return scales
+
+
+def _model(
+    tables: list[np.ndarray],
+    labels: np.ndarray,
+    matrix: np.ndarray,
+    scales: np.ndarray,
+    gain: float,
+    is_supported: bool,
+) -> NoiseModel:
+    shape, is_labelled = tables[0].shape, labels != IGNORED_LABEL
+    kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
+    predictions, target, total = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind), 0.0
+    for rows in _blocks(len(labels)):
+        f = prediction([table[rows] for table in tables], scales)
+        labelled = is_labelled[rows]
+        joint = np.where(labelled[:, None], f * matrix.T[np.maximum(labels[rows], 0)], f)
+        evidence = np.maximum(joint.sum(axis=1, keepdims=True), _LEAST)
+        total += np.log(evidence[labelled]).sum()
+        predictions[rows], target[rows] = f, joint / evidence
+    number = int(is_labelled.sum())
+    log_likelihood = float(total / number) if number else float("nan")
+    if not is_supported:
+        predictions[:] = 1 / shape[1]
+        target[is_labelled] = 0
+        target[is_labelled, labels[is_labelled]] = 1
+    return NoiseModel(matrix, scales, predictions, target, labels, log_likelihood, gain, is_supported)
+
+
+def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (num_samples,):
+        raise ValueError(f"`labels` has to be of shape {[num_samples]}, one for each row; got {list(labels.shape)}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"`labels` has to hold whole numbers, the classes; got {labels.dtype}.")
+    wrong = np.flatnonzero((labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels)))
+    if len(wrong):
+        raise ValueError(
+            f"`labels[{wrong[0]}]` is {labels[wrong[0]]}, and there are scores for {num_labels} classes: labels are "
+            f"from 0 to {num_labels - 1}, or -100 for none."
+        )
+    return labels.astype(np.int64)
+
+
+def _matrix(matrix: np.ndarray, num_labels: int) -> np.ndarray:
+    matrix = np.asarray(matrix, dtype=np.float64)
+    is_one = matrix.shape == (num_labels, num_labels) and (matrix >= 0).all()
+    if not is_one or not np.allclose(matrix.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(
+            f"`transition_matrix` has to be of shape {[num_labels, num_labels]} (true class, given label), with "
+            "probabilities that sum to 1 in each row."
+        )
+    return matrix
+
+
+def _blocks(size: int, rows: int = 4096) -> list[slice]:
+    return [slice(start, min(start + rows, size)) for start in range(0, size, rows)]
+
+
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """As scores: probabilities of 0 are a little above; a row that sums to 0, or is not finite, becomes NaN."""
+    least = 2.0**-25 if probabilities.dtype == np.float16 else _LEAST  # what 0 may stand for
+    with np.errstate(invalid="ignore"):
+        scores = np.log(np.maximum(probabilities, least, dtype=np.float32)).astype(probabilities.dtype)
+    scores[~(probabilities.sum(axis=1, dtype=np.float32) > 0)] = np.nan
+    return scores
+
+
+def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
+    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
+    if evidence.labels is None or evidence.probabilities is None:
+        raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
+    if not model.is_supported:
+        logger.warning(
+            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
+            "label is called wrong, and training goes on with the labels as they are."
+        )
+    diagnostics = {
+        "noise_model_rate": model.noise_rate,
+        "noise_model_scale": float(model.scales[0]),
+        "noise_model_gain": model.gain,
+        "noise_model_diagonal": float(np.diag(model.transition_matrix).mean()),
+    }
+    return CleanProbabilityEstimate(model.clean_probability, diagnostics, model.target, model.transition_matrix)
+
+
+register_estimator("noise_model", noise_model, uses_labels=True, gives_posterior=True)

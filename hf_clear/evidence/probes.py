@@ -1,0 +1,102 @@
+"""Linear probes on features of the frozen model, in folds: each sample is scored by one that has not seen its label."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from .._names import IGNORED_LABEL
+from ._registry import register_evidence
+
+_NUM_FOLDS = 5
+_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 30, 128, 1e-2, 1e-2
+_NORM = 8.0  # mean norm of the features, so that one learning rate suits all
+_GCE_Q = 0.7
+
+
+def stratified_folds(labels: torch.Tensor, num_folds: int, seed: int) -> torch.Tensor:
+    """The fold of each sample, in `[0, num_folds)`: every class is dealt out over the folds as evenly as it goes."""
+    labels = np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % num_folds
+    return torch.from_numpy(folds)
+
+
+def cross_fitted_probe(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    num_labels: int,
+    seed: int = 0,
+    num_folds: int = _NUM_FOLDS,
+    q: float = _GCE_Q,
+) -> torch.Tensor:
+    """Scores of linear classifiers, each of which has learned from the other folds alone.
+
+    They minimize the generalized cross entropy (Zhang and Sabuncu, 2018, arXiv 1805.07836), which is robust to wrong
+    labels, with AdamW for 30 epochs. The folds are fitted at the same time: one product of matrices a step for all.
+
+    Args:
+        features (`torch.Tensor` of shape `[num_samples, dim]`): of a frozen model. Their scale doesn't matter.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given classes; samples with -100 are scored, and not
+            learned from.
+        seed (`int`, *optional*, defaults to 0): of the folds and of the order of the samples. The state of torch's
+            random generators is left as it was.
+
+    Returns:
+        `torch.Tensor` of shape `[num_samples, num_labels]`: logits, on CPU; NaN for a sample whose features are not
+        finite.
+    """
+    device = features.device
+    features, labels = features.float(), labels.to(device)
+    finite = features.isfinite().all(dim=1)
+    x = features.where(finite.unsqueeze(1), 0.0)
+    x = x * (_NORM / x.norm(dim=1)[finite].mean().clamp_min(1e-12)) if finite.any() else x
+    folds = stratified_folds(labels.cpu(), num_folds, seed).to(device)
+    learned = finite & (labels != IGNORED_LABEL)
+    weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed)
+    scores = torch.full((len(x), num_labels), torch.nan)
+    for fold in range(num_folds):
+        rows = (folds == fold) & finite
+        scores[rows.cpu()] = (x[rows] @ weight[fold] + bias[fold]).cpu()
+    return scores
+
+
+def _fit(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    folds: torch.Tensor,
+    learned: torch.Tensor,
+    num_labels: int,
+    num_folds: int,
+    q: float,
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `[num_folds, dim, num_labels]` and biases `[num_folds, 1, num_labels]`."""
+    weight = torch.zeros(num_folds, x.shape[1], num_labels, device=x.device, requires_grad=True)
+    bias = torch.zeros(num_folds, 1, num_labels, device=x.device, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    samples = learned.nonzero().squeeze(1)
+    step, num_steps = 0, _EPOCHS * -(-len(samples) // _BATCH_SIZE)
+    generator = np.random.default_rng(seed)
+    for _ in range(_EPOCHS if len(samples) else 0):
+        order = torch.from_numpy(generator.permutation(len(samples))).to(x.device)
+        for rows in samples[order].split(_BATCH_SIZE):
+            optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 + math.cos(math.pi * step / num_steps)) / 2
+            step += 1
+            logits = x[rows] @ weight + bias
+            of_label = logits.log_softmax(dim=-1).gather(2, labels[rows].view(1, -1, 1).expand(num_folds, -1, 1))
+            loss = -torch.expm1(q * of_label.squeeze(2)) / q
+            sees = folds[rows] != torch.arange(num_folds, device=x.device).unsqueeze(1)
+            loss = ((loss * sees).sum(dim=1) / sees.sum(dim=1).clamp_min(1)).sum()  # the folds share no parameter
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return weight.detach(), bias.detach()
+
+
+for _features in ("mean", "head"):
+    register_evidence(f"{_features}_probe", cross_fitted_probe, _features)

@@ -1,0 +1,75 @@
+"""What the posterior and the warm-up "evidence" ask of a task, and what is trained instead if it doesn't have it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+from transformers import Trainer
+
+from .features import check_features
+from .presets import preset
+from .probing import find_head
+from .training_args import ClearArguments
+
+logger = logging.getLogger(__name__)
+
+# Of `preset("clear")`, what makes the method; all else stays as it is given.
+_METHOD = (
+    "clear_loss",
+    "clear_estimator",
+    "clear_warmup",
+    "clear_routing",
+    "clear_loss_source",
+    "clear_ensemble_size",
+    "clear_ensemble_source",
+)
+
+
+def settings_for_task(
+    trainer: Trainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
+) -> ClearArguments:
+    """The settings, or if the recommended ones can't be had here, those of CleaR with gates (`preset("clear")`); a
+    warning says why.
+
+    Args:
+        batch (`dict[str, Any]`): the inputs of a few samples, without labels.
+        labels_tokens (`bool`): whether every token has a label.
+        base_loss (`str`, *optional*): what has a loss of its own, which has to stay.
+    """
+    loss = settings.get_training_loss()
+    if not loss.uses_posterior and settings.clear_warmup != "evidence":
+        return settings
+    reason = _reason(trainer, settings, batch, labels_tokens, base_loss)
+    if reason is None:
+        return settings
+    logger.warning(
+        f"{reason} So `clear_loss={settings.clear_loss!r}` with `clear_warmup={settings.clear_warmup!r}` can't be had "
+        "here, and this is trained as `preset('clear')`: gates by a mixture of losses, after a warm-up of "
+        f"{settings.clear_warmup_epochs} epochs."
+    )
+    instead = copy.copy(settings)
+    for name in _METHOD:
+        setattr(instead, name, preset("clear")[name])
+    return instead
+
+
+def _reason(
+    trainer: Trainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
+) -> str | None:
+    if labels_tokens:
+        return "Every token has a label, and the noise model is for one class a sample."
+    if base_loss is not None and settings.get_training_loss().uses_posterior:
+        return f"The task loss is {base_loss}, and the posterior would take its place."
+    if trainer.args.label_smoothing_factor and settings.get_training_loss().uses_posterior:
+        return "`label_smoothing_factor` is a target of its own, and the posterior would take its place."
+    if settings.clear_warmup == "evidence":
+        try:
+            head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
+            check_features(trainer, batch, head)
+        except ValueError as error:
+            if settings.probe_head is not None:
+                raise
+            return str(error)
+    return None

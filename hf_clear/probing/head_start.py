@@ -1,0 +1,124 @@
+"""What is learned before the first step, from features of the frozen model: a first fit, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from transformers import Trainer
+
+from .._processes import run_on_main
+from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
+from ..evidence import EvidenceSource, evidence_sources
+from ..features import FrozenFeatures
+from ..passes import SamplePredictions
+from ..training_args import ClearArguments
+from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
+
+_LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
+_DEVICE_BYTES = 2**31  # that features may take on the training device
+
+
+@dataclass(frozen=True)
+class FirstFit:
+    """What a fit before training works with.
+
+    Attributes:
+        trainer (`Trainer`), settings (`ClearArguments`), estimator (`NamedEstimator`): of the training.
+        bypassed (`Callable`): `bypassed(sample_index)` is a context in which the model is the frozen base model.
+        fit (`Callable`): `fit(estimator, predictions, mean_features)` puts predictions, and what the estimator makes of
+            them, into the store; returns what is logged.
+        begin (`Callable`): `begin(predictions)` lets the running mean of the predictions of training begin with these.
+        posterior (`Callable`): returns what the last fit put into the store, `[num_samples, num_labels]` or None.
+    """
+
+    trainer: Trainer
+    settings: ClearArguments
+    bypassed: Callable[[torch.Tensor], AbstractContextManager]
+    estimator: NamedEstimator
+    fit: Callable[[NamedEstimator, SamplePredictions, torch.Tensor | None], dict[str, float]]
+    begin: Callable[[SamplePredictions], None]
+    posterior: Callable[[], torch.Tensor | None]
+
+    def features(self, mean: bool, needs_all: bool = True) -> AbstractContextManager[FrozenFeatures]:
+        trainer = self.trainer
+        needs_mean = mean or self.estimator.uses_features
+        return features_for_probe(
+            trainer, trainer.train_dataset, self.settings, needs_mean, self.bypassed, needs_all=needs_all
+        )
+
+    def probe(self, features: FrozenFeatures, with_mean: bool = False) -> Probe:
+        head = find_head(self.trainer.accelerator.unwrap_model(self.trainer.model), self.settings.probe_head)
+        return Probe(head, features.head_shape, features.mean.shape[1] if with_mean else None)
+
+    def train(self, probe: Probe, features: FrozenFeatures, targets: torch.Tensor | None = None) -> None:
+        """Trains the probe and gives the model its head."""
+        trainer = self.trainer
+        shows_progress = not trainer.args.disable_tqdm and trainer.is_local_process_zero()
+        train_probe(probe, features, self.settings, trainer.args.seed, targets=targets, show_progress=shows_progress)
+        set_head(trainer, self.settings.probe_head, probe)
+
+
+def fit_before_training(first: FirstFit) -> dict[str, float]:
+    """The warm-ups that take no epoch (`clear_warmup`): a first fit, and the head. No PEFT module sees a label.
+
+    Returns:
+        `dict[str, float]`: what was found, for the log.
+    """
+    return _by_evidence(first) if first.settings.clear_warmup == "evidence" else _by_probe(first)
+
+
+def _by_probe(first: FirstFit) -> dict[str, float]:
+    """`"linear_probe"`: trains the head on features of the frozen base model with generalized cross entropy, as TURN
+    does (arXiv 2310.17668), and fits the clean probabilities to the probe's losses."""
+    mean = first.settings.probe_features == "mean"
+    with first.features(mean) as features:
+        probe = first.probe(features, with_mean=mean)
+        first.train(probe, features)
+        predictions = probe_predictions(probe, features)
+        first.begin(predictions)
+        return first.fit(first.estimator, predictions, features.mean)
+
+
+def _by_evidence(first: FirstFit) -> dict[str, float]:
+    """`"evidence"`: scores of every sample from models that have not seen its label (`clear_evidence`), and what the
+    noise model makes of them, are the first fit. The head begins as fitted to what is found."""
+    sources = evidence_sources(first.settings.clear_evidence)
+    with first.features(any(source.features == "mean" for source in sources), needs_all=False) as features:
+        probe = first.probe(features)
+        num_labels = probe(features, slice(0, 1))[0].shape[1]
+        noise = _noise_model(first.trainer, sources, features, num_labels)
+        logs = first.fit(first.estimator, _predictions(noise), features.mean)
+        targets = first.posterior()
+        if targets is not None and bool((targets.max(dim=1).values < 1).any()):  # more than the labels as they are
+            first.train(probe, features, targets)
+    scales = {f"evidence_scale_{source.name}": float(scale) for source, scale in zip(sources, noise.scales)}
+    return {**logs, **scales, "evidence_gain": noise.gain}
+
+
+def _noise_model(
+    trainer: Trainer, sources: list[EvidenceSource], features: FrozenFeatures, num_labels: int
+) -> NoiseModel:
+    """Of the scores of all sources; fitted on the main process, the same on all."""
+
+    def fitted() -> NoiseModel:
+        scores = []
+        for source in sources:
+            table = getattr(features, source.features)
+            if table.numel() * 4 <= _DEVICE_BYTES:
+                table = table.to(trainer.args.device)
+            scores.append(source(table, features.labels, num_labels, trainer.args.seed).cpu().numpy())
+        return fit_noise_model(scores, features.labels.numpy())
+
+    return run_on_main(trainer.accelerator, f"The evidence {'+'.join(source.name for source in sources)}", fitted)
+
+
+def _predictions(noise: NoiseModel) -> SamplePredictions:
+    """What the sources say before the given label is looked at."""
+    labels, f = torch.from_numpy(noise.labels), torch.from_numpy(noise.prediction)
+    of_label = f.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).float()
+    losses = -of_label.clamp_min(_LEAST_PROBABILITY).log()
+    losses[labels < 0] = torch.nan
+    return SamplePredictions(losses, labels, f)

@@ -1,0 +1,220 @@
+"""The noise model: against brute force, against simulated data whose truth is known, and at its edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_clear import find_label_issues, fit_noise_model
+from hf_clear.estimators import SampleEvidence, get_estimator
+from hf_clear.estimators._transition import matrix_of_counts, most_confident, symmetric_matrix
+from hf_clear.evidence import (
+    EVIDENCE_SOURCES,
+    cross_fitted_probe,
+    evidence_sources,
+    register_evidence,
+    stratified_folds,
+)
+from hf_clear.evidence.probes import _fit
+from hf_clear.metrics import detection_metrics
+
+
+def simulated(matrix, size=5000, separation=4.0, seed=0):
+    """Scores that are the log-likelihoods of Gaussian classes, true labels, and given labels drawn from `matrix`."""
+    rng, num_labels = np.random.default_rng(seed), len(matrix)
+    true = rng.integers(0, num_labels, size)
+    x = rng.normal(size=(size, num_labels)) + separation * np.eye(num_labels)[true]
+    given = (rng.random(size)[:, None] > np.cumsum(matrix, axis=1)[true]).sum(axis=1).clip(0, num_labels - 1)
+    return separation * x, true, given
+
+
+def asymmetric(rate, num_labels):
+    return (1 - rate) * np.eye(num_labels) + rate * np.roll(np.eye(num_labels), 1, axis=1)
+
+
+def by_hand(scores, labels, matrix, scale):
+    """Posterior and mean log-likelihood, in plain Python."""
+    posterior, total = [], 0.0
+    for row, label in zip(scores, labels):
+        f = np.exp(scale * (row - row.max()))
+        f = f / f.sum()
+        joint = [f[k] * matrix[k][label] for k in range(len(f))]
+        total += np.log(sum(joint))
+        posterior.append([j / sum(joint) for j in joint])
+    return np.array(posterior), total / len(labels)
+
+
+def test_scale_posterior_and_likelihood_against_brute_force_on_three_classes():
+    matrix = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.3, 0.1, 0.6]])
+    scores, _, labels = simulated(matrix, size=300, separation=1.5, seed=3)
+    model = fit_noise_model(scores / 7, labels, transition_matrix=matrix)
+    grid = np.exp(np.linspace(0, 4, 201))
+    best = max(grid, key=lambda scale: by_hand(scores / 7, labels, matrix, scale)[1])
+    assert model.scales[0] == pytest.approx(best, rel=0.02)
+    posterior, likelihood = by_hand(scores / 7, labels, matrix, model.scales[0])
+    np.testing.assert_allclose(model.target, posterior, atol=1e-5)
+    assert model.log_likelihood == pytest.approx(likelihood, abs=1e-5)
+    frequencies = np.bincount(labels) / len(labels)
+    assert model.gain == pytest.approx(likelihood - (frequencies * np.log(frequencies)).sum(), abs=0.02)
+    np.testing.assert_allclose(model.clean_probability, posterior[np.arange(300), labels], atol=1e-5)
+    assert (model.suggestion == posterior.argmax(axis=1)).all()
+    assert model.noise_rate == pytest.approx(1 - posterior[np.arange(300), labels].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [symmetric_matrix(0.2, 5), symmetric_matrix(0.6, 5), asymmetric(0.2, 5), asymmetric(0.4, 5), np.eye(5)],
+    ids=["symmetric .2", "symmetric .6", "asymmetric .2", "asymmetric .4", "no noise"],
+)
+def test_simulated_noise_is_recovered(matrix):
+    scores, true, labels = simulated(matrix)
+    model = fit_noise_model(3 * scores, labels)  # whatever the scale of the scores is
+    assert model.is_supported
+    assert model.noise_rate == pytest.approx((true != labels).mean(), abs=0.02)
+    assert np.abs(model.transition_matrix - matrix).max() < 0.05
+    assert (model.suggestion == true).mean() > 0.97
+    if (true != labels).any():
+        assert detection_metrics(model.clean_probability, true != labels)["detection_auroc"] > 0.97
+
+
+def test_a_source_that_says_nothing_is_left_out_and_one_that_says_more_counts_more():
+    scores, _, labels = simulated(symmetric_matrix(0.4, 5))
+    rng = np.random.default_rng(1)
+    weak = scores + rng.normal(scale=20, size=scores.shape)
+    alone = fit_noise_model(scores, labels)
+    model = fit_noise_model([rng.normal(size=scores.shape), scores, np.zeros_like(scores), weak], labels)
+    assert model.scales[0] < 0.05 * model.scales[1] and model.scales[3] < 0.2 * model.scales[1]
+    np.testing.assert_allclose(model.clean_probability, alone.clean_probability, atol=0.1)
+
+
+@pytest.mark.parametrize("scores", [np.zeros((500, 4)), np.random.default_rng(0).normal(size=(500, 4))])
+def test_without_evidence_the_target_is_the_given_label(scores):
+    labels = np.random.default_rng(2).integers(0, 4, 500)
+    model = fit_noise_model(scores, labels)
+    assert not model.is_supported and np.isnan(model.noise_rate)
+    assert (model.target == np.eye(4)[labels]).all() and (model.clean_probability == 1).all()
+
+
+def test_many_classes_rare_ones_and_missing_ones():
+    scores, true, labels = simulated(symmetric_matrix(0.4, 1000), size=4000, separation=5.0)
+    model = fit_noise_model(scores.astype(np.float32), labels)
+    assert model.noise_rate == pytest.approx((true != labels).mean(), abs=0.05)
+    assert np.allclose(model.transition_matrix.sum(axis=1), 1)
+    scores, true, labels = simulated(symmetric_matrix(0.3, 4))
+    scores = np.concatenate([scores, np.full((len(scores), 2), scores.min())], axis=1)  # two classes without a sample
+    rare = np.concatenate([np.flatnonzero(true != 3), np.flatnonzero(true == 3)[:8]])
+    model = fit_noise_model(scores[rare], labels[rare])
+    assert model.noise_rate == pytest.approx((true != labels)[rare].mean(), abs=0.03)
+    assert (model.suggestion[-8:] == 3).all()
+
+
+def test_edges():
+    scores, true, labels = simulated(symmetric_matrix(0.4, 4), size=2000)
+    broken = scores.copy()
+    broken[:50, 2], broken[50:100] = np.nan, np.inf
+    without = labels.copy()
+    without[100:200] = -100
+    model = fit_noise_model(broken, without)
+    assert np.isfinite(model.target).all() and np.allclose(model.target.sum(axis=1), 1, atol=1e-5)
+    assert (model.suggestion[100:200] == true[100:200]).mean() > 0.95  # no label: the prediction
+    assert (model.clean_probability[100:200] == 1).all()
+    assert model.noise_rate == pytest.approx((true != labels)[200:].mean(), abs=0.03)
+    few = fit_noise_model(scores[:1], labels[:1])
+    assert (few.target == np.eye(4)[labels[:1]]).all()
+    one = fit_noise_model(np.zeros((5, 1)), np.zeros(5, dtype=int))
+    assert (one.clean_probability == 1).all()
+    nothing = fit_noise_model(scores, np.full(2000, -100))
+    assert np.isnan(nothing.noise_rate) and np.isfinite(nothing.target).all()
+    order = np.random.default_rng(5).permutation(2000)
+    shuffled = fit_noise_model(scores[order], labels[order])
+    np.testing.assert_allclose(shuffled.target, fit_noise_model(scores, labels).target[order], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], [0]), "`scores` is empty"),
+        ((np.zeros((3, 2)), [0, 1]), "`labels` has to be of shape"),
+        ((np.zeros((3, 2)), [0, 1, 2]), r"`labels\[2\]` is 2, and there are scores for 2 classes"),
+        ((np.zeros((2, 2)), [0.5, 1.0]), "whole numbers"),
+        (([np.zeros((3, 2)), np.zeros((3, 3))], [0, 1, 0]), "the same for each source"),
+        ((np.zeros((2, 2)), [0, 1], [[0.5, 0.6], [0, 1]]), "sum to 1 in each row"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit_noise_model(*arguments)
+
+
+def test_counting():
+    counts = np.array([[6.0, 2.0], [0.0, 0.0]])
+    rate = 1 - 6 / 8
+    expected = [[(6 + 2 * (1 - rate)) / 10, (2 + 2 * rate) / 10], [rate, 1 - rate]]
+    np.testing.assert_allclose(matrix_of_counts(counts), expected)
+    kept = most_confident(np.array([1, 0, 1, 1, 0]), np.array([0.5, 0.9, 0.7, 0.6, 0.8]), 0.5)
+    assert kept.tolist() == [False, True, True, True, False]
+
+
+def test_as_an_estimator_and_as_find_label_issues():
+    scores, true, labels = simulated(symmetric_matrix(0.4, 4), size=1000)
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    evidence = SampleEvidence(-np.log(probabilities[np.arange(1000), labels]), labels, probabilities=probabilities)
+    estimate = get_estimator("noise_model")(evidence)
+    np.testing.assert_allclose(estimate.posterior, fit_noise_model(scores, labels).target, atol=0.02)
+    table = find_label_issues(labels, probabilities)
+    found = np.array(table["sample_index"])
+    assert (true != labels)[found].mean() > 0.97 and (np.diff(table["label_score"]) >= 0).all()
+    assert (np.array(table["predicted_label"]) == true[found]).mean() > 0.97
+    every = find_label_issues(labels.tolist(), probabilities, return_all=True)
+    assert len(every) == 1000 and sum(every["is_label_issue"]) == len(table)
+    with pytest.raises(ValueError, match=r"`pred_probs\[0\]` is no distribution.*softmax"):
+        find_label_issues(labels, scores)
+
+
+# ---- Evidence ----
+
+
+def test_folds_deal_out_every_class():
+    labels = torch.tensor([0] * 10 + [1] * 7 + [2] * 3)
+    folds = stratified_folds(labels, 5, seed=1)
+    assert [int((folds[labels == 0] == fold).sum()) for fold in range(5)] == [2] * 5
+    assert all(int((folds[labels == 1] == fold).sum()) in (1, 2) for fold in range(5))
+    assert torch.equal(folds, stratified_folds(labels, 5, seed=1))
+
+
+def test_a_score_doesnt_know_the_label_of_its_sample():
+    """Another label of a sample, or none: the classifier that scores it stays the same to the last bit."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (200,), generator=generator)
+    features = torch.randn(200, 8, generator=generator) + 4 * torch.nn.functional.one_hot(labels, 8)
+    state = torch.random.get_rng_state()
+    scores = cross_fitted_probe(features, labels, 3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (scores.argmax(dim=1) == labels).float().mean() > 0.9
+    folds, others = stratified_folds(labels, 5, 0), labels.clone()
+    others[0] = (labels[0] + 1) % 3
+    learned = torch.ones(200, dtype=torch.bool)
+    fits = [_fit(features, given, folds, learned, 3, 5, 0.7, 0) for given in (labels, others)]
+    same = [all(torch.equal(first[fold], second[fold]) for first, second in zip(*fits)) for fold in range(5)]
+    assert same == [fold == folds[0] for fold in range(5)]
+    features[5] = torch.nan
+    again = cross_fitted_probe(features, labels, 3)
+    assert again[5].isnan().all() and again[torch.arange(200) != 5].isfinite().all()
+
+
+def test_a_source_of_your_own():
+    def centroid(features, labels, num_labels, seed):
+        return features[:, :num_labels]
+
+    register_evidence("centroid", centroid)
+    try:
+        (mean, own) = evidence_sources("mean_probe+centroid")
+        assert (mean.features, own.name) == ("mean", "centroid")
+        assert own(torch.ones(4, 5), torch.zeros(4).long(), 3, 0).shape == (4, 3)
+        with pytest.raises(ValueError, match=r"scores of shape \[4, 7\]"):
+            own(torch.ones(4, 5), torch.zeros(4).long(), 7, 0)
+    finally:
+        del EVIDENCE_SOURCES["centroid"]
+    for names, message in (("mean_probe+mean_probe", "twice"), ("mean", "There are: 'mean_probe', 'head_probe'")):
+        with pytest.raises(ValueError, match=message):
+            evidence_sources(names)

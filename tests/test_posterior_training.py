@@ -1,0 +1,137 @@
+"""Training on the posterior: evidence before the first step, refits from what training predicts, resume, refusals."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy import collate, tiny_bert, toy_dataset
+from helpers.turn import assert_same, noisy_dataset, state_of
+from transformers import TrainerCallback
+
+from hf_clear import ClearLoraConfig, ClearTrainer, fit_noise_model
+from hf_clear.estimators.noise_model import log_probabilities
+
+POSTERIOR = {
+    **{"clear_loss": "posterior", "clear_estimator": "noise_model", "clear_warmup": "evidence"},
+    **{"clear_routing": "none", "clear_loss_source": "online", "clear_ensemble_size": 1, "probe_epochs": 30},
+    **{"probe_learning_rate": 1e-2},
+}
+LEARNED = {"initializer_range": 0.2}  # features that tell the classes
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def trainer_of(arguments, dataset=None, model=None, **kwargs):
+    return ClearTrainer(
+        tiny_bert(**LEARNED, **NO_DROPOUT) if model is None else model,
+        arguments,
+        train_dataset=noisy_dataset() if dataset is None else dataset,
+        data_collator=collate,
+        peft_config=ClearLoraConfig(task_type="SEQ_CLS", r=4),
+        **kwargs,
+    )
+
+
+class Look(TrainerCallback):
+    """Notes the state before the first step, and the posterior of every epoch."""
+
+    def __init__(self):
+        self.state, self.posteriors, self.targets = None, [], []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        store = self.trainer.sample_store
+        if len(self.posteriors) <= int(state.epoch + 1e-6):
+            self.state = self.state or state_of(self.trainer)
+            self.posteriors.append(store.posterior.clone())
+            self.targets.append(None if store.targets is None else store.targets.clone())
+
+
+@torch.no_grad()
+def predictions(model, dataset):
+    model.eval()
+    batch = collate(list(dataset.select_columns(["input_ids", "attention_mask"])))
+    return model(**batch).logits.softmax(dim=-1)
+
+
+def test_evidence_first_then_what_training_predicts(training_arguments):
+    """With a learning rate of 0, each target and each loss is known in advance."""
+    look, dataset = Look(), noisy_dataset(400)
+    trainer = trainer_of(
+        training_arguments(**POSTERIOR, learning_rate=0.0, num_train_epochs=2), dataset, callbacks=[look]
+    )
+    look.trainer, before = trainer, state_of(trainer)
+    trainer.train()
+
+    # No module has seen a label; the head has learned the targets.
+    changed = {name for name in before if not torch.equal(before[name], look.state[name])}
+    assert changed == {f"base_model.model.classifier.modules_to_save.default.{name}" for name in ("weight", "bias")}
+    first, second = look.posteriors
+    f, labels = predictions(trainer.model, dataset), torch.tensor(dataset["labels"])
+    assert (f.argmax(dim=1) == first.argmax(dim=1)).float().mean() > 0.8
+    # The posterior of the second epoch is that of the noise model of what the first predicted.
+    model = fit_noise_model(log_probabilities(f.numpy()), labels.numpy())
+    np.testing.assert_allclose(second.numpy(), model.target, atol=1e-3)
+    np.testing.assert_allclose(trainer.sample_store.clean_probability.numpy(), model.clean_probability, atol=1e-3)
+    np.testing.assert_allclose(trainer.sample_store.transition_matrix.numpy(), model.transition_matrix, atol=1e-3)
+    # The loss is cross entropy with it.
+    logs = trainer.state.log_history
+    losses = [entry["posterior"] for entry in logs if "posterior" in entry]
+    per_epoch = len(losses) // 2
+    for epoch, target in enumerate((first, second)):
+        expected = -(target * f.log()).sum(dim=1).mean()
+        assert np.mean(losses[epoch * per_epoch : (epoch + 1) * per_epoch]) == pytest.approx(float(expected), rel=1e-3)
+    fits = [entry for entry in logs if "noise_model_rate" in entry]
+    assert [entry["epoch"] for entry in fits] == [0, 1]
+    assert {"evidence_gain", "evidence_scale_mean_probe", "evidence_scale_head_probe"} <= fits[0].keys()
+
+
+def test_a_run_resumes_bit_exactly(training_arguments):
+    build = training_arguments(**POSTERIOR, num_train_epochs=3, save_strategy="steps", save_steps=7)
+    straight = trainer_of(build)
+    straight.train()
+    for step in (7, 14):  # in mid-epoch
+        resumed = trainer_of(build)
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
+        assert_same(state_of(straight), state_of(resumed))
+        assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
+        assert torch.equal(straight.sample_store.transition_matrix, resumed.sample_store.transition_matrix)
+
+
+def test_features_that_say_nothing_leave_the_labels_as_they_are(training_arguments, caplog):
+    """Shuffled labels: no model can tell them, and none is called wrong."""
+    dataset = toy_dataset(120)
+    labels = np.random.default_rng(0).permutation(dataset["labels"])
+    dataset = dataset.remove_columns("labels").add_column("labels", labels)
+    look = Look()
+    trainer = trainer_of(training_arguments(**POSTERIOR, num_train_epochs=1), dataset, callbacks=[look])
+    look.trainer, before = trainer, state_of(trainer)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert torch.equal(look.posteriors[0], torch.eye(4)[torch.tensor(labels)])
+    assert_same(before, look.state)  # nor has the head learned them
+    assert "say nothing about the labels" in caplog.text
+    assert trainer.fit_findings.noise_rate is None and len(trainer.label_issues()) == 0
+
+
+def test_contradictions_are_refused_and_idle_settings_are_named(training_arguments, caplog):
+    with pytest.raises(ValueError, match="'gaussian_mixture' tells right from wrong alone.*preset"):
+        training_arguments(**{**POSTERIOR, "clear_estimator": "gaussian_mixture"})
+    with pytest.raises(ValueError, match="There are: 'mean_probe', 'head_probe'"):
+        training_arguments(**POSTERIOR, clear_evidence="knn")
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer_of(training_arguments(**POSTERIOR, clear_gamma=0.7, clear_consistency_weight=2.0))
+    assert "`clear_gamma=0.7` has no effect here: it takes gates" in caplog.text
+    assert "`clear_consistency_weight=2.0` has no effect here: it takes `clear_loss='clear'`" in caplog.text
+
+
+def test_a_callback_whose_estimator_gives_no_posterior(training_arguments):
+    from hf_clear import CleanProbabilityCallback, CleanProbabilityEstimate
+
+    def likelihood(evidence):
+        return CleanProbabilityEstimate(np.exp(-np.nan_to_num(evidence.losses, nan=np.inf)))
+
+    for estimator, message in (("gaussian_mixture", "'gaussian_mixture' gives none"), (likelihood, "gave none")):
+        trainer = trainer_of(training_arguments(**POSTERIOR), callbacks=[CleanProbabilityCallback(estimator)])
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+        assert trainer.state.global_step == 0
