@@ -87,8 +87,6 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator 
     if not refit.labels_tokens:
         _say_memory(refit, logits.shape[-1])
     _check_loss(trainer, refit, base_loss)
-    if refit.settings.clear_warmup == "cross_fit":
-        _check_cross_fit(trainer, base_loss)
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
     return FirstBatch(refit.labels_tokens, base_loss)
@@ -124,7 +122,7 @@ def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:
             "`clear_loss_source='online'` keeps a prediction for every sample, which is too much where every token "
             "has a label. Use 'epoch'."
         )
-    if settings.clear_warmup in (*BEFORE_TRAINING, "cross_fit"):
+    if settings.clear_warmup in BEFORE_TRAINING:
         raise ValueError(
             f"`clear_warmup={settings.clear_warmup!r}` needs one class a sample, and here every token has a label. Use "
             "'epochs'."
@@ -147,17 +145,6 @@ def _check_loss(trainer: Trainer, refit: Refit, base_loss: str | None) -> None:
         "that out; or choose a loss that adds to the task loss, such as 'clear' or 'elr'; or write one that has it in "
         "it (`register_training_loss`)."
     )
-
-
-def _check_cross_fit(trainer: Trainer, base_loss: str | None) -> None:
-    """The folds' loss must not drop another one without a word, nor be the mean over a batch of several folds."""
-    smoothing = trainer.args.label_smoothing_factor
-    if base_loss is not None or smoothing:
-        raise ValueError(
-            f"`clear_warmup='cross_fit'` trains with a loss of its own, so that {base_loss or ''}"
-            f"{f'label_smoothing_factor={smoothing}' * (base_loss is None)} would have no effect in the warm-up. Take "
-            "that out, or use 'epochs'."
-        )
 
 
 def _predict_without_labels(model: nn.Module, batch: dict[str, Any], label_name: str) -> Any:

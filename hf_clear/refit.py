@@ -110,15 +110,12 @@ class Refit:
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
         logs = {}
-        if before_training and not store.is_fitted:
-            of_store = (self._fit, self._begin, lambda: store.posterior)
+        if held_out or (before_training and not store.is_fitted):
+            of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
             logs = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
-            predictions = held_out.predictions() if held_out else self._predictions(estimator.uses_probabilities)
-            if held_out:
-                self._begin(predictions)
-            logs = self._fit(estimator, predictions, features)
+            logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
         if self.loss.uses_target and self.ensemble_source == "epoch":

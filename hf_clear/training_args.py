@@ -18,6 +18,7 @@ ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
 WARMUPS = ("epochs", "linear_probe", "evidence", "cross_fit")
 BEFORE_TRAINING = ("linear_probe", "evidence")  # warm-ups that end before the first step
+BY_EVIDENCE = ("evidence", "cross_fit")
 LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
@@ -63,9 +64,10 @@ class ClearArguments(ProbeArguments):
     clear_evidence: str = field(
         default="mean_probe+head_probe",
         metadata={
-            "help": "Where the warm-up 'evidence' has its scores from, with '+' between the names: 'mean_probe' and "
-            "'head_probe' are linear probes with generalized cross entropy, in 5 folds, on the averaged last hidden "
-            "states and on what the head sees. `hf_clear.evidence.register_evidence` adds one."
+            "help": "Where the warm-up 'evidence' has its scores from, and 'cross_fit' further ones, with '+' between "
+            "the names: 'mean_probe' and 'head_probe' are linear probes with generalized cross entropy, in 5 folds, on "
+            "the averaged last hidden states and on what the head sees. `hf_clear.evidence.register_evidence` adds "
+            "one. 'none' leaves 'cross_fit' with the scores of its folds."
         },
     )
     clear_warmup_random_routing: bool = field(
@@ -155,7 +157,10 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 f"`clear_warmup` has to be one of {', '.join(map(repr, WARMUPS))}; got {self.clear_warmup!r}."
             )
-        evidence_sources(self.clear_evidence)
+        if not evidence_sources(self.clear_evidence) and self.clear_warmup == "evidence":
+            raise ValueError(
+                "`clear_warmup='evidence'` has nothing to go by with `clear_evidence='none'`: name a source."
+            )
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
         check_whole_numbers(self, clear_warmup_epochs=0, clear_folds=2)
         if self.clear_warmup == "cross_fit" and self.clear_warmup_epochs == 0:
@@ -219,7 +224,7 @@ class ClearArguments(ProbeArguments):
         needs = {
             "clear_warmup_epochs": (self.clear_warmup != "evidence", "another `clear_warmup` than 'evidence'"),
             "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
-            "clear_evidence": (self.clear_warmup == "evidence", "`clear_warmup='evidence'`"),
+            "clear_evidence": (self.clear_warmup in BY_EVIDENCE, "`clear_warmup='evidence'` or 'cross_fit'"),
             "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),
             "clear_gamma": (
                 self.clear_routing != "none" or self.clear_warmup_random_routing,
@@ -234,7 +239,7 @@ class ClearArguments(ProbeArguments):
             "clear_ensemble_temperature": (loss.uses_target, "a loss that uses the ensemble"),
             **dict.fromkeys(
                 ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
-                (self.clear_warmup in BEFORE_TRAINING, "`clear_warmup='evidence'` or 'linear_probe'"),
+                (self.clear_warmup != "epochs", "another `clear_warmup` than 'epochs'"),
             ),
             **dict.fromkeys(
                 ("probe_gce_q", "probe_features"),

@@ -9,12 +9,14 @@ import pytest
 import torch
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.trainers import assert_same_weights, weights
+from helpers.turn import noisy_dataset
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
 from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, ClearTrainer
+from hf_clear.estimators import fit_noise_model
 from hf_clear.folds.adapters import STATE_NAME, FoldAdapters
 from hf_clear.folds.assignment import assign_folds
 from hf_clear.losses import generalized_cross_entropy
@@ -149,10 +151,10 @@ class Watch(TrainerCallback):
 
 @pytest.fixture
 def build(training_arguments):
-    def build(config=LORA, dataset=None, watch=None, dropout=0.0, evaluated=None, **arguments) -> ClearTrainer:
+    def build(config=LORA, dataset=None, watch=None, dropout=0.0, bert=None, evaluated=None, **arguments):
         watch = watch or Watch()
         trainer = ClearTrainer(
-            tiny_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout),
+            tiny_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **(bert or {})),
             training_arguments(
                 **{
                     "clear_warmup": "cross_fit",
@@ -244,18 +246,8 @@ def test_scores_depend_on_no_label_of_the_own_fold(build, monkeypatch, method):
 
 @pytest.mark.parametrize("num_folds", [2, 3])
 def test_scores_are_the_mean_of_the_adapters_that_have_not_seen_the_label(build, num_folds):
-    trainer = build(clear_folds=num_folds)
-    initial = weights(trainer.model)
-    after = {}
-
-    class First(TrainerCallback):
-        def on_step_begin(self, args, state, control, model=None, **kwargs):
-            if state.global_step == 6:
-                after.update(weights(model))
-
-    trainer.add_callback(First())
+    trainer = build(clear_folds=num_folds, clear_evidence="none")
     trainer.train()
-    assert_same_weights(initial, after)  # the adapter that stays starts anew
     model, held_out = trainer.model.eval(), trainer.watch.scores
     batch = first(24)
     logits = []
@@ -270,9 +262,36 @@ def test_scores_are_the_mean_of_the_adapters_that_have_not_seen_the_label(build,
         torch.testing.assert_close(held_out.scores[sample], torch.stack(others).mean(dim=0), rtol=1e-4, atol=1e-5)
     assert held_out.labels.tolist() == toy_dataset(24)["labels"]
     assert held_out.scores.dtype == torch.float32
-    expected = nn.functional.cross_entropy(held_out.scores, held_out.labels, reduction="none")
+    prediction = fit_noise_model(held_out.scores.numpy(), held_out.labels.numpy()).prediction
+    expected = -np.log(prediction[np.arange(24), held_out.labels.numpy()])
     assert trainer.sample_store.fitted_epoch == 2
-    torch.testing.assert_close(trainer.sample_store.losses, expected)
+    np.testing.assert_allclose(trainer.sample_store.losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("evidence", ["none", "mean_probe+head_probe"])
+def test_the_adapter_that_stays_starts_anew(build, evidence):
+    """The head begins as the evidence has it, if there is other evidence than the folds."""
+    after = {}
+
+    class First(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.epoch == 2:
+                after.update(weights(model))
+
+    trainer = build(
+        dataset=noisy_dataset(400),
+        **{"clear_estimator": "noise_model", "clear_loss": "posterior", "clear_routing": "none"},
+        **{"clear_evidence": evidence, "bert": {"initializer_range": 0.2}, "per_device_train_batch_size": 40},
+    )
+    trainer.add_callback(First())
+    initial = weights(trainer.model)
+    trainer.train()
+    assert initial.keys() == after.keys()
+    changed = {name for name in initial if not torch.equal(initial[name], after[name])}
+    assert all("classifier" in name for name in changed) and bool(changed) == (evidence != "none")
+    (found,) = [entry for entry in trainer.state.log_history if "evidence_gain" in entry]
+    scales = {name.removeprefix("evidence_scale_") for name in found if name.startswith("evidence_scale_")}
+    assert scales == {"cross_fit", *evidence.split("+")} - {"none"} and found["epoch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -413,7 +432,7 @@ def test_precision_and_checkpointing(build, arguments):
     ("arguments", "message"),
     [
         ({"num_train_epochs": 2}, r"of 2 epochs \(6 steps\) leaves nothing of a training of 6 steps"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would have no effect in the warm-up"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is a target of its own, and the loss of the folds"),
         ({"clear_warmup_epochs": 0}, "`clear_warmup_epochs` can't be 0"),
         ({"clear_folds": 1}, "clear_folds"),
         ({"clear_warmup_random_routing": True}, "leave one of them out"),
@@ -441,7 +460,7 @@ def test_models_and_optimizers_that_are_refused(build):
         trainer.train()
     trainer = build()
     trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: outputs.logits.sum()
-    with pytest.raises(ValueError, match="compute_loss_func would have no effect in the warm-up"):
+    with pytest.raises(ValueError, match="is compute_loss_func, and the loss of the folds would take its place"):
         trainer.train()
 
 

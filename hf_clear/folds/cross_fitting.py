@@ -16,10 +16,9 @@ from transformers import Trainer
 
 from .._names import IGNORED_LABEL
 from .._scores import scores_and_labels
-from ..class_tables import table_type
 from ..known_labels import labels_without_items
-from ..losses import LossEvidence, LossPart, TrainingLoss, cross_entropy, generalized_cross_entropy
-from ..passes import SamplePredictions, tables_by_index
+from ..losses import LossEvidence, LossPart, TrainingLoss, generalized_cross_entropy
+from ..passes import tables_by_index
 from ..routing import AdapterChoice, choose_adapters
 from ..sample_index import SAMPLE_INDEX, label_names
 from .adapters import FoldAdapters
@@ -41,13 +40,6 @@ class HeldOutScores:
 
     scores: torch.Tensor
     labels: torch.Tensor
-
-    def predictions(self) -> SamplePredictions:
-        """`softmax(scores)`, as a pass over the training set would give predictions."""
-        losses = cross_entropy(self.scores, self.labels).masked_fill(self.labels == IGNORED_LABEL, torch.nan)
-        probabilities = self.scores.softmax(dim=1)
-        kept = probabilities.to(table_type(*probabilities.shape))
-        return SamplePredictions(losses, self.labels, kept, probabilities.argmax(dim=1))
 
     def logs(self) -> dict[str, float]:
         """`cross_fit_agreement`: how often the class with the largest score is the given label."""
