@@ -26,6 +26,7 @@ from .files import write_atomically
 from .first_batch import check_first_batch
 from .folds.mixin import CrossFitMixin
 from .losses import LossEvidence
+from .probing import start_fold_heads
 from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
@@ -117,6 +118,8 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         if not self.is_routed:
             return
         held_out = None
+        if self._cross_fitting is not None and self.state.global_step == 0:
+            start_fold_heads(self, self._cross_fitting, self._refit.settings, self._refit.bypassed)
         if self._cross_fitting is not None and epoch >= self.clear_args.clear_warmup_epochs:
             held_out, self._refit.cross_fitting = self.end_cross_fitting(self._refit.dataloader), None
         logs = self._refit.run(epoch, estimator or self._estimator, held_out)

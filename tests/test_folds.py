@@ -17,9 +17,11 @@ from transformers import TrainerCallback
 
 from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, ClearTrainer
 from hf_clear.estimators import fit_noise_model
+from hf_clear.features import FrozenFeatures, predict_features
 from hf_clear.folds.adapters import STATE_NAME, FoldAdapters
 from hf_clear.folds.assignment import assign_folds
 from hf_clear.losses import generalized_cross_entropy
+from hf_clear.probing import Probe, find_head, train_probe
 from hf_clear.routing import AdapterChoice, choose_adapters
 from hf_clear.sample_index import SAMPLE_INDEX
 
@@ -37,6 +39,10 @@ FOUR = ("lora", "adapter", "bitfit", "prompt")
 
 def first(size: int) -> dict[str, torch.Tensor]:
     return collate(list(toy_dataset(size)))
+
+
+def collate_inputs(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    return collate([item for item in toy_dataset(24).select(rows.tolist()).remove_columns("labels")])
 
 
 def folded(config, num_folds: int, **kwargs) -> tuple[nn.Module, FoldAdapters]:
@@ -193,7 +199,10 @@ def build(training_arguments):
 def test_a_training_gives_each_fold_its_own_clipped_mean_gradient(build):
     """Against a computation by hand, batches accumulated or not; the log has the mean of the folds."""
     trainers = [
-        build(per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, optim="sgd", learning_rate=1.0)
+        build(
+            **{"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size},
+            **{"optim": "sgd", "learning_rate": 1.0, "clear_evidence": "none"},
+        )
         for size in (8, 4)
     ]
     for trainer in trainers:
@@ -225,12 +234,13 @@ def test_a_training_gives_each_fold_its_own_clipped_mean_gradient(build):
 
 
 @pytest.mark.parametrize("method", FOUR)
-def test_scores_depend_on_no_label_of_the_own_fold(build, monkeypatch, method):
+@pytest.mark.parametrize("fold", [0, 1])
+def test_scores_depend_on_no_label_of_the_own_fold(build, monkeypatch, method, fold):
     """Bit by bit, dropout and clipping on: what the adapter of the other fold has become is the same."""
     folds = assign_folds(24, 2, 7, toy_dataset(24)["labels"])
     monkeypatch.setattr("hf_clear.folds.cross_fitting.assign_folds", lambda *args: folds)
     changed = toy_dataset(24)
-    sample = int(np.flatnonzero(folds == 1)[2])
+    sample = int(np.flatnonzero(folds == fold)[2])
     other = (changed["labels"][sample] + 1) % 4
     labels = [other if i == sample else label for i, label in enumerate(changed["labels"])]
     changed = changed.remove_columns("labels").add_column("labels", labels)
@@ -240,7 +250,7 @@ def test_scores_depend_on_no_label_of_the_own_fold(build, monkeypatch, method):
         trainer.train()
         found.append(trainer.watch.scores)
     same = (found[0].scores == found[1].scores).all(dim=1).numpy()
-    assert same[folds == 1].all() and not same[folds == 0].any()
+    assert same[folds == fold].all() and not same[folds != fold].any()
     assert (found[0].labels != found[1].labels).nonzero().flatten().tolist() == [sample]
 
 
@@ -266,6 +276,38 @@ def test_scores_are_the_mean_of_the_adapters_that_have_not_seen_the_label(build,
     expected = -np.log(prediction[np.arange(24), held_out.labels.numpy()])
     assert trainer.sample_store.fitted_epoch == 2
     np.testing.assert_allclose(trainer.sample_store.losses, expected, rtol=1e-5)
+
+
+def test_heads_of_the_folds_begin_as_probes_of_their_samples(build, monkeypatch):
+    begun = {}
+
+    class First(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 0:
+                begun.update(weights(model))
+
+    trainer, passes = build(bert={"initializer_range": 0.2}), []
+    stock = predict_features
+    monkeypatch.setattr("hf_clear.probing.probe.predict_features", lambda *a: passes.append(1) or stock(*a))
+    trainer.add_callback(First())
+    initial = weights(trainer.model)
+    trainer.train()
+    head = "base_model.model.classifier.modules_to_save.{}.weight"
+    main, other = begun[head.format("default")], begun[head.format("clear_fold_1")]
+    assert not torch.equal(main, other) and not torch.equal(main, initial[head.format("default")])
+    for name, tensor in begun.items():
+        if "classifier" not in name:
+            assert torch.equal(tensor, initial[name.replace("clear_fold_1", "default")])
+    assert len(passes) == 1  # the evidence in the end has the same features
+
+    labels = torch.tensor(toy_dataset(24)["labels"])
+    rows = (trainer.folds == 1).nonzero().squeeze(1)
+    with torch.no_grad(), trainer.model.disable_adapter():
+        features = trainer.model.eval().base_model.model.bert(**collate_inputs(rows)).pooler_output
+    fresh = build(bert={"initializer_range": 0.2})
+    probe = Probe(find_head(fresh.model), (32,))
+    train_probe(probe, FrozenFeatures(labels[rows], head=features, head_shape=(32,)), fresh.args, 7)
+    torch.testing.assert_close(probe.head.weight.data, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("evidence", ["none", "mean_probe+head_probe"])
@@ -402,6 +444,26 @@ def test_a_training_that_ends_in_the_warm_up_leaves_the_first_fold(build, caplog
     failure.over = True
     trainer.train()  # begins again
     assert trainer.sample_store.is_fitted and trainer.state.global_step == 9
+
+
+@pytest.mark.parametrize("fails_at", [4, 8])
+def test_smaller_batches_begin_again_with_the_first_adapter(build, fails_at):
+    """Memory runs out in the warm-up, or after it."""
+    trainer = build(auto_find_batch_size=True, clear_evidence="none")
+    stock, initial, first = trainer.training_step, weights(trainer.model), []
+
+    def training_step(*args, **kwargs):
+        if trainer._train_batch_size == 8 and trainer.state.global_step == fails_at:
+            raise RuntimeError("CUDA out of memory.")
+        if trainer._train_batch_size < 8 and not first:
+            first.append({name: p for name, p in weights(trainer.model).items() if "clear_fold" not in name})
+        return stock(*args, **kwargs)
+
+    trainer.training_step = training_step
+    trainer.train()
+    assert trainer._train_batch_size < 8 and trainer.sample_store.is_fitted
+    assert_same_weights(first[0], initial)
+    assert not any("clear_fold" in name for name in weights(trainer.model))
 
 
 def test_the_best_checkpoint_may_be_of_the_warm_up(build, tmp_path):

@@ -36,10 +36,12 @@ class HeldOutScores:
         scores (`torch.FloatTensor` of shape `[num_samples, num_labels]`): logits, the mean of those of several
             adapters if there are; NaN for samples that the collator never returned.
         labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 for those samples.
+        features (`FrozenFeatures`, *optional*): of the frozen model, if they are still there.
     """
 
     scores: torch.Tensor
     labels: torch.Tensor
+    features: Any = None
 
     def logs(self) -> dict[str, float]:
         """`cross_fit_agreement`: how often the class with the largest score is the given label."""
@@ -65,6 +67,8 @@ class CrossFitting:
         loss (`TrainingLoss`): cross entropy that grows into generalized cross entropy: q from 0 to 0.7. The first
             learns from any start, the second doesn't follow labels that the model finds unlikely.
 
+        features (`FrozenFeatures`, *optional*): of the frozen model, kept since the folds' heads were begun with.
+
     Raises:
         ValueError: what [`FoldAdapters`] raises.
     """
@@ -72,6 +76,7 @@ class CrossFitting:
     def __init__(self, trainer: Trainer, num_folds: int, num_steps: int):
         self._trainer = trainer
         self.num_steps = num_steps
+        self.features: Any = None
         self.adapters = FoldAdapters(trainer.accelerator.unwrap_model(trainer.model), num_folds)
         labels = _class_labels(trainer)
         folds = assign_folds(len(trainer.train_dataset), num_folds, trainer.args.seed, labels)
@@ -147,7 +152,7 @@ class CrossFitting:
 
             found, labels = tables_by_index(trainer, dataloader, rows_of, description="Scores from other folds")
             scores = found if scores is None else scores.add_(found)
-        return HeldOutScores(scores.div_(self.num_folds - 1), labels)
+        return HeldOutScores(scores.div_(self.num_folds - 1), labels, self.features)
 
 
 def _class_labels(trainer: Trainer) -> np.ndarray | None:

@@ -50,6 +50,9 @@ class FirstFit:
     def features(self, mean: bool, needs_all: bool = True) -> AbstractContextManager[FrozenFeatures]:
         trainer = self.trainer
         needs_mean = mean or self.estimator.uses_features
+        known = None if self.held_out is None else self.held_out.features
+        if known is not None and (known.mean is not None or not needs_mean):
+            return contextlib.nullcontext(known)
         return features_for_probe(
             trainer, trainer.train_dataset, self.settings, needs_mean, self.bypassed, needs_all=needs_all
         )

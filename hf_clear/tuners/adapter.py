@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from peft import PeftType
@@ -94,7 +95,7 @@ class AdapterLayer(RoutedLayer):
         base = result = self.base_layer(x, *args, **kwargs)
         acting = self.acting_adapters()
         if acting and self.choice is not None:
-            return base + self.choice.pick([self._delta(name, base) for name in self.choice.names], len(base))
+            return base + self.choice.apply([partial(self._delta, name) for name in self.choice.names], base)
         for name in acting:
             result = result + self._delta(name, base)
         return self.gated(result, base)
