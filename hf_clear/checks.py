@@ -33,7 +33,6 @@ def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None
     """
     check_task(trainer, method)
     check_routable(trainer.model)
-    _warn_of_idle_settings(settings)
     _warn_of_frozen_head(trainer)
     if settings.clear_min_clean_probability > 0 and trainer.args.accelerator_config.dispatch_batches:
         raise ValueError(
@@ -48,7 +47,8 @@ def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None
         )
 
 
-def _warn_of_idle_settings(settings: ClearArguments) -> None:
+def warn_of_idle_settings(settings: ClearArguments) -> None:
+    """Names settings that are not the default and have no effect beside the others."""
     defaults = {setting.name: setting.default for setting in fields(ClearArguments)}
     for name, need in settings.idle_settings().items():
         value = getattr(settings, name)

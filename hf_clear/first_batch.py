@@ -12,6 +12,7 @@ from transformers import Trainer
 from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .checks import warn_of_idle_settings
 from .class_tables import say_table_size, table_type
 from .estimators import NamedEstimator, get_estimator
 from .fallback import settings_for_task
@@ -89,6 +90,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator 
     _check_loss(trainer, refit, base_loss)
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
+    warn_of_idle_settings(refit.settings)
     return FirstBatch(refit.labels_tokens, base_loss)
 
 

@@ -19,7 +19,6 @@ def recommended(peft_method: str) -> dict[str, Any]:
         "clear_estimator": "noise_model",
         "clear_routing": "none",
         "clear_loss_source": "online",
-        "clear_ensemble_size": 1,
     }
 
 

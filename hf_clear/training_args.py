@@ -128,7 +128,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_ensemble_size: int = field(
-        default=1, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
+        default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
     )
     clear_ensemble_source: str | None = field(
         default=None,

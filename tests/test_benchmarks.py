@@ -1,6 +1,7 @@
 import json
 
 import _loading
+import _running
 import accuracy
 import cells
 import overhead
@@ -43,6 +44,7 @@ def test_the_table_compares_over_the_seeds_that_both_have():
     printed = accuracy.markdown(list(rows.values()))
     assert "| clear | 2 | 0.625 ± 0.106 | +0.075 | - | - | +0.050 (1 of 2 seeds) | 25% |" in printed
     assert "| probe | 1 | 0.500 (1 seed) | -0.100 | - | - | - | -50% |" in printed
+    assert "d, symmetric noise 40%, m, lora, 8 epochs, learning rate 0.002\n" in printed  # that of lines without one
 
 
 def test_a_run_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
@@ -57,7 +59,7 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
             raise RuntimeError("no luck")
         return {**vars(cell), "accuracy": 0.5}
 
-    monkeypatch.setattr(accuracy, "run_in_process", run_in_process)
+    monkeypatch.setattr(_running, "run_in_process", run_in_process)
     argv = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "rows.json")]
     argv += ["--data_sets", "sst5", "--noise_rates", "0.4", "--peft_methods", "lora", "bitfit", "--seeds", "1"]
     argv += ["--model_name_or_path", "m", "--methods", "plain", "probe", "oracle"]
@@ -74,7 +76,7 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     broken.clear()
     assert accuracy.main(argv) == 0
     assert sorted(ran) == [("oracle", "bitfit", 1), ("oracle", "lora", 1), ("plain", "bitfit", 1)]
-    assert len(accuracy.read_results(results)) == 5
+    assert len(_running.read_results(results)) == 5
     ran.clear()
     assert accuracy.main(argv) == 0 and accuracy.main([*argv, "--table"]) == 0
     assert not ran
@@ -90,6 +92,9 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
             ("clear", {"clear_gamma": 1.0, "clear_warmup": "linear_probe"}),
         ),
         ("clear:clear_dropout_after_warmup=false", ("clear", {"clear_dropout_after_warmup": False})),
+        ("paper", ("paper", {"preset": "paper"})),
+        ("clear:preset=paper,clear_gamma=0.8", ("clear", {"preset": "paper", "clear_gamma": 0.8})),
+        ("clear:preset=newest", "invalid choice"),
         ("plane", "no method 'plane'"),
         ("plain:clear_gamma=1", "has no settings"),
         ("clear:", "no setting with a value"),

@@ -5,17 +5,17 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers.token_tasks import token_classification
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
-from hf_clear import ClearLoraConfig, ClearTrainer, fit_noise_model
+from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, fit_noise_model, preset
 from hf_clear.estimators.noise_model import log_probabilities
 
 POSTERIOR = {
     **{"clear_loss": "posterior", "clear_estimator": "noise_model", "clear_warmup": "evidence"},
     **{"clear_routing": "none", "clear_loss_source": "online", "clear_ensemble_size": 1, "probe_epochs": 30},
-    **{"probe_learning_rate": 1e-2},
 }
 LEARNED = {"initializer_range": 0.2}  # features that tell the classes
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -55,6 +55,7 @@ def predictions(model, dataset):
 
 def test_evidence_first_then_what_training_predicts(training_arguments):
     """With a learning rate of 0, each target and each loss is known in advance."""
+    # What training predicts stays the same, and so does its running mean.
     look, dataset = Look(), noisy_dataset(400)
     trainer = trainer_of(
         training_arguments(**POSTERIOR, learning_rate=0.0, num_train_epochs=2), dataset, callbacks=[look]
@@ -69,7 +70,7 @@ def test_evidence_first_then_what_training_predicts(training_arguments):
     f, labels = predictions(trainer.model, dataset), torch.tensor(dataset["labels"])
     assert (f.argmax(dim=1) == first.argmax(dim=1)).float().mean() > 0.8
     # The posterior of the second epoch is that of the noise model of what the first predicted.
-    model = fit_noise_model(log_probabilities(f.numpy()), labels.numpy())
+    model = fit_noise_model(log_probabilities(f.numpy()), labels.numpy(), label_power=0.5)
     np.testing.assert_allclose(second.numpy(), model.target, atol=1e-3)
     np.testing.assert_allclose(trainer.sample_store.clean_probability.numpy(), model.clean_probability, atol=1e-3)
     np.testing.assert_allclose(trainer.sample_store.transition_matrix.numpy(), model.transition_matrix, atol=1e-3)
@@ -78,7 +79,8 @@ def test_evidence_first_then_what_training_predicts(training_arguments):
     losses = [entry["posterior"] for entry in logs if "posterior" in entry]
     per_epoch = len(losses) // 2
     for epoch, target in enumerate((first, second)):
-        expected = -(target * f.log()).sum(dim=1).mean()
+        certainty = (target.amax(dim=1) - 1 / 4) / (3 / 4)
+        expected = -(certainty * (target * f.log()).sum(dim=1)).mean()
         assert np.mean(losses[epoch * per_epoch : (epoch + 1) * per_epoch]) == pytest.approx(float(expected), rel=1e-3)
     fits = [entry for entry in logs if "noise_model_rate" in entry]
     assert [entry["epoch"] for entry in fits] == [0, 1]
@@ -117,9 +119,10 @@ def test_contradictions_are_refused_and_idle_settings_are_named(training_argumen
     with pytest.raises(ValueError, match="'gaussian_mixture' tells right from wrong alone.*preset"):
         training_arguments(**{**POSTERIOR, "clear_estimator": "gaussian_mixture"})
     with pytest.raises(ValueError, match="There are: 'mean_probe', 'head_probe'"):
-        training_arguments(**POSTERIOR, clear_evidence="knn")
+        training_arguments(**(POSTERIOR | {"clear_evidence": "knn"}))
     with caplog.at_level(logging.WARNING, "hf_clear"):
-        trainer_of(training_arguments(**POSTERIOR, clear_gamma=0.7, clear_consistency_weight=2.0))
+        given = {"clear_gamma": 0.7, "clear_consistency_weight": 2.0, "max_steps": 1}
+        trainer_of(training_arguments(**(POSTERIOR | given))).train()
     assert "`clear_gamma=0.7` has no effect here: it takes gates" in caplog.text
     assert "`clear_consistency_weight=2.0` has no effect here: it takes `clear_loss='clear'`" in caplog.text
 
@@ -135,3 +138,66 @@ def test_a_callback_whose_estimator_gives_no_posterior(training_arguments):
         with pytest.raises(ValueError, match=message):
             trainer.train()
         assert trainer.state.global_step == 0
+
+
+def test_a_plain_training_arguments_has_the_recommended_settings(tmp_path):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True
+    )
+    trainer = trainer_of(arguments)
+    trainer.train()
+    assert {name: getattr(trainer.clear_args, name) for name in preset("recommended")} == preset("recommended")
+    assert trainer.sample_store.posterior.shape == (160, 4)
+    defaults = ClearTrainingArguments(output_dir=str(tmp_path))
+    assert {name: getattr(defaults, name) for name in preset("recommended")} == preset("recommended")
+
+
+def frozen_head():
+    return tiny_bert(), {"peft_config": ClearLoraConfig(r=4, target_modules=["query", "value"])}, {}
+
+
+def own_loss():
+    def mean_of_squares(outputs, labels, num_items_in_batch=None):
+        return outputs["logits"].square().mean()
+
+    return tiny_bert(), {"compute_loss_func": mean_of_squares}, {}
+
+
+def smoothed():
+    return tiny_bert(), {}, {"label_smoothing_factor": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (frozen_head, "The head 'classifier' of BertForSequenceClassification is frozen"),
+        (own_loss, "The task loss is compute_loss_func"),
+        (smoothed, "`label_smoothing_factor` is a target of its own"),
+    ],
+)
+def test_what_the_posterior_cant_have_is_trained_with_gates_and_said(training_arguments, caplog, build, reason):
+    model, kwargs, settings = build()
+    arguments = training_arguments(**(preset("recommended") | {"clear_gamma": 0.7, "num_train_epochs": 4, **settings}))
+    kwargs.setdefault("peft_config", ClearLoraConfig(task_type="SEQ_CLS", r=4))
+    trainer = ClearTrainer(model, arguments, train_dataset=toy_dataset(), data_collator=collate, **kwargs)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert reason in caplog.text and "this is trained as `preset('clear')`" in caplog.text
+    assert trainer.sample_store.is_fitted and trainer.sample_store.posterior is None
+    assert trainer.clear_args.clear_loss == "clear" and trainer.clear_args.clear_gamma == 0.7
+    assert arguments.clear_loss == "posterior"  # the user's own stay as they are
+
+
+def test_tokens_are_trained_with_gates_and_said(training_arguments, caplog):
+    model, data, collator = token_classification()[:3]
+    trainer = ClearTrainer(
+        model,
+        training_arguments(**preset("recommended"), num_train_epochs=4),
+        train_dataset=data,
+        data_collator=collator,
+        peft_config=ClearLoraConfig(task_type="TOKEN_CLS", r=4),
+    )
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert "Every token has a label, and the noise model is for one class a sample." in caplog.text
+    assert trainer.ensemble_source == "step" and trainer.sample_store.is_fitted

@@ -78,7 +78,7 @@ def test_what_the_official_code_does_otherwise():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="one of clear, paper, official; got 'papers'"):
+    with pytest.raises(ValueError, match="one of recommended, clear, paper, official; got 'papers'"):
         preset("papers")
     with pytest.raises(
         ValueError, match="`peft_method` has to be the name of.*got 'ia3'. There are: 'adapter'.*'lora'"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SYMMETRIC_START = 0.3  # of the first guess
-
 
 def symmetric_matrix(rate: float, num_labels: int) -> np.ndarray:
     """Symmetric noise: each label is wrong with probability `rate`, and then any other class alike.
@@ -37,17 +35,19 @@ def matrix_of_counts(counts: np.ndarray) -> np.ndarray:
     return (counts + prior) / (counts.sum(axis=1, keepdims=True) + num_labels)
 
 
-def count_labels(classes: np.ndarray, labels: np.ndarray, num_labels: int, weights: np.ndarray) -> np.ndarray:
-    """How often each given label goes with each class: `[num_labels, num_labels]`."""
-    cells = np.bincount(classes * num_labels + labels, weights=weights, minlength=num_labels**2)
-    return cells.reshape(num_labels, num_labels)
+def expected_counts(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How often each given label goes with each true class: the posteriors of the samples with this label, added up.
 
+    Args:
+        posterior (`np.ndarray` of shape `[rows, num_labels]`): over the true class.
+        labels (`np.ndarray` of shape `[rows]`): the given classes.
 
-def most_confident(classes: np.ndarray, confidence: np.ndarray, share: float) -> np.ndarray:
-    """Which samples are among the most confident `share` of those with their predicted class: `[num_samples]`, bool."""
-    order = np.lexsort((-confidence, classes))
-    sizes = np.bincount(classes)
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes)  # where the class of each begins in that order
-    kept = np.empty(len(classes), dtype=bool)
-    kept[order] = np.arange(len(classes)) - first < np.ceil(share * np.repeat(sizes, sizes))
-    return kept
+    Returns:
+        `np.ndarray` of shape `[num_labels, num_labels]`: row: true class; column: given label.
+    """
+    counts = np.zeros((posterior.shape[1], posterior.shape[1]))
+    order = np.argsort(labels, kind="stable")
+    given, first = np.unique(labels[order], return_index=True)
+    if len(given):
+        counts[:, given] = np.add.reduceat(posterior[order], first, axis=0, dtype=np.float64).T
+    return counts

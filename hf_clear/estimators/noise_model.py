@@ -11,15 +11,17 @@ import numpy as np
 from .._names import IGNORED_LABEL
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._registry import register_estimator
-from ._scales import Rows, fit_scales, prediction, score_tables
-from ._transition import SYMMETRIC_START, count_labels, matrix_of_counts, most_confident, symmetric_matrix
+from ._transition import expected_counts, matrix_of_counts, symmetric_matrix
+from ._weights import Rows, Weights, centered, fit_weights, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS = 25  # of expectation maximization, for the first guess of the noise matrix
+_START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+_ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
+_CONVERGED = 1e-3
 _SIGNIFICANCE, _SEED = 0.01, 71_205
+_LABEL_POWER = 0.5
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
-_CONFIDENT_SHARE = 0.5  # of each predicted class, that the noise matrix is counted on
 _LEAST = float(np.finfo(np.float32).tiny)
 
 
@@ -34,7 +36,8 @@ class NoiseModel:
         prediction (`np.ndarray` of shape `[num_samples, num_labels]`): f, the probability of each true class before the
             given label is looked at.
         target (`np.ndarray` of shape `[num_samples, num_labels]`): t, the same after it, by Bayes' rule:
-            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
+            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]` (with `label_power` 1). If there is no label (-100), it
+            is f.
         labels (`np.ndarray` of shape `[num_samples]`): the given labels.
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
@@ -77,20 +80,20 @@ class NoiseModel:
 
 
 def fit_noise_model(
-    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, transition_matrix: np.ndarray | None = None
+    scores: np.ndarray | Sequence[np.ndarray],
+    labels: np.ndarray,
+    transition_matrix: np.ndarray | None = None,
+    label_power: float = 1.0,
 ) -> NoiseModel:
     """Fits how scores tell the true class, and how the given labels come from it.
 
-    The prediction `f = softmax(sum_j s_j z_j)` weighs the sources of scores `z_j`; the noise matrix `T[true, given]`
+    The prediction `f = softmax(sum_j s_j z_j + b)` weighs the sources of scores z; the noise matrix `T[true, given]`
     says how labels go wrong. Both make the given labels likely: `sum_i log (f_i T)[y_i]`. A source that says nothing
     gets a scale near 0, and without any that does, the target stays the given label.
 
-    1. A first T and the scales, in turns: T by expectation maximization, from symmetric noise of 30 %.
-    2. T by counting given labels among the most confident half of each predicted class, where the prediction can be
-       taken for the truth (anchor points, Liu and Tao, 2016, arXiv 1411.7718; confident learning, Northcutt et al.,
-       2021, arXiv 1911.00068): expectation maximization alone explains systematic errors as doubts of the prediction.
-       Rows are drawn towards symmetric noise of the same rate, by as many pseudo-counts as there are classes.
-    3. The scales once more, under this T; then the posterior.
+    T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
+    likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
+    many pseudo-counts as there are classes; b has a standard normal prior.
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
@@ -100,13 +103,18 @@ def fit_noise_model(
             probabilities, of each source. A row that is not finite says nothing.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
-            1. Then the scales alone are fitted.
+            1. Then the weights of the prediction alone are fitted.
+        label_power (`float`, *optional*, defaults to 1.0): in [0, 1], how much the given label counts in the target:
+            `t_ik ~ f_ik T[k, y_i]^power`. Below 1 for scores that have seen labels, their sample's or those of others
+            with the same systematic errors, so that the label would count twice (power posterior, Bissiri et al., 2016,
+            arXiv 1306.6430).
 
     Returns:
         [`NoiseModel`]
 
     Raises:
-        ValueError: if there is no score, shapes don't fit, a label is no class, or rows of T are no probabilities.
+        ValueError: if there is no score, shapes don't fit, a label is no class, rows of T are no probabilities, or
+            `label_power` is outside [0, 1].
 
     Example:
 
@@ -115,26 +123,45 @@ def fit_noise_model(
     >>> model.noise_rate, model.suggestion[model.clean_probability < 0.5]
     ```
     """
+    if not 0 <= label_power <= 1:
+        raise ValueError(f"`label_power` has to be in [0, 1]; got {label_power}.")
     tables = score_tables(scores)
     labels = _labels(labels, *tables[0].shape)
     num_labels = tables[0].shape[1]
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     some = Rows.drawn(tables, labels)
-    matrix, scales = _fit(some, num_labels, known)
+    matrix, weights = _fit(some, num_labels, known)
     gain, is_supported = _gain(some, num_labels, known)
-    return _model(tables, labels, matrix, scales, gain, is_supported)
+    return _model(tables, labels, matrix, weights, label_power, gain, is_supported)
 
 
-def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """T and the scales."""
-    matrix, scales = known, None
-    if known is None:
-        scales = _first_guess(some, num_labels)
-        f = some.prediction(scales)
-        classes = f.argmax(axis=1)
-        kept = most_confident(classes, f.max(axis=1), _CONFIDENT_SHARE)
-        matrix = matrix_of_counts(count_labels(classes, some.labels, num_labels, kept.astype(np.float64)))
-    return matrix, fit_scales(some, matrix, scales)[0]
+def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, Weights]:
+    """T, and the weights of the prediction."""
+    if known is not None:
+        return known, fit_weights(some, known)
+    matrix, weights = _symmetric(some, num_labels)
+    for _ in range(_ROUNDS):
+        f, before = weights.predict(some.scores), matrix
+        for _ in range(_STEPS):
+            t, _ = posterior(f, matrix.T[some.labels].astype(np.float32))
+            matrix = matrix_of_counts(expected_counts(t, some.labels))
+        weights = fit_weights(some, matrix, weights, steps=20)
+        if np.abs(matrix - before).max() < _CONVERGED:
+            break
+    return matrix, weights
+
+
+def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
+    """Of a few rates of symmetric noise, the likeliest: expectation maximization is slow to find it."""
+    best, weights, likeliest = None, None, -np.inf
+    for share in _START_RATES:
+        matrix = symmetric_matrix(share * (1 - 1 / num_labels), num_labels)  # at 1, labels say nothing
+        weights = fit_weights(some, matrix, weights, steps=20)
+        _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
+        likelihood = np.log(total).mean() if len(total) else 0.0
+        if likelihood > likeliest:
+            best, likeliest = (matrix, weights), likelihood
+    return best
 
 
 def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float, bool]:
@@ -150,35 +177,20 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float,
         if not (rows.any() and (~rows).any()):
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)
-        matrix, scales = _fit(seen, num_labels, known)
-        likelihood = (held_out.prediction(scales) * matrix.T[held_out.labels]).sum(axis=1)
-        same_for_all = (seen.prediction(scales).mean(axis=0) @ matrix)[held_out.labels]
+        matrix, weights = _fit(seen, num_labels, known)
+        likelihood = (weights.predict(held_out.scores) * matrix.T[held_out.labels]).sum(axis=1)
+        same_for_all = (weights.predict(seen.scores).mean(axis=0) @ matrix)[held_out.labels]
         gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
     least = t.isf(_SIGNIFICANCE, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
     return float(gains.mean()), bool(gains.mean() > max(least, _LEAST_GAIN))
-
-
-def _first_guess(some: Rows, num_labels: int) -> np.ndarray:
-    """Scales, beside a noise matrix by expectation maximization."""
-    matrix, scales = symmetric_matrix(SYMMETRIC_START, num_labels), None
-    for _ in range(_ROUNDS):
-        scales, posterior = fit_scales(some, matrix, scales, steps=3)
-        by_label = np.argsort(some.labels, kind="stable")
-        given, first = np.unique(some.labels[by_label], return_index=True)
-        counts = np.zeros((num_labels, num_labels))
-        if len(given):
-            counts[:, given] = np.add.reduceat(posterior[by_label], first, dtype=np.float64).T
-        before, matrix = matrix, matrix_of_counts(counts)
-        if np.abs(matrix - before).max() < 1e-4:
-            break
-    return scales
 
 
 def _model(
     tables: list[np.ndarray],
     labels: np.ndarray,
     matrix: np.ndarray,
-    scales: np.ndarray,
+    weights: Weights,
+    label_power: float,
     gain: float,
     is_supported: bool,
 ) -> NoiseModel:
@@ -186,19 +198,18 @@ def _model(
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
     predictions, target, total = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind), 0.0
     for rows in _blocks(len(labels)):
-        f = prediction([table[rows] for table in tables], scales)
-        labelled = is_labelled[rows]
-        joint = np.where(labelled[:, None], f * matrix.T[np.maximum(labels[rows], 0)], f)
-        evidence = np.maximum(joint.sum(axis=1, keepdims=True), _LEAST)
-        total += np.log(evidence[labelled]).sum()
-        predictions[rows], target[rows] = f, joint / evidence
-    number = int(is_labelled.sum())
-    log_likelihood = float(total / number) if number else float("nan")
+        f, labelled = weights.predict([centered(table[rows]) for table in tables]), is_labelled[rows]
+        likelihood = matrix.T[np.maximum(labels[rows], 0)].astype(np.float32)
+        likelihood = np.where(labelled[:, None], likelihood, 1)
+        total += np.log(posterior(f, likelihood)[1][labelled]).sum(dtype=np.float64)
+        target[rows], _ = posterior(f, likelihood**label_power)
+        predictions[rows] = f
     if not is_supported:
         predictions[:] = 1 / shape[1]
         target[is_labelled] = 0
         target[is_labelled, labels[is_labelled]] = 1
-    return NoiseModel(matrix, scales, predictions, target, labels, log_likelihood, gain, is_supported)
+    log_likelihood = float(total / is_labelled.sum()) if is_labelled.any() else float("nan")
+    return NoiseModel(matrix, weights.scales, predictions, target, labels, log_likelihood, gain, is_supported)
 
 
 def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:
@@ -241,10 +252,11 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
-    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
+    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities, with the square root of the
+    label's likelihood (`label_power=0.5`): the model that predicts has learned from these labels."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
-    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, label_power=_LABEL_POWER)
     if not model.is_supported:
         logger.warning(
             f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "

@@ -4,6 +4,7 @@ Call one in a test of your own: `check_estimator("mine")`. It raises an Assertio
 """
 
 from .estimators import check_estimator
+from .evidence import check_evidence
 from .losses import check_training_loss
 from .noise import check_noise_type
 from .routing import check_routing_strategy
@@ -11,6 +12,7 @@ from .tuners import check_peft_method
 
 __all__ = [
     "check_estimator",
+    "check_evidence",
     "check_noise_type",
     "check_peft_method",
     "check_routing_strategy",

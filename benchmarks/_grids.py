@@ -1,0 +1,43 @@
+"""Grids by name: what `--grid` of accuracy.py stands for. Settings and methods in the order of their value."""
+
+from pathlib import Path
+from typing import Any
+
+COMPARED = ["plain", "clear", "oracle_head_start", "cleanlab", "probe", "cleanlab_plain", "elr", "paper"]
+
+GRIDS: dict[str, dict[str, Any]] = {
+    # All kinds of noise, and none.
+    "main": {
+        "settings": [
+            "banking77-20:symmetric:0.6",
+            "noisyagnews@2000:real",
+            "banking77-20:asymmetric:0.4",
+            "sst5@4000:symmetric:0.6",
+            "banking77-20:none",
+            "banking77-20:instance_dependent:0.4",
+            "sst5@4000:asymmetric:0.4",
+            "noisyagnews@2000:none",
+            "banking77-20:symmetric:0.4",
+            "sst5@4000:symmetric:0.4",
+            "sst5@4000:none",
+            "banking77-20:asymmetric:0.2",
+            "banking77-20:symmetric:0.2",
+        ],
+        "methods": COMPARED,
+    },
+    "peft": {
+        "settings": [f"banking77-20:symmetric:0.6:{name}" for name in ("adapter", "bitfit", "prompt")],
+        "methods": COMPARED,
+    },
+    "full": {"settings": ["banking77:symmetric:0.6"], "methods": COMPARED, "seeds": [42]},
+    # In minutes.
+    "quick": {
+        "data_sets": ["banking77-20"],
+        "noise_rates": [0.6],
+        "methods": ["plain", "clear:clear_warmup=linear_probe", "oracle", "logistic_regression", "cleanlab", "probe"],
+        "seeds": [42],
+        "epochs": 2,
+        "jobs": 2,
+        "output": Path("outputs/accuracy_quick"),
+    },
+}

@@ -1,0 +1,159 @@
+"""The methods that accuracy.py compares, by name, and their settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
+from _jobs import Job, Stopwatch, train_and_test
+from transformers import HfArgumentParser, Trainer
+
+from hf_clear import ClearArguments, ClearTrainer, TurnTrainer, per_sample_losses, preset
+from hf_clear.presets import PRESETS
+
+# A training loss alone: nothing is routed, and a mixture of the losses that training makes anyway finds wrong labels.
+_LOSS_ALONE = {
+    "clear_routing": "none",
+    "clear_warmup": "epochs",
+    "clear_warmup_epochs": 1,
+    "clear_estimator": "gaussian_mixture",
+    "clear_loss_source": "online",
+    "clear_ensemble_source": "online",
+}
+
+
+def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    trainer = job.trainer(Trainer)
+    return {**train_and_test(trainer), "suspicion": per_sample_losses(trainer)}
+
+
+def run_clear(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    trainer = job.trainer(ClearTrainer, **settings)
+    measured = train_and_test(trainer)
+    names = [field.name for field in dataclasses.fields(ClearArguments)]
+    resolved = {name: getattr(trainer.args, name) for name in names}  # as they are now: defaults may change
+    measured["settings"] = {**resolved, "clear_ensemble_source": trainer.ensemble_source}
+    if "suspicion" not in measured:  # nothing was fitted
+        measured["suspicion"] = per_sample_losses(trainer)
+    return measured
+
+
+def run_turn(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    return train_and_test(job.trainer(TurnTrainer))
+
+
+def run_cleanlab_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    watch = Stopwatch()
+    kept, quality = cleanlab_pruning(job.frozen().features(), np.array(job.train["label"]), job.cell.seed)
+    trainer = job.trainer(Trainer, job.train.select(np.flatnonzero(kept)))
+    return {**train_and_test(trainer, watch), "suspicion": -quality, "pruned_samples": int((~kept).sum())}
+
+
+def run_oracle(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    return train_and_test(job.trainer(Trainer, job.right_samples()))
+
+
+def run_oracle_head_start(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    watch, right = Stopwatch(), job.right_samples()
+    job.frozen(right, probe_gce_q=0.0).linear_probe()  # cross entropy; the model gets the head
+    return train_and_test(job.trainer(Trainer, right), watch)
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    Attributes:
+        run (`Callable`): called with a [`Job`] and the settings of CleaR; returns what was measured.
+        settings (`Mapping`): of CleaR, by default; `preset` stands for many.
+        is_frozen (`bool`): whether it looks at frozen features alone: no PEFT method, no epochs.
+    """
+
+    run: Callable[[Job, dict[str, Any]], dict[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    is_frozen: bool = False
+
+
+METHODS = {
+    "plain": Method(run_plain),
+    "clear": Method(run_clear),
+    **{name: Method(run_clear, {"preset": name}) for name in PRESETS if name != "clear"},
+    "elr": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "elr", "clear_ensemble_size": 3}),  # the paper's beta of 0.7
+    "gce": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "gce"}),
+    "turn": Method(run_turn),
+    "cleanlab_plain": Method(run_cleanlab_plain),
+    "oracle": Method(run_oracle),
+    "oracle_head_start": Method(run_oracle_head_start),
+    "logistic_regression": Method(lambda job, _: run_logistic_regression(job.frozen(), job.test), is_frozen=True),
+    "cleanlab": Method(lambda job, _: run_cleanlab(job.frozen(), job.test), is_frozen=True),
+    "probe": Method(lambda job, _: run_probe(job.frozen(probe_features="mean"), job.test), is_frozen=True),
+}
+PEERS = tuple(name for name, method in METHODS.items() if method.is_frozen)
+ORACLES = ("oracle_head_start", "oracle")  # the first is the end of the gap, if there is one
+NEED_CLEANLAB = ("cleanlab", "cleanlab_plain")
+
+
+def parse_method(method: str) -> tuple[str, dict[str, Any]]:
+    """`"clear:preset=paper,clear_gamma=0.8"` to the name of the method and its settings.
+
+    Raises:
+        ValueError: where there is no such method or setting, or the setting is refused.
+    """
+    name, colon, text = method.partition(":")
+    if name not in METHODS:
+        raise ValueError(f"There is no method {name!r}. There are {', '.join(METHODS)}.")
+    if not colon:
+        return name, dict(METHODS[name].settings)
+    if name != "clear":
+        raise ValueError(f"{method!r}: {name} has no settings here; clear has (clear:key=value,key=value).")
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    known = ["preset", *(field.name for field in dataclasses.fields(ClearArguments))]
+    for key, value in pairs:
+        if key not in known or not value:
+            raise ValueError(
+                f"{method!r}: {key!r} is no setting with a value (key=value). Settings: {', '.join(known)}."
+            )
+    parser = HfArgumentParser(ClearArguments)
+    parser.add_argument("--preset", choices=PRESETS)
+
+    def refuse(message: str):
+        raise ValueError(f"{method!r}: {message}")
+
+    parser.error = refuse
+    parsed = vars(parser.parse_args([f"--{key}={value}" for key, value in pairs]))
+    settings = {key: parsed[key] for key, _ in pairs}
+    try:
+        resolve(settings, "lora")
+    except ValueError as error:
+        refuse(str(error))
+    return name, settings
+
+
+def resolve(settings: dict[str, Any], peft_method: str) -> dict[str, Any]:
+    """Settings with what `preset` stands for; others go before it.
+
+    Raises:
+        ValueError: if a setting is refused, or the preset doesn't have the PEFT method.
+    """
+    name = settings.get("preset")
+    settings = {**(preset(name, peft_method) if name else {}), **settings}
+    settings.pop("preset", None)
+    names = [field.name for field in dataclasses.fields(ClearArguments)]
+    ClearArguments(**{key: value for key, value in settings.items() if key in names})
+    return settings
+
+
+def changed_settings(line: dict[str, Any]) -> list[str]:
+    """The settings of CleaR that a line was run with and that its method has no longer: defaults change."""
+    name, settings = parse_method(line["method"])
+    if METHODS[name].run is not run_clear or not line.get("settings"):
+        return []
+    names = [field.name for field in dataclasses.fields(ClearArguments)]
+    settings = resolve(settings, line["peft_method"])
+    now = ClearArguments(**{key: value for key, value in settings.items() if key in names})
+    now = json.loads(json.dumps({key: getattr(now, key) for key in names if getattr(now, key) is not None}))
+    return [key for key, value in now.items() if line["settings"].get(key) != value]

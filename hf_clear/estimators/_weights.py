@@ -1,0 +1,137 @@
+"""From scores to a prediction, by the likelihood of the given labels. numpy and scipy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._names import IGNORED_LABEL
+
+_FIRST_LOG_SCALE = -1.0
+_LOG_SCALES = (-10.0, 6.0)
+_MOST_NUMBERS = 2**24  # of a table that scales are fitted to; more samples hardly change them
+_MOST_ROWS, _LEAST_ROWS = 32_768, 4_096
+_LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What turns scores into a prediction `f = softmax(sum_j s_j z_j + b)`.
+
+    Attributes:
+        scales (`np.ndarray` of shape `[num_sources]`): s, positive.
+        bias (`np.ndarray` of shape `[num_labels]`): b, of the classes.
+    """
+
+    scales: np.ndarray
+    bias: np.ndarray
+
+    def predict(self, tables: list[np.ndarray]) -> np.ndarray:
+        """f of score tables that are [`centered`]: `[rows, num_labels]`, in float32."""
+        total = self.bias.astype(np.float32) + sum(np.float32(scale) * z for scale, z in zip(self.scales, tables))
+        total -= total.max(axis=1, keepdims=True)
+        np.exp(total, out=total)
+        total /= total.sum(axis=1, keepdims=True)
+        return total
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples that weights are fitted to.
+
+    Attributes:
+        scores (`list[np.ndarray]` of shape `[rows, num_labels]`): of each source, in float32, centered in each row.
+        labels (`np.ndarray` of shape `[rows]`): the given classes.
+    """
+
+    scores: list[np.ndarray]
+    labels: np.ndarray
+
+    @classmethod
+    def drawn(cls, tables: list[np.ndarray], labels: np.ndarray) -> Rows:
+        """All samples with a label; of very many, some that are drawn with a fixed seed."""
+        rows = np.flatnonzero(labels != IGNORED_LABEL)
+        most = int(np.clip(_MOST_NUMBERS // tables[0].shape[1], _LEAST_ROWS, _MOST_ROWS))
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+        return cls([centered(table[rows]) for table in tables], labels[rows])
+
+    def select(self, rows: np.ndarray) -> Rows:
+        return Rows([table[rows] for table in self.scores], self.labels[rows])
+
+
+def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One table for each source.
+
+    Raises:
+        ValueError: if there is none, or they are not of the same shape `[num_samples, num_labels]`.
+    """
+    tables = [scores] if isinstance(scores, np.ndarray) and scores.ndim == 2 else list(scores)
+    tables = [np.asarray(table) for table in tables]
+    if not tables:
+        raise ValueError("`scores` is empty: the noise model needs one source of scores or more.")
+    shapes = [list(table.shape) for table in tables]
+    if tables[0].ndim != 2 or 0 in tables[0].shape or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"`scores` has to be of shape [num_samples, num_labels], the same for each source; got {shapes}."
+        )
+    return tables
+
+
+def centered(table: np.ndarray) -> np.ndarray:
+    """Scores in float32, with mean 0 in each row, which a softmax doesn't see. A row that is not finite becomes 0."""
+    table = table.astype(np.float32)
+    finite = np.isfinite(table).all(axis=1)
+    table[~finite] = 0
+    return table - table.mean(axis=1, keepdims=True)
+
+
+def fit_weights(rows: Rows, matrix: np.ndarray, start: Weights | None = None, steps: int = 100) -> Weights:
+    """Maximizes `sum_i log (f_i T)[y_i]` over scales and biases, with a standard normal prior on the biases.
+
+    Args:
+        matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T.
+        start ([`Weights`], *optional*): to begin with.
+        steps (`int`, *optional*, defaults to 100): of L-BFGS, at most.
+    """
+    from scipy.optimize import minimize
+
+    size, num_sources, num_labels = len(rows.labels), len(rows.scores), len(matrix)
+    start = Weights(np.full(num_sources, np.exp(_FIRST_LOG_SCALE)), np.zeros(num_labels)) if start is None else start
+    if size == 0:
+        return start
+    likelihood = matrix.T[rows.labels].astype(np.float32)  # of the given label, by true class
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = _weights(values, num_sources)
+        f = weights.predict(rows.scores)
+        t, total = posterior(f, likelihood)
+        along = [float((z * (t - f)).sum(dtype=np.float64)) for z in rows.scores] * weights.scales
+        gradient = np.concatenate([along, (t - f).sum(axis=0, dtype=np.float64) - weights.bias])
+        return (weights.bias @ weights.bias / 2 - np.log(total).sum(dtype=np.float64)) / size, -gradient / size
+
+    first = np.concatenate([np.log(start.scales), start.bias])
+    bounds = [_LOG_SCALES] * num_sources + [(None, None)] * num_labels
+    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    return _weights(found.x, num_sources)
+
+
+def posterior(f: np.ndarray, likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bayes' rule: `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`.
+
+    Args:
+        f (`np.ndarray` of shape `[rows, num_labels]`): the prediction.
+        likelihood (`np.ndarray` of the same shape): of the given label, by true class: `T[k, y_i]`.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: t, and the sum below the line, `[rows]`.
+    """
+    joint = f * likelihood
+    total = np.maximum(joint.sum(axis=1), _LEAST_PROBABILITY)
+    return joint / total[:, None], total
+
+
+def _weights(values: np.ndarray, num_sources: int) -> Weights:
+    return Weights(np.exp(values[:num_sources]), values[num_sources:])

@@ -1,0 +1,202 @@
+"""The grid of accuracy.py: settings, methods end to end, targets, learning rates."""
+
+import json
+
+import _loading
+import _methods
+import _running
+import _targets
+import accuracy
+import cells
+import learning_rates
+import numpy as np
+import pytest
+from _settings import Cell, Setting
+from helpers.texts import rows, write
+
+from hf_clear.data.files import read_files
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folders like those of sst5 and noisyagnews, with texts that a tiny model can learn from."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("sst5", "noisyagnews"):
+        (folder / name).mkdir()
+        train = rows(90)
+        if name == "noisyagnews":
+            train["true_label"] = train["label"]
+            train.loc[::5, "label"] = "red"
+        write(train, folder / name / "train.csv")
+        write(rows(30, seed=1), folder / name / "test.csv")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("banking77-20:symmetric:0.6", Setting("banking77-20", "symmetric", 0.6, "lora")),
+        ("sst5@4000:asymmetric:0.4:adapter", Setting("sst5@4000", "asymmetric", 0.4, "adapter")),
+        ("noisyagnews@2000:real", Setting("noisyagnews@2000", "real", None)),
+        ("noisyagnews@2000:none:bitfit", Setting("noisyagnews@2000", "none", 0.0, "bitfit")),
+        ("sst5:symmetric:0", Setting("sst5", "none", 0.0)),  # one name for the same labels
+        ("noisyagnews:symmetric:0.2", "no symmetric noise is injected on top"),
+        ("sst5:real", "has no noise of its own"),
+        ("sst:none", "no data set 'sst'"),
+        ("sst5@many:none", "a number of training samples"),
+        ("sst5:symmetric", "write DATA:NOISE_TYPE:RATE"),
+        ("sst5:symmetric:2", r"in \[0, 1\]"),
+        ("sst5:none:ia3", "'ia3'"),
+        ("sst5:symmetric:0.2:lora:8", "is no setting"),
+    ],
+)
+def test_settings_are_parsed_or_refused(text, expected):
+    if isinstance(expected, Setting):
+        assert Setting.parse(text) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            Setting.parse(text)
+
+
+def test_samples_are_drawn_once_and_noise_is_that_of_the_data(data, tiny_model, monkeypatch):
+    monkeypatch.setitem(
+        _loading.DATA_SETS, "noisyagnews", _loading.DataSet("noisyagnews", "label", None, "true_label", test_samples=12)
+    )
+    source = (data, tiny_model)
+    train, test, _, _ = _loading.load("noisyagnews@60", *source, "real", None, seed=1)
+    again, _, _, _ = _loading.load("noisyagnews@60", *source, "real", None, seed=2)
+    assert train["text"][:] == again["text"][:] and train["label"][:] == again["label"][:]  # whatever the seed
+    texts = list(read_files({"train": str(data / "noisyagnews" / "train.csv")})["train"]["text"])
+    assert [texts.index(text) for text in train["text"]] == sorted(texts.index(text) for text in train["text"])
+    wrong = np.array(train["label"]) != np.array(train["true_label"])
+    assert 0 < wrong.mean() < 0.3 and (len(train), len(test)) == (60, 12)
+    clean, _, _, _ = _loading.load("noisyagnews@60", *source, "none", 0.0, seed=1)
+    assert clean["label"][:] == clean["true_label"][:] == train["true_label"][:]
+    assert clean.features["label"].names == train.features["label"].names
+    with pytest.raises(ValueError, match="90 samples to draw from"):
+        _loading.load("noisyagnews@91", *source, "real", None, seed=1)
+
+
+def cell(model: str, method: str, **coordinates) -> Cell:
+    is_peer = method in _methods.PEERS
+    own = {"peft_method": None if is_peer else "lora", "epochs": None if is_peer else 2}
+    own["learning_rate"] = None if is_peer else 2e-3
+    where = {"data": "sst5", "noise_type": "instance_dependent", "noise_rate": 0.3, "seed": 1}
+    return Cell(model=model, method=method, **{**where, **own, **coordinates})
+
+
+@pytest.mark.parametrize("method", [*_methods.METHODS, "clear:preset=paper,clear_warmup_epochs=1"])
+def test_every_method_runs(method, data, tiny_model):
+    if method.partition(":")[0] in _methods.NEED_CLEANLAB:
+        pytest.importorskip("cleanlab")
+    line = json.loads(json.dumps(cells.run_cell(cell(tiny_model, method), data)))
+    assert Cell.of_line(line) == cell(tiny_model, method)
+    assert 0 < line["realized_noise_rate"] < 1 and line["seconds"] > 0 and line["commit"] and line["torch"]
+    assert (line["train_samples"], line["test_samples"]) == (90, 30)
+    if method in _methods.PEERS:
+        assert 0 <= line["accuracy"] <= 1
+        return
+    assert 0 < line["cpu_seconds"]
+    assert len(line["accuracies"]) == 2 and line["accuracies"][-1] == line["accuracy"]
+    assert line["peak_accuracy"] == max(line["accuracies"])
+    assert line["steps"] == 6 or method == "turn"  # of 90 samples, or of fewer of them
+    assert (line["detection_auroc"] is None) == (method in _methods.ORACLES)
+    if _methods.METHODS[method.partition(":")[0]].run is _methods.run_clear:
+        assert _methods.changed_settings(line) == []
+        line["settings"]["clear_gamma"] = 0.123
+        assert _methods.changed_settings(line) == ["clear_gamma"]
+        assert line["settings"]["clear_loss"] == {"elr": "elr", "gce": "gce"}.get(
+            method, line["settings"]["clear_loss"]
+        )
+
+
+def test_what_is_held_out_is_noisy_and_chooses_a_learning_rate(data, tiny_model, tmp_path, monkeypatch, capsys):
+    line = cells.run_cell(cell(tiny_model, "plain", scored_on="validation"), data)
+    assert (line["train_samples"], line["test_samples"]) == (81, 9)
+
+    def run_in_process(cell: Cell, args) -> dict:
+        assert cell.scored_on == "validation" and cell.method == "plain"
+        return {**vars(cell), "accuracy": {1e-3: 0.5, 2e-3: 0.7}[cell.learning_rate]}
+
+    monkeypatch.setattr(_running, "run_in_process", run_in_process)
+    argv = ["--data", str(data), "--output", str(tmp_path), "--settings", "sst5:symmetric:0.2", "noisyagnews:real"]
+    assert learning_rates.main([*argv, "--learning_rates", "1e-3", "2e-3", "--seeds", "1", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "| 0.002 | 0.700 (2) | 0.700 (2) | 0.700 |" in printed and "Best mean: 0.002." in printed
+    assert accuracy.main(["--output", str(tmp_path), "--table"]) == 1  # these are no results
+
+
+def result(method: str, seed: int, accuracy: float, **more) -> dict:
+    where = {"model": "m", "data": "banking77-20", "noise_type": "symmetric", "noise_rate": 0.4}
+    own = {"peft_method": None, "epochs": None} if method in _methods.PEERS else {"peft_method": "lora", "epochs": 8}
+    return {**where, **own, "method": method, "seed": seed, "accuracy": accuracy, **more}
+
+
+def test_targets_are_met_or_missed_by_how_much():
+    easy = [
+        *(result("plain", seed, value, cpu_seconds=10.0, device="cpu") for seed, value in ((1, 0.5), (2, 0.6))),
+        *(
+            result("clear", seed, 0.75, peak_accuracy=0.755, detection_auroc=0.98, cpu_seconds=10.2, device="cpu")
+            for seed in (1, 2)
+        ),
+        *(result("oracle_head_start", seed, 0.8) for seed in (1, 2)),
+        *(result("cleanlab", seed, 0.7, detection_auroc=0.9) for seed in (1, 2)),
+        *(result("clear:clear_gamma=1", seed, 0.99) for seed in (1, 2)),  # an ablation: no competitor
+    ]
+    targets = {target.name.partition(",")[0]: target for target in _targets.evaluate(easy, "clear")}
+    gap = targets["mean share of the gap from plain to oracle that is closed"]
+    assert gap.measured == pytest.approx(0.8) and gap.margin > -1e-9
+    assert targets["best of all"].measured == 1
+    assert targets["accuracy on all of banking77"].measured is None
+    measured = [target for target in targets.values() if target.margin is not None]
+    assert len(measured) == 7 and all(target.margin > -1e-9 for target in measured)
+
+    hard = {"noise_type": "real", "noise_rate": None, "data": "noisyagnews@2000"}
+    lines = [
+        *easy,
+        *(result("plain", seed, value, **hard) for seed, value in ((1, 0.80), (2, 0.82))),
+        *(result("clear", seed, 0.77, peak_accuracy=0.8, detection_auroc=0.7, **hard) for seed in (1, 2)),
+        *(result("oracle_head_start", seed, 0.86, **hard) for seed in (1, 2)),
+        *(result("cleanlab", seed, 0.75, detection_auroc=0.8, **hard) for seed in (1, 2)),
+    ]
+    targets = {target.name.partition(",")[0]: target for target in _targets.evaluate(lines, "clear")}
+    assert targets["best of all"].measured == 0.5
+    assert targets["best of all"].missed_in == ["noisyagnews@2000 real lora: plain is 0.040 ahead"]
+    assert targets["above plain"].measured == pytest.approx(-0.04 / 0.01)  # the deviation: sqrt((0 + .0002) / 2)
+    drawn = accuracy.markdown(
+        accuracy.summarize([{**line, "train_samples": 2000, "test_samples": 1500} for line in lines])
+    )
+    assert "2000 training samples (drawn once for all), accuracy on 1500 test samples (drawn once for all)\n" in drawn
+    assert "2000 training samples, accuracy on 1500 test samples\n" in drawn
+    printed = _targets.report(targets.values(), "clear")
+    assert "| AUROC minus cleanlab's | at least 0 | -0.100 | 2 | missed by 0.100 |" in printed
+    assert "| AUROC on banking77 up to 60 % | at least 0.97 | 0.980 | 1 | met |" in printed
+    assert "- accuracy after the last epoch minus that of the best: noisyagnews@2000 real lora: -0.030" in printed
+
+
+def test_a_grid_runs_the_most_valuable_cells_first(data, capsys):
+    for name in accuracy.GRIDS:
+        for text in accuracy.GRIDS[name].get("settings", []):
+            Setting.parse(text)
+    parsed = ["--data", str(data), "--settings", "sst5:none", "noisyagnews:real", "--methods", "plain", "probe"]
+    seen = []
+
+    def run(cells, args):
+        seen.extend(cells)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "run", run)
+        accuracy.main([*parsed, "--seeds", "1", "2", "--learning_rate", "1e-3", "--model_name_or_path", "m"])
+    order = [(cell.seed, cell.data, cell.method) for cell in seen]
+    assert order == [(s, d, m) for s in (1, 2) for d in ("sst5", "noisyagnews") for m in ("plain", "probe")]
+    assert {cell.learning_rate for cell in seen} == {1e-3, None}
+    for argv, message in (
+        (["--data_sets", "sst5"], "drop one of them"),
+        (["--learning_rate", "0"], "above 0"),
+        (["--methods", "official", "--settings", "sst5:none:ia3"], "'ia3'"),
+        (["--threads", "0"], "1 or above"),
+    ):
+        with pytest.raises(SystemExit):
+            accuracy.main([*parsed, *argv])
+        assert message in capsys.readouterr().err
