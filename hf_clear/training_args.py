@@ -241,9 +241,10 @@ class ClearArguments(ProbeArguments):
                 ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
                 (self.clear_warmup != "epochs", "another `clear_warmup` than 'epochs'"),
             ),
-            **dict.fromkeys(
-                ("probe_gce_q", "probe_features"),
-                (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            "probe_features": (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            "probe_gce_q": (
+                self.clear_warmup in ("linear_probe", "cross_fit"),
+                "`clear_warmup='linear_probe'` or 'cross_fit'",
             ),
         }
         return {name: need for name, (acts, need) in needs.items() if not acts}

@@ -39,10 +39,11 @@ class CrossFitMixin:
         finally:
             if self._cross_fitting is not None:
                 self._drop_folds()
-                logger.warning(
-                    "Training has ended in the cross-fitting warm-up. The model has the adapter of the first fold, "
-                    "which was trained on a part of the samples."
-                )
+                if self.state.global_step > 0:
+                    logger.warning(
+                        "Training has ended in the cross-fitting warm-up. The model has the adapter of the first fold, "
+                        "which was trained on a part of the samples."
+                    )
             self._before = None
 
     def end_cross_fitting(self, dataloader: DataLoader) -> HeldOutScores:

@@ -28,9 +28,9 @@ class AdapterChoice:
     which: torch.Tensor
     _groups: dict[int, tuple[torch.Tensor, torch.Tensor, list[int]]] = field(default_factory=dict, repr=False)
 
-    def rows(self, rows: int) -> torch.Tensor:
+    def rows(self, rows: int, device: torch.device) -> torch.Tensor:
         """`which` repeated for the `rows` of an input, as [`expand_gate`] does it: `[rows]`."""
-        return expand_gate(self.which, rows)
+        return expand_gate(self.which, rows).to(device)
 
     def pick(self, values: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
         """From what each adapter gives, in each row what the row's adapter gives.
@@ -45,7 +45,7 @@ class AdapterChoice:
         Returns:
             `torch.Tensor` of shape `[rows, ...]`.
         """
-        which = self.rows(rows).view(-1, *[1] * (values[0].ndim - 1))
+        which = self.rows(rows, values[0].device).view(-1, *[1] * (values[0].ndim - 1))
         picked = values[0].expand(rows, *values[0].shape[1:])
         for number, value in enumerate(values[1:], start=1):
             picked = torch.where(which == number, value, picked)
@@ -61,12 +61,13 @@ class AdapterChoice:
             x (`torch.Tensor` of shape `[rows, ...]`): an input.
         """
         if len(x) not in self._groups:  # once a forward pass: GPUs have to wait for the sizes
-            which = self.rows(len(x))
+            which = self.rows(len(x), x.device)
             order = which.argsort(stable=True)
             sizes = torch.stack([(which == number).sum() for number in range(len(self.names))]).tolist()
             self._groups[len(x)] = order, order.argsort(), sizes
         order, back, sizes = self._groups[len(x)]
-        return torch.cat([function(own) for function, own in zip(functions, x[order].split(sizes))])[back]
+        parts = x[order.to(x.device)].split(sizes)
+        return torch.cat([function(own) for function, own in zip(functions, parts)])[back.to(x.device)]
 
 
 ChoiceSetter = Callable[[nn.Module, AdapterChoice], Callable[[], None]]

@@ -94,12 +94,7 @@ def _with(*names: str) -> Callable[[Run], bool]:
 
 
 RULES = [
-    Rule(["preset", *_own(ClearArguments, "clear_warmup_epochs", "clear_folds")], _is_clear, "--method clear or both"),
-    Rule(
-        ["clear_folds"],
-        lambda run: _is_clear(run) and run.given.get("clear_warmup") == "cross_fit",
-        "--method clear or both, and --clear_warmup cross_fit",
-    ),
+    Rule(["preset", *_own(ClearArguments, "clear_warmup_epochs")], _is_clear, "--method clear or both"),
     # The average accuracy of every method is that of the epochs after CleaR's warm-up.
     Rule(
         ["clear_warmup_epochs"],

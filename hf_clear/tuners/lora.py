@@ -97,7 +97,7 @@ class ChosenLora(LoraVariant):
         # As one LoRA of all ranks together, of which each row keeps its own: one product at full width, not several.
         hidden = linear(x, torch.cat([down.weight for down in downs]))
         number = torch.arange(len(names), device=x.device).repeat_interleave(downs[0].out_features)
-        is_own = self.choice.rows(rows).unsqueeze(1) == number
+        is_own = self.choice.rows(rows, x.device).unsqueeze(1) == number
         hidden = hidden.where(is_own.view(rows, *[1] * (x.ndim - 2), -1), 0.0)
         return result + linear(hidden, torch.cat([up.weight for up in ups], dim=1)) * scaling
 
