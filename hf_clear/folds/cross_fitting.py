@@ -66,7 +66,6 @@ class CrossFitting:
         folds (`torch.LongTensor` of shape `[num_samples]`): which fold a sample is in.
         loss (`TrainingLoss`): cross entropy that grows into generalized cross entropy: q from 0 to 0.7. The first
             learns from any start, the second doesn't follow labels that the model finds unlikely.
-
         features (`FrozenFeatures`, *optional*): of the frozen model, kept since the folds' heads were begun with.
 
     Raises:
