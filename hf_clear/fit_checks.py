@@ -154,7 +154,7 @@ def check_fit(
     if not groups.are_two:
         unsupported.append("the losses show no two groups")
         if (p < 0.5).any():
-            warnings["no_two_groups"] = _of_groups(groups, p)
+            warnings["no_two_groups"] = _of_groups(groups, p, transition_matrix is not None)
     rate, interval = None, None
     if not unsupported:
         rate = float(1 - p.mean())
@@ -238,16 +238,19 @@ def _name_of(label: int, names: Any) -> str:
     return f" ({name!r})" if isinstance(name, str) and name != f"LABEL_{label}" else ""
 
 
-def _of_groups(groups: Groups, p: np.ndarray) -> str:
+def _of_groups(groups: Groups, p: np.ndarray, has_matrix: bool) -> str:
     found = "no mixture could be fitted"
     if np.isfinite(groups.separation):
         found = (
             f"separation {groups.separation:.2g}, dip {groups.dip:.2g}; it takes more than {LEAST_SEPARATION:g} and "
             f"{LEAST_DIP}"
         )
+    why = "a mixture splits any losses in two"
+    if has_matrix:
+        why = "the noise matrix alone says so, which explains doubts of the model and wrong labels alike"
     return (
         f"The losses of {len(p)} training samples show no two groups ({found}), and yet {(p < 0.5).sum()} labels are "
-        "called wrong: a mixture splits any losses in two. How many labels are wrong can't be told. Take "
+        f"called wrong: {why}. How many labels are wrong can't be told. Take "
         "`label_issues()` for an order in which to look at labels, not for a list of wrong ones. Groups may show after "
         "more or fewer epochs (`clear_warmup_epochs`, `probe_epochs`)."
     )

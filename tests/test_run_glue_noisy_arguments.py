@@ -100,7 +100,6 @@ NO_EFFECT = [
     (("--method", "none", "--clear_warmup_epochs", "2"), "clear_warmup_epochs"),
     (("--method", "clear", "--turn_threshold", "0.7"), "turn_threshold"),
     (("--method", "both", "--turn_balance", "min"), "turn_balance"),
-    (("--clear_warmup", "epochs", "--probe_epochs", "3"), "probe_epochs"),
     (("--method", "none", "--probe_gce_q", "0.5"), "probe_gce_q"),
     (("--peft_method", "adapter", "--lora_r", "4"), "lora_r"),
     (("--peft_method", "lora", "--adapter_size", "4"), "adapter_size"),
@@ -112,6 +111,21 @@ NO_EFFECT = [
     (("--overwrite_cache",), "overwrite_cache"),
     (("--method", "both", "--resume_from_checkpoint", "True"), "resume_from_checkpoint"),
 ]
+
+
+IDLE = [
+    (("--clear_warmup", "epochs", "--probe_epochs", "3"), "probe_epochs"),
+    (("--preset", "clear", "--clear_evidence", "mean_probe"), "clear_evidence"),
+    (("--clear_gamma", "0.5"), "clear_gamma"),
+    (("--clear_warmup_epochs", "2"), "clear_warmup_epochs"),
+    (("--clear_consistency_weight", "2"), "clear_consistency_weight"),
+]
+
+
+@pytest.mark.parametrize("arguments, name", IDLE, ids=str)
+def test_a_setting_that_is_idle_beside_the_others_is_refused(parsed, arguments, name):  # noqa: F811
+    with pytest.raises(ValueError, match=f"^--{name} has no effect here: it takes .*--preset"):
+        parsed(*arguments)
 
 
 @pytest.mark.parametrize("arguments, name", NO_EFFECT, ids=str)

@@ -113,7 +113,7 @@ HALF = torch.full((5,), 0.5).double()
 BAD_STATES = {
     "clear: another format": (
         format_is("hf_clear.sample_store.v3"),
-        "is not a state .*format hf_clear.sample_store.v4",
+        "is not a state .*format hf_clear.sample_store.v5",
     ),
     "turn: another format": (format_is("hf_clear.turn.v2"), "is not a state .*format hf_clear.turn.v3"),
     "clear: no metadata": (lambda tensors, metadata: metadata.pop("state"), "damaged .its metadata are no valid JSON"),
