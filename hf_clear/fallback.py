@@ -11,7 +11,7 @@ from transformers import Trainer
 from .features import check_features
 from .presets import preset
 from .probing import find_head
-from .training_args import ClearArguments
+from .training_args import BY_EVIDENCE, ClearArguments
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,13 @@ def settings_for_task(
         base_loss (`str`, *optional*): what has a loss of its own, which has to stay.
     """
     loss = settings.get_training_loss()
-    if not loss.uses_posterior and settings.clear_warmup != "evidence":
+    if not loss.uses_posterior and settings.clear_warmup not in BY_EVIDENCE:
         return settings
     reason = _reason(trainer, settings, batch, labels_tokens, base_loss)
     if reason is None:
         return settings
+    if settings.clear_warmup == "cross_fit":  # has to be asked for, and its adapters are in the model by now
+        raise ValueError(f"`clear_warmup='cross_fit'` can't be had here. {reason} Use 'epochs', or leave it out.")
     logger.warning(
         f"{reason} So `clear_loss={settings.clear_loss!r}` with `clear_warmup={settings.clear_warmup!r}` can't be had "
         "here, and this is trained as `preset('clear')`: gates by a mixture of losses, after a warm-up of "
@@ -60,16 +62,19 @@ def _reason(
 ) -> str | None:
     if labels_tokens:
         return "Every token has a label, and the noise model is for one class a sample."
-    if base_loss is not None and settings.get_training_loss().uses_posterior:
-        return f"The task loss is {base_loss}, and the posterior would take its place."
-    if trainer.args.label_smoothing_factor and settings.get_training_loss().uses_posterior:
-        return "`label_smoothing_factor` is a target of its own, and the posterior would take its place."
-    if settings.clear_warmup == "evidence":
+    by_folds = settings.clear_warmup == "cross_fit"
+    if by_folds or settings.get_training_loss().uses_posterior:
+        instead = "the loss of the folds" if by_folds else "the posterior"
+        if base_loss is not None:
+            return f"The task loss is {base_loss}, and {instead} would take its place."
+        if trainer.args.label_smoothing_factor:
+            return f"`label_smoothing_factor` is a target of its own, and {instead} would take its place."
+    if settings.clear_warmup in BY_EVIDENCE and settings.clear_evidence != "none":
         try:
             head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
             check_features(trainer, batch, head)
         except ValueError as error:
             if settings.probe_head is not None:
                 raise
-            return str(error)
+            return str(error) + " Or set `clear_evidence='none'`." * by_folds
     return None

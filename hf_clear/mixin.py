@@ -24,7 +24,9 @@ from .checks import check_setup, check_training_set
 from .estimators import NamedEstimator, get_estimator
 from .files import write_atomically
 from .first_batch import check_first_batch
+from .folds.mixin import CrossFitMixin
 from .losses import LossEvidence
+from .probing import start_fold_heads
 from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 CONFIG_NAME = "clear_config.json"
 
 
-class ClearMixin(StepLossMixin, BaseTrainerMixin):
+class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     """CleaR for [`~transformers.Trainer`] and its subclasses, see [`ClearTrainer`]: `class MyTrainer(ClearMixin,
     Seq2SeqTrainer)`."""
 
@@ -107,11 +109,20 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         self._clear_args = self._refit.settings  # what the task can have
         self._estimator = get_estimator(self.clear_args.clear_estimator)
         self.labels_tokens = self._refit.labels_tokens
+        self._refit.cross_fitting = self._cross_fitting
+        self._refit.resolve()
 
     def refit(self, epoch: int, estimator: NamedEstimator | None = None) -> None:
         """Fits the clean probabilities anew at the beginning of an epoch (counted from 0), and logs what was found. In
         the warm-up, and in an epoch that has its fit already, nothing happens."""
-        logs = self._refit.run(epoch, estimator or self._estimator) if self.is_routed else {}
+        if not self.is_routed:
+            return
+        held_out = None
+        if self._cross_fitting is not None and self.state.global_step == 0:
+            start_fold_heads(self, self._cross_fitting, self._refit.settings, self._refit.bypassed)
+        if self._cross_fitting is not None and epoch >= self.clear_args.clear_warmup_epochs:
+            held_out, self._refit.cross_fitting = self.end_cross_fitting(self._refit.dataloader), None
+        logs = self._refit.run(epoch, estimator or self._estimator, held_out)
         if logs:
             self.log(logs)
 
@@ -188,8 +199,10 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         if refit.store.is_fitted and not self.clear_args.clear_dropout_after_warmup:
             self._step.enter_context(evaluation_mode(model))
         target = refit.target(index, lambda gates: self._predict(model, inputs, gates))
-        gates = refit.gates(index, LOSS)
-        if gates is not None:
+        gates, folds = refit.gates(index, LOSS), refit.cross_fitting
+        if folds is not None:
+            self._step.enter_context(folds.route(index))
+        elif gates is not None:
             self._step.enter_context(route(model, gates))
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -197,7 +210,9 @@ class ClearMixin(StepLossMixin, BaseTrainerMixin):
         known = (p, target, self.state.epoch, is_warmup, refit.posterior(index))
         parts = refit.loss(LossEvidence(task.logits, task.labels, *known))
         refit.record(index, task.logits, labels)
-        loss = self._reduce(task, parts)
+        loss = self._reduce(task, parts if folds is None else folds.weighed(parts, index))
+        if folds is not None:
+            self._added_loss = loss.detach() * (1 - 1 / folds.num_folds)  # the log has the folds' mean
         return (loss, task.outputs) if return_outputs else loss
 
     # ---- Batches ----

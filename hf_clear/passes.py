@@ -162,6 +162,15 @@ def predict_samples(
     return SamplePredictions(losses, labels, kept[0] if kept else None, predicted)
 
 
+def say_never_returned(never_returned: torch.Tensor) -> str:
+    """A warning of samples that the collator drops."""
+    missing = never_returned.nonzero().squeeze(1).tolist()
+    return (
+        f"The data collator never returned {len(missing)} of {len(never_returned)} training samples (sample "
+        f"{missing[0]} first): they have no loss, and nothing is said about their labels."
+    )
+
+
 def running_predictions(table: torch.Tensor, labels: torch.Tensor, keep_probabilities: bool) -> SamplePredictions:
     """The running mean of the predictions of training, as a pass would give them; without a copy of the table.
 

@@ -28,6 +28,7 @@ def clear(peft_method: str) -> dict[str, Any]:
         "clear_gamma": 0.9,
         "clear_warmup": "epochs",
         "clear_warmup_epochs": 3,
+        "clear_folds": 2,
         "clear_evidence": "mean_probe+head_probe",
         "clear_warmup_random_routing": False,
         "clear_routing": "clean",

@@ -17,9 +17,10 @@ from .class_tables import finite_rows, row_blocks
 from .estimators import NamedEstimator
 from .features import predict_features
 from .fit import fit_clean_probability
+from .folds.cross_fitting import CrossFitting, HeldOutScores
 from .identity import Identity
 from .losses import sharpen
-from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader
+from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader, say_never_returned
 from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
@@ -44,7 +45,8 @@ class Refit:
 
     Attributes:
         store (`SampleStore`): read it, and leave the writing to this class.
-        loss (`TrainingLoss`): the training loss with its settings.
+        loss (`TrainingLoss`): the training loss with its settings; in a cross-fitting warm-up, that one's.
+        cross_fitting (`CrossFitting`, *optional*): the warm-up of that kind, while it goes on.
         ensemble_source (`str`): where its targets come from.
         keeps_predictions (`bool`): whether there is a running mean of each sample's predictions in training.
         labels_tokens (`bool`): whether every token has a label, instead of every sample.
@@ -58,6 +60,7 @@ class Refit:
         self.num_layers = num_layers
         self.labels_tokens = False
         self.true_labels: np.ndarray | None = None
+        self.cross_fitting: CrossFitting | None = None
         truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
         self._identity = Identity.of(trainer, trainer.method_settings(), truth)
         self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
@@ -79,6 +82,8 @@ class Refit:
         self.ensemble_source = self.settings.ensemble_source(self.labels_tokens)
         needs_targets = self.loss.uses_target and self.ensemble_source == "online"
         self.keeps_predictions = needs_targets or self.settings.clear_loss_source == "online"
+        if self.cross_fitting is not None:
+            self.loss, self.keeps_predictions = self.cross_fitting.loss, False
 
     @property
     def dataloader(self) -> DataLoader:
@@ -89,9 +94,10 @@ class Refit:
 
     # ---- The refit ----
 
-    def run(self, epoch: int, estimator: NamedEstimator) -> dict[str, float]:
+    def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
-        probabilities, participation, and with the ensemble source `"epoch"` the targets.
+        probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
+        cross-fitting warm-up has ended with.
 
         Returns:
             `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
@@ -104,12 +110,9 @@ class Refit:
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
         logs = {}
-        if before_training and not store.is_fitted:
-            logs = fit_before_training(
-                FirstFit(
-                    self._trainer, settings, self.bypassed, estimator, self._fit, self._begin, lambda: store.posterior
-                )
-            )
+        if held_out or (before_training and not store.is_fitted):
+            of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
+            logs = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
             logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)
@@ -177,11 +180,7 @@ class Refit:
         self._never_returned = predictions.never_returned.to(self.store.losses.device)
         if self._never_returned.any() and not self._told_of_missing:
             self._told_of_missing = True
-            missing = self._never_returned.nonzero().squeeze(1).tolist()
-            logger.warning(
-                f"The data collator never returned {len(missing)} of {len(self._never_returned)} training samples "
-                f"(sample {missing[0]} first): they have no loss, and nothing is said about their labels."
-            )
+            logger.warning(say_never_returned(self._never_returned))
         return predictions
 
     def _leave_out(self) -> dict[str, float]:

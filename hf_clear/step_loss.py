@@ -124,6 +124,8 @@ class StepLossMixin:
             if self.accelerator.num_processes > 1:  # DDP takes the mean of the processes' gradients
                 count = self.accelerator.reduce(torch.as_tensor(count, device=self.args.device).float(), "mean")
             self._labels_in_step = count.clamp_min(1e-6) if isinstance(count, torch.Tensor) else count
+            if self._refit.cross_fitting is not None:
+                self._refit.cross_fitting.begin_step(batches, self._labels_in_step)
         return batches, num_items_in_batch
 
     def _num_labels_of(self, batch: dict[str, Any]) -> torch.Tensor | int:

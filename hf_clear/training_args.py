@@ -16,8 +16,9 @@ from .routing import ROUTING_STRATEGIES
 
 ENSEMBLE_SOURCES = ("epoch", "online", "step")
 LOSS_SOURCES = ("epoch", "online")
-WARMUPS = ("epochs", "linear_probe", "evidence")
+WARMUPS = ("epochs", "linear_probe", "evidence", "cross_fit")
 BEFORE_TRAINING = ("linear_probe", "evidence")  # warm-ups that end before the first step
+BY_EVIDENCE = ("evidence", "cross_fit")
 LOWEST_TEMPERATURE = 0.01  # f_ens^100: below it, what is left in float32 is 0
 
 
@@ -47,16 +48,26 @@ class ClearArguments(ProbeArguments):
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
             "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
             "'evidence' takes no epoch either: models of frozen features that have not seen a sample's label "
-            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds.",
+            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds. 'cross_fit' trains "
+            "`clear_folds` adapters at once in these epochs, each on its fold of the samples; each sample is then "
+            "predicted by those that have not seen its label, and the adapter that stays starts anew.",
             "choices": list(WARMUPS),
+        },
+    )
+    clear_folds: int = field(
+        default=2,
+        metadata={
+            "help": "Folds of `clear_warmup='cross_fit'`, 2 or more. Its last pass over the training set takes as many "
+            "passes as there are folds, less one."
         },
     )
     clear_evidence: str = field(
         default="mean_probe+head_probe",
         metadata={
-            "help": "Where the warm-up 'evidence' has its scores from, with '+' between the names: 'mean_probe' and "
-            "'head_probe' are linear probes with generalized cross entropy, in 5 folds, on the averaged last hidden "
-            "states and on what the head sees. `hf_clear.evidence.register_evidence` adds one."
+            "help": "Where the warm-up 'evidence' has its scores from, and 'cross_fit' further ones, with '+' between "
+            "the names: 'mean_probe' and 'head_probe' are linear probes with generalized cross entropy, in 5 folds, on "
+            "the averaged last hidden states and on what the head sees. `hf_clear.evidence.register_evidence` adds "
+            "one. 'none' leaves 'cross_fit' with the scores of its folds."
         },
     )
     clear_warmup_random_routing: bool = field(
@@ -146,9 +157,19 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 f"`clear_warmup` has to be one of {', '.join(map(repr, WARMUPS))}; got {self.clear_warmup!r}."
             )
-        evidence_sources(self.clear_evidence)
+        if not evidence_sources(self.clear_evidence) and self.clear_warmup == "evidence":
+            raise ValueError(
+                "`clear_warmup='evidence'` has nothing to go by with `clear_evidence='none'`: name a source."
+            )
         check_numbers(self, "clear_gamma", "clear_min_clean_probability")
-        check_whole_numbers(self, clear_warmup_epochs=0)
+        check_whole_numbers(self, clear_warmup_epochs=0, clear_folds=2)
+        if self.clear_warmup == "cross_fit" and self.clear_warmup_epochs == 0:
+            raise ValueError("`clear_warmup='cross_fit'` trains in the warm-up: `clear_warmup_epochs` can't be 0.")
+        if self.clear_warmup == "cross_fit" and self.clear_warmup_random_routing:
+            raise ValueError(
+                "`clear_warmup_random_routing` draws gates in the warm-up, where `clear_warmup='cross_fit'` has each "
+                "sample pass the adapter of its fold: leave one of them out."
+            )
         if not 0 <= self.clear_gamma <= 1:
             raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
         if not 0 <= self.clear_min_clean_probability <= 1:
@@ -202,7 +223,8 @@ class ClearArguments(ProbeArguments):
         loss = self.get_training_loss()
         needs = {
             "clear_warmup_epochs": (self.clear_warmup != "evidence", "another `clear_warmup` than 'evidence'"),
-            "clear_evidence": (self.clear_warmup == "evidence", "`clear_warmup='evidence'`"),
+            "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
+            "clear_evidence": (self.clear_warmup in BY_EVIDENCE, "`clear_warmup='evidence'` or 'cross_fit'"),
             "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),
             "clear_gamma": (
                 self.clear_routing != "none" or self.clear_warmup_random_routing,
@@ -217,11 +239,12 @@ class ClearArguments(ProbeArguments):
             "clear_ensemble_temperature": (loss.uses_target, "a loss that uses the ensemble"),
             **dict.fromkeys(
                 ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
-                (self.clear_warmup in BEFORE_TRAINING, "`clear_warmup='evidence'` or 'linear_probe'"),
+                (self.clear_warmup != "epochs", "another `clear_warmup` than 'epochs'"),
             ),
-            **dict.fromkeys(
-                ("probe_gce_q", "probe_features"),
-                (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            "probe_features": (self.clear_warmup == "linear_probe", "`clear_warmup='linear_probe'`"),
+            "probe_gce_q": (
+                self.clear_warmup in ("linear_probe", "cross_fit"),
+                "`clear_warmup='linear_probe'` or 'cross_fit'",
             ),
         }
         return {name: need for name, (acts, need) in needs.items() if not acts}

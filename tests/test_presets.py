@@ -39,6 +39,7 @@ def test_clear_is_the_paper_but_for_where_its_targets_come_from():
         "clear_gamma": 0.9,
         "clear_warmup": "epochs",
         "clear_warmup_epochs": 3,
+        "clear_folds": 2,
         "clear_evidence": "mean_probe+head_probe",
         "clear_warmup_random_routing": False,
         "clear_routing": "clean",

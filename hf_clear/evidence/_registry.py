@@ -69,19 +69,23 @@ def register_evidence(name: str, function: EvidenceFunction, features: str = "me
     >>> ClearTrainingArguments(output_dir="out", clear_evidence="mean_probe+nearest_centroid")
     ```
     """
-    if "+" in str(name):
-        raise ValueError(f"The name of a source of evidence stands between '+': {name!r} must not hold one.")
+    if "+" in str(name) or name == "none":
+        raise ValueError(
+            f"The name of a source of evidence stands between '+', and 'none' for no source: {name!r} can't be one."
+        )
     if features not in FEATURES:
         raise ValueError(f"`features` of the source of evidence {name!r} has to be 'head' or 'mean'; got {features!r}.")
     EVIDENCE_SOURCES.add(name, EvidenceSource(name, function, features))
 
 
 def evidence_sources(names: str) -> list[EvidenceSource]:
-    """The sources of `"mean_probe+head_probe"`, in order.
+    """The sources of `"mean_probe+head_probe"`, in order; of `"none"`, none.
 
     Raises:
         ValueError: if there is no such source, or one is named twice.
     """
+    if names == "none":
+        return []
     parts = names.split("+") if isinstance(names, str) else [names]
     if len(set(map(str, parts))) < len(parts):
         raise ValueError(f"`clear_evidence` names a source twice: {names!r}.")

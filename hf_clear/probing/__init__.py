@@ -1,5 +1,6 @@
 """Linear probing: what is learned from features of a frozen model, which are computed once."""
 
+from .fold_heads import start_fold_heads
 from .head_start import FirstFit, fit_before_training
 from .probe import (
     HEADS,
@@ -25,6 +26,7 @@ __all__ = [
     "probe_optimizer",
     "probe_predictions",
     "set_head",
+    "start_fold_heads",
     "train_probe",
     "trained_part",
 ]

@@ -1,7 +1,9 @@
-"""What is learned before the first step, from features of the frozen model: a first fit, and the head."""
+"""What is learned before the model's own adapter is trained: a first fit, and the head. By features of the frozen model
+and, after a cross-fitting warm-up, by the scores that it ended with."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from .._processes import run_on_main
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
 from ..evidence import EvidenceSource, evidence_sources
 from ..features import FrozenFeatures
+from ..folds.cross_fitting import HeldOutScores
 from ..passes import SamplePredictions
 from ..training_args import ClearArguments
 from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
@@ -32,6 +35,7 @@ class FirstFit:
             them, into the store; returns what is logged.
         begin (`Callable`): `begin(predictions)` lets the running mean of the predictions of training begin with these.
         posterior (`Callable`): returns what the last fit put into the store, `[num_samples, num_labels]` or None.
+        held_out (`HeldOutScores`, *optional*): of a cross-fitting warm-up.
     """
 
     trainer: Trainer
@@ -41,10 +45,14 @@ class FirstFit:
     fit: Callable[[NamedEstimator, SamplePredictions, torch.Tensor | None], dict[str, float]]
     begin: Callable[[SamplePredictions], None]
     posterior: Callable[[], torch.Tensor | None]
+    held_out: HeldOutScores | None = None
 
     def features(self, mean: bool, needs_all: bool = True) -> AbstractContextManager[FrozenFeatures]:
         trainer = self.trainer
         needs_mean = mean or self.estimator.uses_features
+        known = None if self.held_out is None else self.held_out.features
+        if known is not None and (known.mean is not None or not needs_mean):
+            return contextlib.nullcontext(known)
         return features_for_probe(
             trainer, trainer.train_dataset, self.settings, needs_mean, self.bypassed, needs_all=needs_all
         )
@@ -62,12 +70,13 @@ class FirstFit:
 
 
 def fit_before_training(first: FirstFit) -> dict[str, float]:
-    """The warm-ups that take no epoch (`clear_warmup`): a first fit, and the head. No PEFT module sees a label.
+    """The first fit of the warm-ups that take no epoch (`clear_warmup`), and of a cross-fitting one; and the head that
+    training goes on with. The model's adapter has seen no label.
 
     Returns:
         `dict[str, float]`: what was found, for the log.
     """
-    return _by_evidence(first) if first.settings.clear_warmup == "evidence" else _by_probe(first)
+    return _by_probe(first) if first.settings.clear_warmup == "linear_probe" else _by_evidence(first)
 
 
 def _by_probe(first: FirstFit) -> dict[str, float]:
@@ -84,35 +93,45 @@ def _by_probe(first: FirstFit) -> dict[str, float]:
 
 def _by_evidence(first: FirstFit) -> dict[str, float]:
     """`"evidence"`: scores of every sample from models that have not seen its label (`clear_evidence`), and what the
-    noise model makes of them, are the first fit. The head begins as fitted to what is found."""
-    sources = evidence_sources(first.settings.clear_evidence)
-    with first.features(any(source.features == "mean" for source in sources), needs_all=False) as features:
-        probe = first.probe(features)
-        num_labels = probe(features, slice(0, 1))[0].shape[1]
-        noise = _noise_model(first.trainer, sources, features, num_labels)
-        logs = first.fit(first.estimator, _predictions(noise), features.mean)
+    noise model makes of them, are the first fit. The head begins as fitted to what is found. `"cross_fit"`: the scores
+    of the folds' adapters are one source more, or with `clear_evidence="none"` the only one."""
+    sources, held_out, features = evidence_sources(first.settings.clear_evidence), first.held_out, None
+    with contextlib.ExitStack() as stack:
+        if sources or first.estimator.uses_features:
+            mean = any(source.features == "mean" for source in sources)
+            features = stack.enter_context(first.features(mean, needs_all=False))
+        noise = run_on_main(
+            first.trainer.accelerator,
+            f"The evidence {first.settings.clear_evidence}",
+            _noise_model,
+            first,
+            sources,
+            features,
+        )
+        predictions = _predictions(noise)
+        if held_out is not None:
+            first.begin(predictions)
+        logs = first.fit(first.estimator, predictions, features and features.mean)
         targets = first.posterior()
-        if targets is not None and bool((targets.max(dim=1).values < 1).any()):  # more than the labels as they are
-            first.train(probe, features, targets)
-    scales = {f"evidence_scale_{source.name}": float(scale) for source, scale in zip(sources, noise.scales)}
+        # More than the labels as they are.
+        if features and targets is not None and bool((targets.max(dim=1).values < 1).any()):
+            first.train(first.probe(features), features, targets)
+    names = ["cross_fit"] * (held_out is not None) + [source.name for source in sources]
+    scales = {f"evidence_scale_{name}": float(scale) for name, scale in zip(names, noise.scales)}
     return {**logs, **scales, "evidence_gain": noise.gain}
 
 
-def _noise_model(
-    trainer: Trainer, sources: list[EvidenceSource], features: FrozenFeatures, num_labels: int
-) -> NoiseModel:
-    """Of the scores of all sources; fitted on the main process, the same on all."""
-
-    def fitted() -> NoiseModel:
-        scores = []
-        for source in sources:
-            table = getattr(features, source.features)
-            if table.numel() * 4 <= _DEVICE_BYTES:
-                table = table.to(trainer.args.device)
-            scores.append(source(table, features.labels, num_labels, trainer.args.seed).cpu().numpy())
-        return fit_noise_model(scores, features.labels.numpy())
-
-    return run_on_main(trainer.accelerator, f"The evidence {'+'.join(source.name for source in sources)}", fitted)
+def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: FrozenFeatures | None) -> NoiseModel:
+    """Of the scores of all sources, that of the folds first."""
+    scores = [] if first.held_out is None else [first.held_out.scores.numpy()]
+    labels = features.labels if first.held_out is None else first.held_out.labels
+    num_labels = scores[0].shape[1] if scores else first.probe(features)(features, slice(0, 1))[0].shape[1]
+    for source in sources:
+        table = getattr(features, source.features)
+        if table.numel() * 4 <= _DEVICE_BYTES:
+            table = table.to(first.trainer.args.device)
+        scores.append(source(table, features.labels, num_labels, first.trainer.args.seed).cpu().numpy())
+    return fit_noise_model(scores, labels.numpy())
 
 
 def _predictions(noise: NoiseModel) -> SamplePredictions:

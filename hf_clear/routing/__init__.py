@@ -1,24 +1,29 @@
 """Routing: which PEFT modules act on which samples. One strategy a file; gates, layers and registry start with `_`.
 
-It knows no loss and no trainer: probabilities in, gates out, and `route(model, gates)` hands them to the modules.
+It knows no loss and no trainer: probabilities in, gates out, and `route(model, gates)` hands them to the modules. Where
+layers hold several adapters, `choose_adapters(model, choice)` says which of them acts on which samples.
 """
 
 from . import clean, deterministic, noisy, none, oracle, random  # noqa: F401
+from ._choice import AdapterChoice, choose_adapters, register_choice
 from ._gates import apply_gate, expand_gate, sample_gates
 from ._layers import layer_paths
 from ._registry import ROUTING_STRATEGIES, RoutingStrategy, gate_probability, register_routing_strategy
 from ._route import check_routable, gate_output, num_routed_layers, register_routable, route
 
 __all__ = [
+    "AdapterChoice",
     "ROUTING_STRATEGIES",
     "RoutingStrategy",
     "apply_gate",
     "check_routable",
+    "choose_adapters",
     "expand_gate",
     "gate_output",
     "gate_probability",
     "layer_paths",
     "num_routed_layers",
+    "register_choice",
     "register_routable",
     "register_routing_strategy",
     "route",

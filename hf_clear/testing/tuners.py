@@ -13,9 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .._unwrap import base_of
-from ..routing import check_routable, num_routed_layers, route
+from ..routing import AdapterChoice, check_routable, choose_adapters, num_routed_layers, route
 
 _BATCH = 4
+_ROUNDING = 1e-4  # of products with other neighbors
 _GRADIENT_TOLERANCE = 1e-6  # of the largest gradient: recomputed sums may come in another order
 
 
@@ -27,7 +28,8 @@ def check_peft_method(
     With closed gates the model is the frozen base, with open gates the ungated model; a sample's gates touch no other
     sample, a layer's gates nothing before that layer; parameters get gradients that are zero instead of missing, and
     the same under activation checkpointing if the model has it; autocast changes none of this. A merged adapter is
-    refused, a second adapter is gated like the first, and a saved one loads with the same outputs.
+    refused, a second adapter is gated like the first, each sample of a batch can pass another adapter, and a saved one
+    loads with the same outputs.
 
     Args:
         config (`PeftConfig`): as for `get_peft_model`. A copy is used.
@@ -192,6 +194,13 @@ class _Check:
         self._equal(bypassed, self.expected, "a second adapter is not bypassed", self.tolerance)
         model.set_adapter("default")
         self._equal(_outputs(model, self.inputs), self.plain, "the first adapter changed with the second one")
+        which = torch.arange(self.batch) % 2
+        with choose_adapters(model, AdapterChoice(("default", "second"), which)):
+            chosen = _outputs(model, self.inputs)
+        for number, expected in enumerate((self.plain, second)):
+            rows = [(a[which == number], b[which == number]) for a, b in zip(chosen, expected) if len(a) == self.batch]
+            what = "a sample doesn't pass the adapter that was chosen for it"
+            self._equal(*zip(*rows), what, max(self.tolerance, _ROUNDING))
         model.delete_adapter("second")
         self._equal(_outputs(model, self.inputs), self.plain, "the first adapter changed when the second one went")
 

@@ -20,7 +20,7 @@ from ..adapters.checks import refuse_pickle
 from ..adapters.config_checks import check_config_values, read_config
 from ..adapters.tensors import first_not_finite
 from ..files import write_atomically
-from ..routing import apply_gate, register_routable
+from ..routing import AdapterChoice, apply_gate, register_choice, register_routable
 
 _PREFIX = "base_model.model."  # of all names in a PeftModel
 _LOADING_NOTE = """
@@ -107,9 +107,12 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
     Attributes:
         gate (`torch.BoolTensor` of shape `[batch]`, *optional*): True for the samples that the adapter acts on. None
             outside of [`hf_clear.route`]: it acts on all.
+        choice (`AdapterChoice`, *optional*): which adapter acts on which sample, within
+            [`~hf_clear.routing.choose_adapters`].
     """
 
     gate: torch.Tensor | None = None
+    choice: AdapterChoice | None = None
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
@@ -154,7 +157,17 @@ def _set_gate(layer: RoutedLayer, gate: torch.Tensor) -> Callable[[], None]:
     return undo
 
 
+def _set_choice(layer: RoutedLayer, choice: AdapterChoice) -> Callable[[], None]:
+    stock, layer.choice = layer.choice, choice
+
+    def undo() -> None:
+        layer.choice = stock
+
+    return undo
+
+
 register_routable(RoutedLayer, _set_gate)
+register_choice(RoutedLayer, _set_choice)
 
 
 class RoutedLayerModel(BaseTuner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from peft import PeftType
@@ -92,11 +93,16 @@ class AdapterLayer(RoutedLayer):
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         base = result = self.base_layer(x, *args, **kwargs)
-        for name in self.acting_adapters():
-            down, up = self.clear_adapter_down[name], self.clear_adapter_up[name]
-            delta = up(self.activation[name](down(base.to(down.weight.dtype))))
-            result = result + delta.to(base.dtype)
+        acting = self.acting_adapters()
+        if acting and self.choice is not None:
+            return base + self.choice.apply([partial(self._delta, name) for name in self.choice.names], base)
+        for name in acting:
+            result = result + self._delta(name, base)
         return self.gated(result, base)
+
+    def _delta(self, name: str, base: torch.Tensor) -> torch.Tensor:
+        down, up = self.clear_adapter_down[name], self.clear_adapter_up[name]
+        return up(self.activation[name](down(base.to(down.weight.dtype)))).to(base.dtype)
 
 
 class ClearAdapterModel(RoutedLayerModel):

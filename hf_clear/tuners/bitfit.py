@@ -75,6 +75,10 @@ class BitFitLayer(RoutedLayer):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         acting = self.acting_adapters()  # first: it unmerges what is merged and disabled
         base = result = self.base_layer(x, *args, **kwargs)
+        if acting and self.choice is not None:
+            shape = [1] * (base.ndim - 1) + [-1]
+            deltas = [self.clear_bitfit_bias[name]().view(shape) for name in self.choice.names]
+            return base + self.choice.pick(deltas, len(base)).to(base.dtype)
         for name in acting:
             result = result + self.clear_bitfit_bias[name]().to(result.dtype)
         return self.gated(result, base)

@@ -11,9 +11,10 @@ from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Embedding, LoraVariant
 from torch import nn
+from torch.nn.functional import linear
 
 from .._argument_checks import check_least
-from ..routing import apply_gate, register_routable
+from ..routing import AdapterChoice, apply_gate, register_choice, register_routable
 from ._registration import register_with_peft
 from ._table import register_peft_method
 
@@ -70,6 +71,37 @@ class RoutedLora(LoraVariant):
         return result + lora_b(hidden) * module.scaling[active_adapter]
 
 
+class ChosenLora(LoraVariant):
+    """Stands in for the variant of a layer's active adapter while each row passes one of several adapters.
+
+    Args:
+        choice (`AdapterChoice`): which adapter acts on which sample.
+        variant (`LoraVariant`, *optional*): the layer's own variant; None for plain LoRA.
+    """
+
+    def __init__(self, choice: AdapterChoice, variant: LoraVariant | None):
+        self.choice = choice
+        self.variant = variant
+
+    def forward(
+        self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        names, rows = self.choice.names, len(x)
+        if self.variant is not None:
+            routed = [self.variant.forward(module, active_adapter=n, x=x, result=result, **kwargs) for n in names]
+            return self.choice.pick(routed, rows)
+        downs, ups = [module.lora_A[name] for name in names], [module.lora_B[name] for name in names]
+        x, scaling = module.lora_dropout[active_adapter](x), module.scaling[active_adapter]
+        if any(type(part) is not nn.Linear or part.bias is not None for part in (*downs, *ups)):
+            return result + self.choice.pick([up(down(x)) for down, up in zip(downs, ups)], rows) * scaling
+        # As one LoRA of all ranks together, of which each row keeps its own: one product at full width, not several.
+        hidden = linear(x, torch.cat([down.weight for down in downs]))
+        number = torch.arange(len(names), device=x.device).repeat_interleave(downs[0].out_features)
+        is_own = self.choice.rows(rows, x.device).unsqueeze(1) == number
+        hidden = hidden.where(is_own.view(rows, *[1] * (x.ndim - 2), -1), 0.0)
+        return result + linear(hidden, torch.cat([up.weight for up in ups], dim=1)) * scaling
+
+
 def _check_model(model: nn.Module) -> None:
     """Refuses settings that train or change the base layers' own weights."""
     changes_base = ("pissa", "olora", "corda", "lora_ga", "loftq")
@@ -90,6 +122,33 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
+    _check_layer(module)
+    variants = module.lora_variant
+    stock = dict(variants)
+    for adapter in module.active_adapters:
+        if adapter in module.lora_A:
+            inner = stock.get(adapter)
+            variants[adapter] = RoutedLora(gate, inner.variant if isinstance(inner, RoutedLora) else inner)
+    return _undo(variants, stock)
+
+
+def _set_choice(module: LoraLayer, choice: AdapterChoice) -> Callable[[], None]:
+    _check_layer(module)
+    variants = module.lora_variant
+    stock = dict(variants)
+    variants[choice.names[0]] = ChosenLora(choice, stock.get(choice.names[0]))
+    return _undo(variants, stock)
+
+
+def _undo(variants: dict[str, LoraVariant], stock: dict[str, LoraVariant]) -> Callable[[], None]:
+    def undo() -> None:
+        variants.clear()
+        variants.update(stock)
+
+    return undo
+
+
+def _check_layer(module: LoraLayer) -> None:
     if isinstance(module, Embedding) or not _calls_variant(module):
         raise ValueError(
             f"peft's {type(module).__name__} on a {type(module.get_base_layer()).__name__} can't be routed. Take such "
@@ -97,18 +156,6 @@ def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
         )
     if module.merged:
         raise ValueError("The LoRA weights are merged into the base model, which can't be routed: unmerge them first.")
-    variants = module.lora_variant
-    stock = dict(variants)
-    for adapter in module.active_adapters:
-        if adapter in module.lora_A:
-            inner = stock.get(adapter)
-            variants[adapter] = RoutedLora(gate, inner.variant if isinstance(inner, RoutedLora) else inner)
-
-    def undo() -> None:
-        variants.clear()
-        variants.update(stock)
-
-    return undo
 
 
 def _calls_variant(module: LoraLayer) -> bool:
@@ -121,6 +168,7 @@ def _calls_variant(module: LoraLayer) -> bool:
 
 
 register_routable(LoraLayer, _set_gate, _check_model)
+register_choice(LoraLayer, _set_choice)
 # On disk and in memory the type is peft's LORA; CLEAR_LORA is a name under which configs may ask for it.
 register_with_peft("clear_lora", ClearLoraConfig, LoraModel, prefix=LoraModel.prefix)
 register_peft_method("lora", ClearLoraConfig, learning_rate=2e-3)

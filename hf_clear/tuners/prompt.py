@@ -119,14 +119,16 @@ class PromptLayer(RoutedLayer):
         adapters = self.acting_adapters()
         if not adapters:
             return attention(module, query, key, value, attention_mask, **kwargs)
-        prompt = torch.cat([self.clear_prompt_embedding[name].weight for name in adapters]).to(key.dtype)
         batch, heads, _, width = key.shape
+        prompt = self._prompt(adapters, batch).to(key.dtype)
+        length = prompt.shape[1]
         keys, values = (
-            part.view(-1, heads, width).transpose(0, 1).expand(batch, -1, -1, -1) for part in prompt.chunk(2, dim=1)
+            part.view(len(prompt), length, heads, width).transpose(1, 2).expand(batch, -1, -1, -1)
+            for part in prompt.chunk(2, dim=2)
         )
         with_prompt = dict(kwargs)
         if kwargs.get("position_bias") is not None:  # T5: no bias towards the prompt
-            with_prompt["position_bias"] = F.pad(kwargs["position_bias"], (len(prompt), 0))
+            with_prompt["position_bias"] = F.pad(kwargs["position_bias"], (length, 0))
         mask = attention_mask
         causal = attention is sdpa_attention_forward and mask is None and query.shape[2] > 1
         causal = causal and (module.is_causal if kwargs.get("is_causal") is None else kwargs["is_causal"])
@@ -134,7 +136,7 @@ class PromptLayer(RoutedLayer):
             ones = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
             mask = ones.tril()[None, None]
             with_prompt["is_causal"] = False
-        mask = self._mask_with_prompt(mask, query, key, len(prompt), attention is sdpa_attention_forward)
+        mask = self._mask_with_prompt(mask, query, key, length, attention is sdpa_attention_forward)
         result, weights = attention(
             module, query, torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask, **with_prompt
         )
@@ -142,6 +144,12 @@ class PromptLayer(RoutedLayer):
             base, _ = attention(module, query, key, value, attention_mask, **kwargs)
             result = self.gated(result, base)
         return result, weights
+
+    def _prompt(self, adapters: list[str], batch: int) -> torch.Tensor:
+        """Keys and values beside each other, `[1 or batch, length, 2 * width]`."""
+        if self.choice is None:
+            return torch.cat([self.clear_prompt_embedding[name].weight for name in adapters]).unsqueeze(0)
+        return self.choice.pick([self.clear_prompt_embedding[n].weight.unsqueeze(0) for n in self.choice.names], batch)
 
     def _mask_with_prompt(self, mask, query, key, length: int, boolean: bool):
         """The mask with columns for the prompt, which only the samples that the gate lets through see."""
