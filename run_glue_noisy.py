@@ -91,7 +91,7 @@ task_to_keys = {
 EMBEDDED_DEFAULT = [
     *("--method", "both", "--noise_type", "symmetric", "--noise_rate", "0.5"),
     *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "10"),
-    *("--output_dir", "outputs/embedded"),
+    *("--clear_warmup_epochs", "5", "--output_dir", "outputs/embedded"),
 ]
 # Title and trainer of each --method. As with all choices below, those that are added before `main()` are choices, too.
 METHODS = {"none": ("plain", Trainer), "clear": ("CleaR", ClearTrainer), "turn": ("TURN", TurnTrainer)}

@@ -11,7 +11,7 @@ from _loading import NO_NOISE
 from _methods import NEED_CLEANLAB, ORACLES
 from _summary import TABLE, Table, compare, paired, tables_of
 
-SAME = ("clear", "recommended")  # two names of the default
+SAME = ("clear", "clear:preset=clear")  # two names of the default
 
 
 @dataclass

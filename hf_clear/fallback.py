@@ -30,7 +30,7 @@ _METHOD = (
 def settings_for_task(
     trainer: Trainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
 ) -> ClearArguments:
-    """The settings, or if the recommended ones can't be had here, those of CleaR with gates (`preset("clear")`); a
+    """The settings, or if the task can't have the posterior, those of CleaR with gates (`preset("clear")`); a
     warning says why.
 
     Args:

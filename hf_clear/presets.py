@@ -10,8 +10,8 @@ from .tuners import PEFT_METHODS
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}
 
 
-def recommended(peft_method: str) -> dict[str, Any]:
-    """What the arguments stand for without a preset: training on the posterior of a noise model, without gates."""
+def posterior(peft_method: str) -> dict[str, Any]:
+    """Training on the posterior of a noise model, without gates: no forward pass is spent on it but a frozen one."""
     return {
         **clear(peft_method),
         "clear_warmup": "evidence",
@@ -19,6 +19,7 @@ def recommended(peft_method: str) -> dict[str, Any]:
         "clear_estimator": "noise_model",
         "clear_routing": "none",
         "clear_loss_source": "online",
+        "clear_ensemble_size": 1,  # the predictions of the last epoch
     }
 
 
@@ -81,22 +82,23 @@ def official(peft_method: str) -> dict[str, Any]:
     return settings
 
 
-PRESETS = {"recommended": recommended, "clear": clear, "paper": paper, "official": official}
+PRESETS = {"clear": clear, "posterior": posterior, "paper": paper, "official": official}
 
 
 def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
     """Arguments for [`ClearTrainingArguments`], by name. Each preset sets every argument `clear_...`: none depends on a
     default.
 
-    `"recommended"` is what the arguments stand for without a preset: training on the posterior of a noise model.
-    `"clear"` is CleaR with a running mean of the predictions that training makes anyway as its consistency target: no
-    forward pass is spent on it. `"paper"` is the method as the paper (arXiv 2411.00873) writes it, `"official"` as its
-    authors' code does it; the source names each difference at its field. Where the official code draws one mask a layer
-    for a whole batch, an error, we draw one for each sample. It uses LoRA of rank 16. Its label noise is
-    `"symmetric_including_true_class"` and `"asymmetric_previous"` of [`~hf_clear.noise.NOISE_TYPES`].
+    `"clear"` is what the arguments stand for without a preset: CleaR with a running mean of the predictions that
+    training makes anyway as its consistency target; no forward pass is spent on it. `"posterior"` trains on the
+    posterior of a noise model, from evidence from outside the sample. `"paper"` is CleaR as the paper (arXiv
+    2411.00873) writes it, `"official"` as its authors' code does it; the source names each difference at its field.
+    Where the official code draws one mask a layer for a whole batch, an error, we draw one for each sample. It uses
+    LoRA of rank 16. Its label noise is `"symmetric_including_true_class"` and `"asymmetric_previous"` of
+    [`~hf_clear.noise.NOISE_TYPES`].
 
     Args:
-        name (`str`): `"recommended"`, `"clear"`, `"paper"` or `"official"`.
+        name (`str`): `"clear"`, `"posterior"`, `"paper"` or `"official"`.
         peft_method (`str`, *optional*, defaults to `"lora"`): a name among `PEFT_METHODS` (`hf_clear.tuners`). The
             official code's settings depend on it; it has `"lora"`, `"adapter"`, `"bitfit"` and `"prompt"`.
 

@@ -42,7 +42,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_warmup: str = field(
-        default="evidence",
+        default="epochs",
         metadata={
             "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
             "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
@@ -75,7 +75,7 @@ class ClearArguments(ProbeArguments):
         metadata={"help": "In the warm-up, draw gates from Bernoulli(γ) for all samples alike, instead of none."},
     )
     clear_routing: str = field(
-        default="none",
+        default="clean",
         metadata={
             "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
             "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
@@ -84,7 +84,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_estimator: str = field(
-        default="noise_model",
+        default="gaussian_mixture",
         metadata={
             "help": "What turns losses (or, for 'knn' and 'probe', the frozen model's features) into clean "
             "probabilities. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
@@ -92,7 +92,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss_source: str = field(
-        default="online",
+        default="epoch",
         metadata={
             "help": "Where the losses for the mixture come from: 'epoch' makes one pass over the training set at each "
             "refit, with every module active; 'online' makes none and takes the running mean of the predictions of "
@@ -109,7 +109,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss: str = field(
-        default="posterior",
+        default="clear",
         metadata={
             "help": "The training loss: 'clear' is CleaR's, the task loss plus consistency with the ensemble. Others "
             "add to the task loss or take its place: see `hf_clear.losses`; `register_training_loss` adds one.",

@@ -173,7 +173,7 @@ def test_as_an_estimator_and_as_find_label_issues():
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     evidence = SampleEvidence(-np.log(probabilities[np.arange(1000), labels]), labels, probabilities=probabilities)
     estimate = get_estimator("noise_model")(evidence)
-    np.testing.assert_allclose(estimate.posterior, fit_noise_model(scores, labels, label_power=0.5).target, atol=0.02)
+    np.testing.assert_allclose(estimate.posterior, fit_noise_model(scores, labels).target, atol=0.02)
     table = find_label_issues(labels, probabilities)
     found = np.array(table["sample_index"])
     assert (true != labels)[found].mean() > 0.97 and (np.diff(table["label_score"]) >= 0).all()

@@ -57,9 +57,9 @@ def test_clear_is_the_paper_but_for_where_its_targets_come_from():
     assert preset("paper") == preset("clear") | {"clear_ensemble_source": "step"}
 
 
-def test_recommended_is_the_default():
-    own = {name: value for name, value in dataclasses.asdict(ClearArguments()).items() if name in preset("recommended")}
-    assert own == preset("recommended")
+def test_clear_is_the_default():
+    own = {name: value for name, value in dataclasses.asdict(ClearArguments()).items() if name in preset("clear")}
+    assert own == preset("clear")
 
 
 def test_what_the_official_code_does_otherwise():
@@ -79,7 +79,7 @@ def test_what_the_official_code_does_otherwise():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="one of recommended, clear, paper, official; got 'papers'"):
+    with pytest.raises(ValueError, match="one of clear, posterior, paper, official; got 'papers'"):
         preset("papers")
     with pytest.raises(
         ValueError, match="`peft_method` has to be the name of.*got 'ia3'. There are: 'adapter'.*'lora'"

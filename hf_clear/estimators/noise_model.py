@@ -20,7 +20,6 @@ _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
 _SIGNIFICANCE, _SEED = 0.01, 71_205
-_LABEL_POWER = 0.5
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
 
@@ -252,11 +251,10 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
-    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities, with the square root of the
-    label's likelihood (`label_power=0.5`): the model that predicts has learned from these labels."""
+    """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
-    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, label_power=_LABEL_POWER)
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
     if not model.is_supported:
         logger.warning(
             f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "

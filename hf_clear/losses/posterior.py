@@ -9,9 +9,9 @@ from ._functional import consistency_loss, cross_entropy
 from ._registry import register_training_loss
 
 
-def posterior(evidence: LossEvidence, certainty_power: float = 1.0) -> dict[str, torch.Tensor]:
+def posterior(evidence: LossEvidence, certainty_power: float = 0.0) -> dict[str, torch.Tensor]:
     """`c^a · CE(f, t)` with the posterior `t` of the noise model ([`~hf_clear.estimators.fit_noise_model`]): what is
-    known of the true class from the prediction and from the given label. A sample counts by the certainty of its
+    known of the true class from the prediction and from the given label. A sample may count by the certainty of its
     posterior, `c = (max t - 1/K) / (1 - 1/K)` with K classes.
 
     It is a form of loss correction by the noise matrix (Patrini et al., 2017, arXiv 1609.03683) with the expectation
@@ -19,7 +19,7 @@ def posterior(evidence: LossEvidence, certainty_power: float = 1.0) -> dict[str,
     fit, and for a sample of which nothing is known, it is cross entropy with the given label.
 
     Args:
-        certainty_power (`float`, *optional*, defaults to 1.0): a; 0 lets all samples count alike.
+        certainty_power (`float`, *optional*, defaults to 0.0): a; with 0, all samples count alike.
     """
     given = cross_entropy(evidence.logits, evidence.labels)
     if evidence.posterior is None:
