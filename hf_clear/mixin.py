@@ -271,7 +271,10 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
 
     def _first_fit(self) -> str:
         if self.clear_args.clear_warmup in BEFORE_TRAINING:
-            return "they are fitted for the first time before the first step, to what frozen features tell."
+            return (
+                "they are fitted for the first time before the first step, to what frozen features tell; or, if these "
+                f"tell too little, at the beginning of epoch {self.clear_args.clear_warmup_epochs + 1}."
+            )
         return (
             "they are fitted for the first time at the beginning of epoch "
             f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."

@@ -97,22 +97,22 @@ class Refit:
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
         probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
-        cross-fitting warm-up has ended with.
-
-        Returns:
-            `dict[str, float]`: what was found, for the log; empty in the warm-up, and if this epoch has its fit
-            already, as in a run that was resumed in mid-epoch.
-        """
+        cross-fitting warm-up has ended with. Returns what was found, for the log: nothing in the warm-up, and if this
+        epoch has its fit."""
         self.resolve()
         settings, store = self.settings, self.store
-        before_training = settings.clear_warmup in BEFORE_TRAINING
-        is_warmup = epoch < settings.clear_warmup_epochs and settings.clear_warmup != "evidence"
+        before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
+        is_warmup = epoch < settings.clear_warmup_epochs and not (
+            settings.clear_warmup == "evidence" and store.is_fitted
+        )
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
         logs = {}
         if held_out or (before_training and not store.is_fitted):
             of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
-            logs = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
+            logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
+            if not fits:
+                return logs
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
             logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)

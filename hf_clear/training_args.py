@@ -222,7 +222,6 @@ class ClearArguments(ProbeArguments):
         """The settings that have no effect beside the others, by name, with what they would need."""
         loss = self.get_training_loss()
         needs = {
-            "clear_warmup_epochs": (self.clear_warmup != "evidence", "another `clear_warmup` than 'evidence'"),
             "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
             "clear_evidence": (self.clear_warmup in BY_EVIDENCE, "`clear_warmup='evidence'` or 'cross_fit'"),
             "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),

@@ -86,31 +86,61 @@ def test_evidence_first_then_what_training_predicts(training_arguments):
 
 
 def test_a_run_resumes_bit_exactly(training_arguments):
-    build = training_arguments(**POSTERIOR, num_train_epochs=3, save_strategy="steps", save_steps=7)
-    straight = trainer_of(build)
+    settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 30, "per_device_train_batch_size": 16}
+    build, dataset = training_arguments(**POSTERIOR | settings), noisy_dataset(400)
+    straight = trainer_of(build, dataset)
     straight.train()
-    for step in (7, 14):  # in mid-epoch
-        resumed = trainer_of(build)
-        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
-        assert_same(state_of(straight), state_of(resumed))
-        assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
-        assert torch.equal(straight.sample_store.transition_matrix, resumed.sample_store.transition_matrix)
+    assert straight.sample_store.fitted_epoch == 1
+    resumed = trainer_of(build, dataset)
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-30")  # in mid-epoch
+    assert_same(state_of(straight), state_of(resumed))
+    assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
+    assert torch.equal(straight.sample_store.transition_matrix, resumed.sample_store.transition_matrix)
 
 
 def test_features_that_say_nothing_leave_the_labels_as_they_are(training_arguments, caplog):
-    """Shuffled labels: no model can tell them, and none is called wrong."""
+    """Shuffled labels: no model can tell them, training begins plainly, and the first fit is to what it predicts."""
     dataset = toy_dataset(120)
     labels = np.random.default_rng(0).permutation(dataset["labels"])
     dataset = dataset.remove_columns("labels").add_column("labels", labels)
-    look = Look()
-    trainer = trainer_of(training_arguments(**POSTERIOR, num_train_epochs=1), dataset, callbacks=[look])
-    look.trainer, before = trainer, state_of(trainer)
+    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 2}
+    trainer = trainer_of(training_arguments(**settings), dataset)
+    plain = trainer_of(
+        training_arguments(**preset("clear") | {"num_train_epochs": 3, "clear_warmup_epochs": 3}), dataset
+    )
+    weights = {name: [] for name in ("evidence", "plain")}
+
+    class Note(TrainerCallback):
+        def __init__(self, name, trainer):
+            self.name, self.trainer = name, trainer
+
+        def on_epoch_end(self, args, state, control, **kwargs):
+            weights[self.name].append((state_of(self.trainer), self.trainer.sample_store.fitted_epoch))
+
+    trainer.add_callback(Note("evidence", trainer))
+    plain.add_callback(Note("plain", plain))
     with caplog.at_level(logging.WARNING, "hf_clear"):
         trainer.train()
-    assert torch.equal(look.posteriors[0], torch.eye(4)[torch.tensor(labels)])
-    assert_same(before, look.state)  # nor has the head learned them
-    assert "say nothing about the labels" in caplog.text
-    assert trainer.fit_findings.noise_rate is None and len(trainer.label_issues()) == 0
+    assert "The frozen features say nothing about the labels" in caplog.text and "2 plain epochs" in caplog.text
+    plain.train()
+    for epoch in range(2):
+        assert_same(weights["evidence"][epoch][0], weights["plain"][epoch][0])
+    assert [fitted for _, fitted in weights["evidence"]] == [-1, -1, 2]
+    assert trainer.sample_store.posterior is not None
+
+
+def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments):
+    settings = POSTERIOR | {"num_train_epochs": 4, "clear_warmup_epochs": 2, "save_strategy": "steps", "save_steps": 5}
+    dataset = noisy_dataset(64)  # too few
+    build = training_arguments(**settings)
+    straight = trainer_of(build, dataset)
+    straight.train()
+    assert straight.sample_store.is_fitted
+    for step in (5, 10, 20):  # in the epochs 1, 2, and 3
+        resumed = trainer_of(build, dataset)
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
+        assert_same(state_of(straight), state_of(resumed))
+        assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
 
 
 def test_contradictions_are_refused_and_idle_settings_are_named(training_arguments, caplog):
@@ -132,7 +162,9 @@ def test_a_callback_whose_estimator_gives_no_posterior(training_arguments):
         return CleanProbabilityEstimate(np.exp(-np.nan_to_num(evidence.losses, nan=np.inf)))
 
     for estimator, message in (("gaussian_mixture", "'gaussian_mixture' gives none"), (likelihood, "gave none")):
-        trainer = trainer_of(training_arguments(**POSTERIOR), callbacks=[CleanProbabilityCallback(estimator)])
+        trainer = trainer_of(
+            training_arguments(**POSTERIOR), noisy_dataset(400), callbacks=[CleanProbabilityCallback(estimator)]
+        )
         with pytest.raises(ValueError, match=message):
             trainer.train()
         assert trainer.state.global_step == 0

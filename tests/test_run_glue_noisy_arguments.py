@@ -117,7 +117,6 @@ IDLE = [
     (("--clear_warmup", "epochs", "--probe_epochs", "3"), "probe_epochs"),
     (("--preset", "clear", "--clear_evidence", "mean_probe"), "clear_evidence"),
     (("--preset", "posterior", "--clear_gamma", "0.5"), "clear_gamma"),
-    (("--preset", "posterior", "--clear_warmup_epochs", "2"), "clear_warmup_epochs"),
     (("--clear_loss", "gce", "--clear_consistency_weight", "2"), "clear_consistency_weight"),
 ]
 

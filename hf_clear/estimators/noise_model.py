@@ -71,6 +71,12 @@ class NoiseModel:
         return self.target.max(axis=1)
 
     @property
+    def expected_accuracy(self) -> float:
+        """The share of predictions that are right if f is calibrated, the mean of `max f_i`; about 1 / num_labels if no
+        scores support any."""
+        return float(self.prediction.max(axis=1).mean(dtype=np.float64))
+
+    @property
     def noise_rate(self) -> float:
         """The estimated share of wrong labels, 1 - the mean clean probability of samples with a label. NaN if no scores
         support one."""
