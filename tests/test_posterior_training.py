@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers.architectures import ARCHITECTURES, adapted, batch_of
 from helpers.token_tasks import token_classification
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
@@ -219,3 +220,22 @@ def test_tokens_are_trained_with_gates_and_said(training_arguments, caplog):
         trainer.train()
     assert "Every token has a label, and the noise model is for one class a sample." in caplog.text
     assert trainer.ensemble_source == "step" and trainer.sample_store.is_fitted
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_has_evidence_and_a_posterior(training_arguments, monkeypatch, name):
+    monkeypatch.setattr("hf_clear.probing.head_start._LEAST_ACCURACY", 0.0)  # of so few samples
+    batch = {key: value for key, value in batch_of(name).items() if key != "labels"}
+    size = len(next(iter(batch.values())))
+    data = [{key: value[row % size] for key, value in batch.items()} | {"labels": row % 2} for row in range(16)]
+
+    def stacked(items):
+        return {key: torch.stack([torch.as_tensor(item[key]) for item in items]) for key in items[0]}
+
+    settings = preset("posterior") | {"max_steps": 2, "probe_epochs": 1, "remove_unused_columns": False}
+    trainer = ClearTrainer(
+        adapted("lora", name), training_arguments(**settings), train_dataset=data, data_collator=stacked
+    )
+    trainer.train()
+    assert trainer.clear_args.clear_loss == "posterior" and trainer.sample_store.fitted_epoch == 0
+    assert torch.allclose(trainer.sample_store.posterior.sum(dim=1), torch.ones(16), atol=1e-5)
