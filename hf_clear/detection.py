@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import datasets
 import numpy as np
 
 from .estimators import fit_noise_model
-from .estimators.noise_model import log_probabilities
+from .estimators.noise_model import log_probabilities, warn_if_unsupported
+
+logger = logging.getLogger(__name__)
 
 
 def find_label_issues(labels: np.ndarray, pred_probs: np.ndarray, return_all: bool = False) -> datasets.Dataset:
@@ -18,7 +22,8 @@ def find_label_issues(labels: np.ndarray, pred_probs: np.ndarray, return_all: bo
     Args:
         labels (`np.ndarray` of shape `[num_samples]`): the given classes, from 0 on; -100 for none.
         pred_probs (`np.ndarray` of shape `[num_samples, num_labels]`): probabilities of the classes for each sample,
-            of a model that has not been trained on its label. A row that is not finite, or sums to 0, says nothing.
+            of a model that has not been trained on its label. A row that is not finite, or sums to 0, says nothing: the
+            sample is no issue, its `label_score` is NaN, and a warning counts such samples.
         return_all (`bool`, *optional*, defaults to `False`): whether to return every sample with a label, in order of
             suspicion.
 
@@ -52,8 +57,13 @@ def find_label_issues(labels: np.ndarray, pred_probs: np.ndarray, return_all: bo
             "softmax first."
         )
     model = fit_noise_model(log_probabilities(probabilities), labels)
-    score, order = model.clean_probability, np.flatnonzero(model.labels >= 0)
-    order = order[np.argsort(score[order], kind="stable")]
+    warn_if_unsupported(model)
+    is_labelled = model.labels >= 0
+    missing = int((is_labelled & ~model.has_scores).sum())
+    if missing:
+        logger.warning(f"{missing} of {is_labelled.sum()} labelled samples have no finite prediction: no issues.")
+    score, order = np.where(model.has_scores, model.clean_probability, np.nan), np.flatnonzero(is_labelled)
+    order = order[np.argsort(score[order], kind="stable")]  # NaN last
     is_issue = score < 0.5
     rows = order if return_all else order[is_issue[order]]
     columns = {

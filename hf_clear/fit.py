@@ -15,6 +15,7 @@ from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
+from .sample_index import num_labels
 from .sample_store import SampleStore
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,11 @@ def fit_clean_probability(
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
     store.posterior = _table(estimate.posterior, finite, store.losses.device)
+    if store.posterior is not None and store.posterior.shape[1] != (num_labels(trainer) or store.posterior.shape[1]):
+        raise ValueError(
+            f"The estimator {estimator.name!r} gives a posterior over {store.posterior.shape[1]} classes, and the "
+            f"model has {num_labels(trainer)}."
+        )
     matrix = estimate.transition_matrix
     store.transition_matrix = None if matrix is None else torch.from_numpy(matrix).float()
     logs = {"clean_fraction": float((estimate.clean_probability[finite] > 0.5).mean())} if finite.any() else {}
@@ -97,7 +103,7 @@ def fit_clean_probability(
 def _table(posterior: np.ndarray | None, finite: np.ndarray, device: torch.device) -> torch.Tensor | None:
     if posterior is None:
         return None
-    table = torch.from_numpy(posterior)
+    table = torch.from_numpy(np.array(posterior))  # the estimator may keep its own
     table[~torch.from_numpy(finite)] = 0  # nothing is known of them
     return table.to(device, table_type(*table.shape))
 

@@ -125,8 +125,8 @@ def check_fit(
         tokens = "They may be without any labelled token. Otherwise, look" if labels is None else "Look"
         warnings["non_finite_losses"] = (
             f"The losses of {missing} of {len(losses)} training samples are not finite. Nothing is known of their "
-            f"labels, and no PEFT module acts on them. {tokens} at the learning rate, or train in float32 or bf16 "
-            "instead of fp16."
+            f"labels, and gates keep every PEFT module from them. {tokens} at the learning rate, or train in float32 "
+            "or bf16 instead of fp16."
         )
     if missing == len(losses):
         findings = FitFindings(warnings, missing, unsupported="no loss is finite")
@@ -214,22 +214,25 @@ def _unexplained_classes(labels: np.ndarray, p: np.ndarray, matrix: np.ndarray) 
 
 
 def _of_unexplained(classes: np.ndarray, labels: np.ndarray, names: Any) -> str:
-    listed = [f"{label}{_name_of(label, names)}" for label in classes[:_NAMED].tolist()]
     return (
         f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, which "
-        f"the noise matrix doesn't explain: label {', '.join(listed)}{', ...' * (len(classes) > _NAMED)}. The model "
-        "may not have learned them: look at some of these samples (`label_issues()`) before you trust the others."
+        f"the noise matrix doesn't explain: label {_named(classes, names)}. The model may not have learned them: look "
+        "at some of these samples (`label_issues()`) before you trust the others."
     )
 
 
 def _of_lost(lost: np.ndarray, labels: np.ndarray, names: Any) -> str:
-    listed = [f"{label}{_name_of(label, names)}" for label in lost[:_NAMED].tolist()]
     return (
         f"More than {_LOST:.0%} of the labels of {len(lost)} of {len(np.unique(labels))} classes are called wrong: "
-        f"label {', '.join(listed)}{', ...' * (len(lost) > _NAMED)}. It is likelier that the model has not learned "
-        "them than that nearly all of their labels are wrong. Let it learn for longer before the fit "
+        f"label {_named(lost, names)}. It is likelier that the model has not learned them than that nearly all of "
+        "their labels are wrong. Let it learn for longer before the fit "
         "(`clear_warmup_epochs`, `probe_epochs`), or try the estimator 'per_class_gaussian_mixture'."
     )
+
+
+def _named(classes: np.ndarray, names: Any) -> str:
+    listed = [f"{label}{_name_of(label, names)}" for label in classes[:_NAMED].tolist()]
+    return ", ".join(listed) + ", ..." * (len(classes) > _NAMED)
 
 
 def _name_of(label: int, names: Any) -> str:

@@ -106,7 +106,8 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
         self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
-        self._clear_args = self._refit.settings  # what the task can have
+        if self._refit.settings is not self.clear_args:
+            self._clear_args = self._refit.settings  # what the task can have
         self._estimator = get_estimator(self.clear_args.clear_estimator)
         self.labels_tokens = self._refit.labels_tokens
         self._refit.cross_fitting = self._cross_fitting

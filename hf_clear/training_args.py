@@ -224,7 +224,7 @@ class ClearArguments(ProbeArguments):
         needs = {
             "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
             "clear_evidence": (self.clear_warmup in BY_EVIDENCE, "`clear_warmup='evidence'` or 'cross_fit'"),
-            "clear_warmup_random_routing": (self.clear_warmup not in BEFORE_TRAINING, "`clear_warmup='epochs'`"),
+            "clear_warmup_random_routing": (self.clear_warmup != "linear_probe", "`clear_warmup='epochs'`"),
             "clear_gamma": (
                 self.clear_routing != "none" or self.clear_warmup_random_routing,
                 "gates, such as `clear_routing='clean'`",

@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 from hf_clear import ClearAdapterConfig, ClearBitFitConfig, ClearLoraConfig, ClearPromptConfig, ClearTrainer
 from hf_clear.estimators import fit_noise_model
 from hf_clear.features import FrozenFeatures, predict_features
+from hf_clear.fold_assignment import assign_folds
 from hf_clear.folds.adapters import STATE_NAME, FoldAdapters
-from hf_clear.folds.assignment import assign_folds
 from hf_clear.losses import generalized_cross_entropy
 from hf_clear.probing import Probe, find_head, train_probe
 from hf_clear.routing import AdapterChoice, choose_adapters

@@ -111,7 +111,6 @@ def test_training_losses_by_hand():
     running = [[t + (f - t) / size for t, f in zip(target, row)] for target, row in zip(TARGET, rows)]
     inner = [sum(f * t for f, t in zip(row, target)) for row, target in zip(rows, running)]
     given = [row[label] for row, label in zip(rows, LABELS)]
-    certainty = [(max(target) - 1 / 3) / (2 / 3) for target in TARGET]
     expected = {
         "clear": ({"consistency_weight": 0.5}, {"consistency": (soft, 0.5)}),
         "label_mix": (
@@ -121,10 +120,7 @@ def test_training_losses_by_hand():
                 "ensemble": ([(1 - a) * b for a, b in zip(p, soft)], 1),
             },
         ),
-        "posterior": (
-            {"certainty_power": 2},
-            {"posterior": ([c**2 * b for b, c in zip(soft, certainty)], 1)},
-        ),
+        "posterior": ({}, {"posterior": (soft, 1)}),
         "weighted": ({}, {"weighted_cross_entropy": ([a * b for a, b in zip(p, ce)], 1)}),
         "elr": (
             {"elr_weight": weight, "ensemble_size": size},

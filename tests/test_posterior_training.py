@@ -11,7 +11,14 @@ from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
 from transformers import TrainerCallback
 
-from hf_clear import ClearLoraConfig, ClearTrainer, fit_noise_model, preset
+from hf_clear import (
+    CleanProbabilityCallback,
+    CleanProbabilityEstimate,
+    ClearLoraConfig,
+    ClearTrainer,
+    fit_noise_model,
+    preset,
+)
 from hf_clear.estimators.noise_model import log_probabilities
 
 POSTERIOR = {
@@ -157,8 +164,6 @@ def test_contradictions_are_refused_and_idle_settings_are_named(training_argumen
 
 
 def test_a_callback_whose_estimator_gives_no_posterior(training_arguments):
-    from hf_clear import CleanProbabilityCallback, CleanProbabilityEstimate
-
     def likelihood(evidence):
         return CleanProbabilityEstimate(np.exp(-np.nan_to_num(evidence.losses, nan=np.inf)))
 
@@ -224,7 +229,7 @@ def test_tokens_are_trained_with_gates_and_said(training_arguments, caplog):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_has_evidence_and_a_posterior(training_arguments, monkeypatch, name):
-    monkeypatch.setattr("hf_clear.probing.head_start._LEAST_ACCURACY", 0.0)  # of so few samples
+    monkeypatch.setattr("hf_clear.probing.head_start._LEAST_SKILL", 0.0)  # of so few samples
     batch = {key: value for key, value in batch_of(name).items() if key != "labels"}
     size = len(next(iter(batch.values())))
     data = [{key: value[row % size] for key, value in batch.items()} | {"labels": row % 2} for row in range(16)]
@@ -239,3 +244,76 @@ def test_every_architecture_has_evidence_and_a_posterior(training_arguments, mon
     trainer.train()
     assert trainer.clear_args.clear_loss == "posterior" and trainer.sample_store.fitted_epoch == 0
     assert torch.allclose(trainer.sample_store.posterior.sum(dim=1), torch.ones(16), atol=1e-5)
+
+
+def test_samples_without_finite_features_are_no_evidence(training_arguments):
+    """Their label stays, nothing is said about it, and the head doesn't learn NaN."""
+    dataset = noisy_dataset(400)
+
+    class Overflowing(torch.nn.Module):
+        def __init__(self, embeddings):
+            super().__init__()
+            self.embeddings = embeddings
+
+        def forward(self, input_ids=None, **kwargs):
+            states = self.embeddings(input_ids=input_ids, **kwargs)
+            broken = (input_ids == 59).any(dim=1)
+            return states.masked_fill(broken.view(-1, 1, 1), torch.inf)
+
+    def broken(row):
+        row["input_ids"][1] = 59
+        return row
+
+    dataset = dataset.map(lambda row, i: broken(row) if i < 5 else row, with_indices=True)
+    model = tiny_bert(**LEARNED, **NO_DROPOUT)
+    model.bert.embeddings = Overflowing(model.bert.embeddings)
+    is_broken = torch.tensor([59 in ids for ids in dataset["input_ids"]])
+    look = Look()
+    trainer = trainer_of(
+        training_arguments(**POSTERIOR | {"max_steps": 1, "learning_rate": 0.0}), dataset, model, callbacks=[look]
+    )
+    look.trainer = trainer
+    trainer.train()
+    store = trainer.sample_store
+    assert 5 <= is_broken.sum() < 50 and store.fitted_epoch == 0
+    assert store.losses.isnan().equal(is_broken) and (store.posterior.sum(dim=1) == 0).equal(is_broken)
+    assert all(tensor.isfinite().all() for name, tensor in look.state.items() if "modules_to_save" in name)
+    table = trainer.clean_probabilities()
+    assert np.isnan(table["clean_probability"])[is_broken.numpy()].all()
+
+
+def test_evidence_that_is_too_weak_for_a_short_training_is_said(training_arguments, caplog):
+    trainer = trainer_of(training_arguments(**POSTERIOR | {"num_train_epochs": 2}), noisy_dataset(64))
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert "this is plain training to its end: the 3 plain epochs" in caplog.text
+    assert not trainer.sample_store.is_fitted
+
+
+def test_the_card_of_a_run_on_the_posterior_says_what_it_is(training_arguments):
+    trainer = trainer_of(training_arguments(**POSTERIOR | {"max_steps": 1}), noisy_dataset(400))
+    trainer.train()
+    trainer.create_model_card()
+    with open(f"{trainer.args.output_dir}/README.md") as file:
+        card = file.read()
+    assert "on the posterior over the true class" in card and "mixture of two Gaussians over" not in card
+
+
+@pytest.mark.parametrize(
+    ("posterior", "message"),
+    [
+        (np.full((160, 4), 0.5), r"`posterior\[0\]` is no distribution"),
+        (np.full((160, 4), np.nan), r"`posterior\[0\]` is no distribution"),
+        (np.full((159, 4), 0.25), "one row for each of 160 samples"),
+        (np.full((160, 5), 0.2), "a posterior over 5 classes, and the model has 4"),
+    ],
+)
+def test_a_posterior_that_is_none_is_refused_before_the_first_step(training_arguments, posterior, message):
+    def wrong(evidence):
+        return CleanProbabilityEstimate(np.ones(len(evidence.losses)), posterior=posterior)
+
+    arguments = training_arguments(**POSTERIOR | {"clear_warmup": "epochs", "clear_warmup_epochs": 0})
+    trainer = trainer_of(arguments, callbacks=[CleanProbabilityCallback(wrong)])
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0

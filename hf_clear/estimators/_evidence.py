@@ -9,6 +9,8 @@ from numbers import Real
 
 import numpy as np
 
+from ..transition_matrices import check_transition_matrix
+
 
 @dataclass(frozen=True)
 class SampleEvidence:
@@ -59,13 +61,13 @@ class CleanProbabilityEstimate:
         posterior (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the probability of each true class,
             given everything that is known of a sample, its label included. For training losses that ask for it. None if
             the estimator knows right and wrong alone.
-
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix that was
             found; row: true class; column: given label. None if the estimator has none.
 
     Raises:
         ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`
-            has not one row for each of them, or `diagnostics` holds anything but finite numbers and NaN.
+            has not one distribution for each of them, `transition_matrix` is none, or `diagnostics` holds anything but
+            finite numbers and NaN.
     """
 
     clean_probability: np.ndarray
@@ -83,11 +85,30 @@ class CleanProbabilityEstimate:
             )
         object.__setattr__(self, "clean_probability", probability)
         object.__setattr__(self, "diagnostics", _checked_diagnostics(self.diagnostics))
-        if self.posterior is not None and np.shape(self.posterior)[:1] != probability.shape:
-            raise ValueError(
-                f"`posterior` has to hold one row for each of {len(probability)} samples; got shape "
-                f"{list(np.shape(self.posterior))}."
-            )
+        if self.posterior is not None:
+            object.__setattr__(self, "posterior", _checked_posterior(self.posterior, len(probability)))
+        if self.transition_matrix is not None:
+            object.__setattr__(self, "transition_matrix", check_transition_matrix(self.transition_matrix))
+
+
+def _checked_posterior(posterior: np.ndarray, num_samples: int) -> np.ndarray:
+    """As an array of floats; rows of zeros stand for nothing known."""
+    posterior = np.asarray(posterior)
+    posterior = posterior if posterior.dtype.kind == "f" else posterior.astype(np.float32)
+    if posterior.ndim != 2 or len(posterior) != num_samples:
+        raise ValueError(
+            f"`posterior` has to hold one row for each of {num_samples} samples; got shape {list(posterior.shape)}."
+        )
+    total = posterior.sum(axis=1, dtype=np.float32)
+    wrong = (np.abs(total - 1) > 0.01) & (total != 0)  # NaN: below
+    wrong |= ~(posterior.min(axis=1, initial=0) >= 0)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"`posterior[{row}]` is no distribution: it has to hold probabilities that sum to 1, or zeros if nothing "
+            "is known of the sample."
+        )
+    return posterior
 
 
 def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-
-def symmetric_matrix(rate: float, num_labels: int) -> np.ndarray:
-    """Symmetric noise: each label is wrong with probability `rate`, and then any other class alike.
-
-    Returns:
-        `np.ndarray` of shape `[num_labels, num_labels]`: rows sum to 1.
-    """
-    if num_labels == 1:
-        return np.ones((1, 1))
-    matrix = np.full((num_labels, num_labels), rate / (num_labels - 1))
-    np.fill_diagonal(matrix, 1 - rate)
-    return matrix
+from ..transition_matrices import symmetric_matrix
 
 
 def matrix_of_counts(counts: np.ndarray) -> np.ndarray:
@@ -31,7 +20,7 @@ def matrix_of_counts(counts: np.ndarray) -> np.ndarray:
     """
     num_labels, total = len(counts), counts.sum()
     rate = 1 - np.trace(counts) / total if total > 0 else 0.0
-    prior = num_labels * symmetric_matrix(float(rate), num_labels)
+    prior = num_labels * symmetric_matrix(num_labels, float(rate))
     return (counts + prior) / (counts.sum(axis=1, keepdims=True) + num_labels)
 
 

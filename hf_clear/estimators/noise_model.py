@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._names import IGNORED_LABEL
+from ..transition_matrices import check_transition_matrix, symmetric_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._registry import register_estimator
-from ._transition import expected_counts, matrix_of_counts, symmetric_matrix
+from ._transition import expected_counts, matrix_of_counts
 from ._weights import Rows, Weights, centered, fit_weights, posterior, score_tables
 
 logger = logging.getLogger(__name__)
@@ -35,9 +36,10 @@ class NoiseModel:
         prediction (`np.ndarray` of shape `[num_samples, num_labels]`): f, the probability of each true class before the
             given label is looked at.
         target (`np.ndarray` of shape `[num_samples, num_labels]`): t, the same after it, by Bayes' rule:
-            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]` (with `label_power` 1). If there is no label (-100), it
-            is f.
+            `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
         labels (`np.ndarray` of shape `[num_samples]`): the given labels.
+        has_scores (`np.ndarray` of shape `[num_samples]`): False for samples without a finite row of scores. Nothing is
+            known of them: their target is the given label.
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
@@ -50,6 +52,7 @@ class NoiseModel:
     prediction: np.ndarray
     target: np.ndarray
     labels: np.ndarray
+    has_scores: np.ndarray
     log_likelihood: float
     gain: float
     is_supported: bool
@@ -71,10 +74,12 @@ class NoiseModel:
         return self.target.max(axis=1)
 
     @property
-    def expected_accuracy(self) -> float:
-        """The share of predictions that are right if f is calibrated, the mean of `max f_i`; about 1 / num_labels if no
-        scores support any."""
-        return float(self.prediction.max(axis=1).mean(dtype=np.float64))
+    def expected_skill(self) -> float:
+        """How far predictions go from the best constant one (0) to perfect ones (1), if f is calibrated: the expected
+        accuracy, the mean of `max f_i`, between that of the constant one, the largest class mean of f, and 1."""
+        accuracy = float(self.prediction.max(axis=1).mean(dtype=np.float64))
+        constant = float(self.prediction.mean(axis=0, dtype=np.float64).max())
+        return (accuracy - constant) / (1 - constant) if constant < 1 else 0.0
 
     @property
     def noise_rate(self) -> float:
@@ -85,10 +90,7 @@ class NoiseModel:
 
 
 def fit_noise_model(
-    scores: np.ndarray | Sequence[np.ndarray],
-    labels: np.ndarray,
-    transition_matrix: np.ndarray | None = None,
-    label_power: float = 1.0,
+    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, transition_matrix: np.ndarray | None = None
 ) -> NoiseModel:
     """Fits how scores tell the true class, and how the given labels come from it.
 
@@ -109,17 +111,12 @@ def fit_noise_model(
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
             1. Then the weights of the prediction alone are fitted.
-        label_power (`float`, *optional*, defaults to 1.0): in [0, 1], how much the given label counts in the target:
-            `t_ik ~ f_ik T[k, y_i]^power`. Below 1 for scores that have seen labels, their sample's or those of others
-            with the same systematic errors, so that the label would count twice (power posterior, Bissiri et al., 2016,
-            arXiv 1306.6430).
 
     Returns:
         [`NoiseModel`]
 
     Raises:
-        ValueError: if there is no score, shapes don't fit, a label is no class, rows of T are no probabilities, or
-            `label_power` is outside [0, 1].
+        ValueError: if there is no score, shapes don't fit, a label is no class, or rows of T are no probabilities.
 
     Example:
 
@@ -128,16 +125,16 @@ def fit_noise_model(
     >>> model.noise_rate, model.suggestion[model.clean_probability < 0.5]
     ```
     """
-    if not 0 <= label_power <= 1:
-        raise ValueError(f"`label_power` has to be in [0, 1]; got {label_power}.")
     tables = score_tables(scores)
     labels = _labels(labels, *tables[0].shape)
     num_labels = tables[0].shape[1]
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     some = Rows.drawn(tables, labels)
+    if num_labels == 1:
+        known = np.ones((1, 1))
     matrix, weights = _fit(some, num_labels, known)
     gain, is_supported = _gain(some, num_labels, known)
-    return _model(tables, labels, matrix, weights, label_power, gain, is_supported)
+    return _model(tables, labels, matrix, weights, gain, is_supported)
 
 
 def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, Weights]:
@@ -160,7 +157,7 @@ def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
     """Of a few rates of symmetric noise, the likeliest: expectation maximization is slow to find it."""
     best, weights, likeliest = None, None, -np.inf
     for share in _START_RATES:
-        matrix = symmetric_matrix(share * (1 - 1 / num_labels), num_labels)  # at 1, labels say nothing
+        matrix = symmetric_matrix(num_labels, share * (1 - 1 / num_labels))  # at 1, labels say nothing
         weights = fit_weights(some, matrix, weights, steps=20)
         _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
         likelihood = np.log(total).mean() if len(total) else 0.0
@@ -191,13 +188,7 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float,
 
 
 def _model(
-    tables: list[np.ndarray],
-    labels: np.ndarray,
-    matrix: np.ndarray,
-    weights: Weights,
-    label_power: float,
-    gain: float,
-    is_supported: bool,
+    tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, weights: Weights, gain: float, is_supported: bool
 ) -> NoiseModel:
     shape, is_labelled = tables[0].shape, labels != IGNORED_LABEL
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
@@ -206,15 +197,19 @@ def _model(
         f, labelled = weights.predict([centered(table[rows]) for table in tables]), is_labelled[rows]
         likelihood = matrix.T[np.maximum(labels[rows], 0)].astype(np.float32)
         likelihood = np.where(labelled[:, None], likelihood, 1)
-        total += np.log(posterior(f, likelihood)[1][labelled]).sum(dtype=np.float64)
-        target[rows], _ = posterior(f, likelihood**label_power)
+        target[rows], sums = posterior(f, likelihood)
+        total += np.log(sums[labelled]).sum(dtype=np.float64)
         predictions[rows] = f
+    has_scores = np.any([np.isfinite(table).all(axis=1) for table in tables], axis=0)
     if not is_supported:
         predictions[:] = 1 / shape[1]
-        target[is_labelled] = 0
-        target[is_labelled, labels[is_labelled]] = 1
+    stays = is_labelled & ~(has_scores & is_supported)  # nothing is known against these labels
+    target[stays] = 0
+    target[stays, labels[stays]] = 1
     log_likelihood = float(total / is_labelled.sum()) if is_labelled.any() else float("nan")
-    return NoiseModel(matrix, weights.scales, predictions, target, labels, log_likelihood, gain, is_supported)
+    return NoiseModel(
+        matrix, weights.scales, predictions, target, labels, has_scores, log_likelihood, gain, is_supported
+    )
 
 
 def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:
@@ -233,13 +228,9 @@ def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray
 
 
 def _matrix(matrix: np.ndarray, num_labels: int) -> np.ndarray:
-    matrix = np.asarray(matrix, dtype=np.float64)
-    is_one = matrix.shape == (num_labels, num_labels) and (matrix >= 0).all()
-    if not is_one or not np.allclose(matrix.sum(axis=1), 1, atol=1e-3):
-        raise ValueError(
-            f"`transition_matrix` has to be of shape {[num_labels, num_labels]} (true class, given label), with "
-            "probabilities that sum to 1 in each row."
-        )
+    matrix = check_transition_matrix(matrix)
+    if len(matrix) != num_labels:
+        raise ValueError(f"`transition_matrix` is for {len(matrix)} classes, and there are scores for {num_labels}.")
     return matrix
 
 
@@ -256,16 +247,20 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     return scores
 
 
+def warn_if_unsupported(model: NoiseModel) -> None:
+    if not model.is_supported:
+        logger.warning(
+            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
+            "label is called wrong."
+        )
+
+
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
     model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
-    if not model.is_supported:
-        logger.warning(
-            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
-            "label is called wrong, and training goes on with the labels as they are."
-        )
+    warn_if_unsupported(model)
     diagnostics = {
         "noise_model_rate": model.noise_rate,
         "noise_model_scale": float(model.scales[0]),

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from ..fold_assignment import assign_folds
 from ._evidence import CleanProbabilityEstimate, SampleEvidence, features_and_labels
 from ._registry import register_estimator
 from .mixtures import gaussian_mixture
@@ -74,10 +75,7 @@ def out_of_sample_cross_entropy(
             f"The `features` of {len(wrong)} samples (the first: index {wrong[0]}) are not finite in float32. Compute "
             "them in float32, or leave those samples out."
         )
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(len(labels), dtype=int)
-    fold[order] = np.arange(len(labels)) % num_folds  # dealt out class by class
+    fold = assign_folds(len(labels), num_folds, seed, labels)
     losses = np.full(len(labels), np.nan)
     for held_out in np.unique(fold):
         seen = fold != held_out

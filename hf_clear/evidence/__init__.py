@@ -5,7 +5,7 @@ Arrays in, arrays out: no model, no trainer. [`register_evidence`] adds a source
 
 from . import probes as _probes
 from ._registry import EVIDENCE_SOURCES, EvidenceSource, evidence_sources, register_evidence
-from .probes import cross_fitted_probe, stratified_folds
+from .probes import cross_fitted_probe
 
 del _probes
 
@@ -15,5 +15,4 @@ __all__ = [
     "cross_fitted_probe",
     "evidence_sources",
     "register_evidence",
-    "stratified_folds",
 ]

@@ -8,22 +8,14 @@ import numpy as np
 import torch
 
 from .._names import IGNORED_LABEL
+from ..fold_assignment import assign_folds
+from ..losses import generalized_cross_entropy
 from ._registry import register_evidence
 
 _NUM_FOLDS = 5
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 30, 128, 1e-2, 1e-2
 _NORM = 8.0  # mean norm of the features, so that one learning rate suits all
 _GCE_Q = 0.7
-
-
-def stratified_folds(labels: torch.Tensor, num_folds: int, seed: int) -> torch.Tensor:
-    """The fold of each sample, in `[0, num_folds)`: every class is dealt out over the folds as evenly as it goes."""
-    labels = np.asarray(labels)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[order] = np.arange(len(labels)) % num_folds
-    return torch.from_numpy(folds)
 
 
 def cross_fitted_probe(
@@ -55,7 +47,7 @@ def cross_fitted_probe(
     finite = features.isfinite().all(dim=1)
     x = features.where(finite.unsqueeze(1), 0.0)
     x = x * (_NORM / x.norm(dim=1)[finite].mean().clamp_min(1e-12)) if finite.any() else x
-    folds = stratified_folds(labels.cpu(), num_folds, seed).to(device)
+    folds = torch.from_numpy(assign_folds(len(x), num_folds, seed, labels.cpu())).to(device)
     learned = finite & (labels != IGNORED_LABEL)
     weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed)
     scores = torch.full((len(x), num_labels), torch.nan)
@@ -88,8 +80,7 @@ def _fit(
             optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 + math.cos(math.pi * step / num_steps)) / 2
             step += 1
             logits = x[rows] @ weight + bias
-            of_label = logits.log_softmax(dim=-1).gather(2, labels[rows].view(1, -1, 1).expand(num_folds, -1, 1))
-            loss = -torch.expm1(q * of_label.squeeze(2)) / q
+            loss = generalized_cross_entropy(logits, labels[rows].expand(num_folds, -1), q)
             sees = folds[rows] != torch.arange(num_folds, device=x.device).unsqueeze(1)
             loss = ((loss * sees).sum(dim=1) / sees.sum(dim=1).clamp_min(1)).sum()  # the folds share no parameter
             optimizer.zero_grad()

@@ -16,13 +16,13 @@ from transformers import Trainer
 
 from .._names import IGNORED_LABEL
 from .._scores import scores_and_labels
+from ..fold_assignment import assign_folds
 from ..known_labels import labels_without_items
 from ..losses import LossEvidence, LossPart, TrainingLoss, generalized_cross_entropy
 from ..passes import tables_by_index
 from ..routing import AdapterChoice, choose_adapters
 from ..sample_index import SAMPLE_INDEX, label_names
 from .adapters import FoldAdapters
-from .assignment import assign_folds
 
 GCE_Q = 0.7  # of the generalized cross entropy (arXiv 1805.07836) at the end of the warm-up
 

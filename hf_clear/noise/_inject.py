@@ -9,7 +9,8 @@ import numpy as np
 
 from .._names import TRUE_LABEL
 from ..sample_index import check_labels
-from ._matrix import check_rate, check_transition_matrix, corrupt_labels
+from ..transition_matrices import check_transition_matrix
+from ._matrix import check_rate, corrupt_labels
 from ._registry import NOISE_TYPES
 
 

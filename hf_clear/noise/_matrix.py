@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..transition_matrices import check_transition_matrix
 from ._registry import NoiseFunction
 
 
@@ -70,18 +71,3 @@ def check_rate(num_labels: int, noise_rate: float) -> None:
         raise ValueError(f"`noise_rate` is a probability, so it has to be in [0, 1]; got {noise_rate}.")
     if num_labels < 2:
         raise ValueError("Label noise needs at least two classes: with one class there is no wrong label to give.")
-
-
-def check_transition_matrix(matrix: np.ndarray) -> np.ndarray:
-    try:
-        matrix = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"A transition matrix holds numbers, in rows of equal length: {error}.") from error
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"A transition matrix has shape [num_labels, num_labels]; got {list(matrix.shape)}.")
-    for index, row in enumerate(matrix):
-        if not ((row >= 0) & (row <= 1)).all():
-            raise ValueError(f"Row {index} of the transition matrix has to lie in [0, 1]; got {row}.")
-        if abs(row.sum() - 1) > 1e-6:
-            raise ValueError(f"Row {index} of the transition matrix has to sum to 1; it sums to {row.sum():.6g}.")
-    return matrix

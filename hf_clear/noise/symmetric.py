@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from ..transition_matrices import symmetric_matrix
 from ._matrix import check_rate, class_conditional
 from ._registry import register_noise_type
 
@@ -28,9 +29,7 @@ def symmetric_transition_matrix(num_labels: int, noise_rate: float, include_true
     check_rate(num_labels, noise_rate)
     if include_true_class:
         return (1 - noise_rate) * np.eye(num_labels) + noise_rate / num_labels
-    matrix = np.full((num_labels, num_labels), noise_rate / (num_labels - 1))
-    np.fill_diagonal(matrix, 1 - noise_rate)
-    return matrix
+    return symmetric_matrix(num_labels, noise_rate)
 
 
 register_noise_type("symmetric", class_conditional(symmetric_transition_matrix))

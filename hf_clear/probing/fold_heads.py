@@ -38,8 +38,9 @@ def start_fold_heads(
         names = cross_fitting.adapters.names
         probes = [Probe(head, features.head_shape) for _ in names]  # all, before the model's own head becomes the first
         shows_progress = not trainer.args.disable_tqdm and trainer.is_local_process_zero()
+        is_known = (features.labels >= 0) & features.head.isfinite().all(dim=1)
         for fold, (name, probe) in enumerate(zip(names, probes)):
-            rows = ((cross_fitting.folds.cpu() == fold) & (features.labels >= 0)).nonzero().squeeze(1)
+            rows = ((cross_fitting.folds.cpu() == fold) & is_known).nonzero().squeeze(1)
             if len(rows) == 0 or not isinstance(head, ModulesToSaveWrapper):
                 continue
             own = FrozenFeatures(features.labels[rows], head=features.head[rows], head_shape=features.head_shape)

@@ -24,9 +24,9 @@ from .probe import Probe, features_for_probe, find_head, probe_predictions, set_
 logger = logging.getLogger(__name__)
 
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
-# Of the noise model's predictions, that are expected to be right. Between those on intents and news (0.79 and more),
-# where it is good to begin with them, and on sentiment and question types (below 0.63), where it is not.
-_LEAST_ACCURACY = 0.7
+# That the noise model expects of its predictions. Between those on intents and news (0.70 and more), where it is good
+# to begin with them, and those on sentiment and question types (below 0.44). Chosen with a look at true labels.
+_LEAST_SKILL = 0.6
 _DEVICE_BYTES = 2**31  # that features may take on the training device
 
 
@@ -103,8 +103,8 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
     noise model makes of them, are the first fit. The head begins as fitted to what is found. `"cross_fit"`: the scores
     of the folds' adapters are one source more, or with `clear_evidence="none"` the only one.
 
-    A target that begins with the errors of weak models is learned with them: if the noise model expects too few of its
-    predictions to be right, the evidence is dropped, and the warm-up is one of plain epochs."""
+    A target that begins with the errors of weak models is learned with them: if the noise model expects too little of
+    its predictions, the evidence is dropped, and the warm-up is one of plain epochs."""
     sources, held_out, features = evidence_sources(first.settings.clear_evidence), first.held_out, None
     with contextlib.ExitStack() as stack:
         if sources or first.estimator.uses_features:
@@ -120,10 +120,10 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         )
         names = ["cross_fit"] * (held_out is not None) + [source.name for source in sources]
         logs = {f"evidence_scale_{name}": float(scale) for name, scale in zip(names, noise.scales)}
-        logs |= {"evidence_gain": noise.gain, "evidence_accuracy": noise.expected_accuracy}
-        if held_out is None and noise.expected_accuracy < _LEAST_ACCURACY:
+        logs |= {"evidence_gain": noise.gain, "evidence_skill": noise.expected_skill}
+        if held_out is None and noise.expected_skill < _LEAST_SKILL:
             if first.trainer.is_world_process_zero():
-                logger.warning(_too_weak(noise, first.settings))
+                logger.warning(_too_weak(noise, first))
             return logs, False
         predictions = _predictions(noise)
         if held_out is not None:
@@ -136,16 +136,21 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
     return logs, True
 
 
-def _too_weak(noise: NoiseModel, settings: ClearArguments) -> str:
-    expected = "say nothing about the labels"
+def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
+    settings, found = first.settings, "nothing about the labels"
     if noise.is_supported:
-        expected = (
-            f"say little about the labels: of their predictions, {noise.expected_accuracy:.0%} are expected to be right"
+        found = (
+            f"little about the labels: predictions from them are expected to go {max(noise.expected_skill, 0):.0%} of "
+            f"the way from a constant one to perfect ones, and it takes {_LEAST_SKILL:.0%}"
         )
-    return (
-        f"The frozen features {expected} (`clear_evidence={settings.clear_evidence!r}`). So training begins with "
-        f"{settings.clear_warmup_epochs} plain epochs (`clear_warmup_epochs`); the first fit is to what it predicts."
-    )
+    epochs = settings.clear_warmup_epochs
+    then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`); the first fit is to what it predicts."
+    if epochs >= first.trainer.state.num_train_epochs:
+        then = (
+            f"this is plain training to its end: the {epochs} plain epochs that come first (`clear_warmup_epochs`) are "
+            "not fewer than all. Lower them, or train longer."
+        )
+    return f"The frozen features say {found} (`clear_evidence={settings.clear_evidence!r}`). So {then}"
 
 
 def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: FrozenFeatures | None) -> NoiseModel:
@@ -166,5 +171,5 @@ def _predictions(noise: NoiseModel) -> SamplePredictions:
     labels, f = torch.from_numpy(noise.labels), torch.from_numpy(noise.prediction)
     of_label = f.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).float()
     losses = -of_label.clamp_min(_LEAST_PROBABILITY).log()
-    losses[labels < 0] = torch.nan
+    losses[(labels < 0) | ~torch.from_numpy(noise.has_scores)] = torch.nan  # nothing is known of them
     return SamplePredictions(losses, labels, f)

@@ -142,20 +142,20 @@ def train_probe(
         optimizer (`torch.optim.Optimizer`, *optional*): from [`probe_optimizer`].
         on_epoch_end (`Callable`, *optional*): called with the number of epochs that are done and the mean loss.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): in place of the labels; the loss is
-            then cross entropy with them. A sample with a row of zeros is left out.
+            then cross entropy with them. A sample with a row of zeros, or without finite features, is left out.
 
     Raises:
         ValueError: where a feature is not finite.
     """
-    wrong = _first_not_finite(features) if targets is None else None
-    if wrong is not None:
+    finite = _finite(features)
+    if targets is None and not finite.all():
         raise ValueError(
-            f"The features of training sample {wrong} are not finite: probing can't learn from them. Train in float32 "
-            "or bf16 instead of fp16, or drop the sample."
+            f"The features of training sample {int((~finite).nonzero()[0])} are not finite: probing can't learn from "
+            "them. Train in float32 or bf16 instead of fp16, or drop the sample."
         )
     optimizer = probe_optimizer(probe, features, args) if optimizer is None else optimizer
     samples = torch.arange(len(features.labels))
-    samples = samples if targets is None else samples[(targets.sum(dim=1) > 0).cpu()]
+    samples = samples if targets is None else samples[(targets.sum(dim=1) > 0).cpu() & finite]
     num_samples = len(samples)
     if num_samples == 0:
         return
@@ -213,6 +213,7 @@ def _scale(features: torch.Tensor, rows: int = 8192) -> float:
     """The standard deviation of the features around their means, from some of the samples. Not below 0.01: features
     that hardly differ tell nothing, and no learning rate changes that."""
     some = features[:: -(-len(features) // rows)]
+    some = some[some.isfinite().all(dim=1)]
     return max((some - some.mean(dim=0)).square().mean().sqrt().item(), 0.01)
 
 
@@ -272,13 +273,12 @@ def _width(head: nn.Module) -> int:
     return next((parameter.shape[-1] for parameter in head.parameters() if parameter.ndim > 1), 1)
 
 
-def _first_not_finite(features: FrozenFeatures, block: int = 8192) -> int | None:
-    for start in range(0, len(features.labels), block):
-        parts = [part[start : start + block] for part in (features.head, features.mean) if part is not None]
-        wrong = ~torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
-        if wrong.any():
-            return start + int(wrong.nonzero()[0])
-    return None
+def _finite(features: FrozenFeatures, block: int = 8192) -> torch.Tensor:
+    """Which samples have finite features: `[num_samples]`."""
+    tables = [part for part in (features.head, features.mean) if part is not None]
+    starts = range(0, len(features.labels), block)
+    parts = [[part[start : start + block].isfinite().all(dim=1) for part in tables] for start in starts]
+    return torch.cat([torch.stack(of_block).all(dim=0) for of_block in parts])
 
 
 @contextlib.contextmanager

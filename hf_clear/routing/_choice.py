@@ -13,6 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ._gates import expand_gate
+from ._layers import with_forward
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _choose_head(head: ModulesToSaveWrapper, choice: AdapterChoice) -> Callable[
             )
         return choice.pick(outputs, len(outputs[0]))
 
-    return _with_forward(head, forward)
+    return with_forward(head, forward)
 
 
 def _run_each(layer: nn.Module, choice: AdapterChoice) -> Callable[[], None]:
@@ -135,17 +136,4 @@ def _run_each(layer: nn.Module, choice: AdapterChoice) -> Callable[[], None]:
         return choice.apply([functools.partial(run, name=name) for name in choice.names], x)
 
     stock = layer.forward
-    return _with_forward(layer, forward)
-
-
-def _with_forward(module: nn.Module, forward: Callable) -> Callable[[], None]:
-    outer = module.__dict__.get("forward")
-    module.forward = forward
-
-    def undo() -> None:
-        if outer is None:
-            del module.forward
-        else:
-            module.forward = outer
-
-    return undo
+    return with_forward(layer, forward)

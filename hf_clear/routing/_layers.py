@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -135,3 +136,18 @@ def _passes(module: nn.Module) -> tuple[str, list[str]]:
     if getattr(config, "model_type", None) == "albert" and "albert_layer_groups" in module._modules:
         return "albert_layer_groups", _albert_passes(module.albert_layer_groups, config.num_hidden_layers)
     return "", []
+
+
+def with_forward(module: nn.Module, forward: Callable) -> Callable[[], None]:
+    """Puts a `forward` in place of the module's own, or of one that a context around this one has put there. Returns
+    what undoes it."""
+    outer = module.__dict__.get("forward")
+    module.forward = forward
+
+    def undo() -> None:
+        if outer is None:
+            del module.forward
+        else:
+            module.forward = outer
+
+    return undo

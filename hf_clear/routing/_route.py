@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ._gates import Gate, PassGates, apply_gate, count_pass
-from ._layers import Layer, walk
+from ._layers import Layer, walk, with_forward
 
 GateSetter = Callable[[nn.Module, Gate], Callable[[], None]]
 
@@ -53,15 +53,7 @@ def gate_output(layer: nn.Module, gate: Gate) -> Callable[[], None]:
         return apply_gate(gate, stock(x, *args, **kwargs), layer.base_layer(x, *args, **kwargs))
 
     forward.stock = stock
-    layer.forward = forward
-
-    def undo() -> None:
-        if outer is None:
-            del layer.forward
-        else:
-            layer.forward = outer
-
-    return undo
+    return with_forward(layer, forward)
 
 
 def check_routable(model: nn.Module) -> None:
