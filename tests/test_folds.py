@@ -123,12 +123,9 @@ def test_folds_are_a_function_of_seed_sample_and_label():
         assert np.array_equal(folds, assign_folds(200, number, 1, list(labels)))
         shares = np.array([[(folds[labels == label] == fold).sum() for fold in range(number)] for label in range(7)])
         assert (shares.max(axis=1) - shares.min(axis=1)).max() <= 1  # stratified
-        assert np.ptp(shares.sum(axis=0)) <= 4
+        assert np.ptp(shares.sum(axis=0)) <= 1
         assert (folds != assign_folds(200, number, 2, labels)).any()
-    changed = labels.copy()
-    changed[5] = (labels[5] + 3) % 7
-    moved = np.flatnonzero(folds != assign_folds(200, 3, 1, changed))
-    assert set(labels[moved]) <= {labels[5], changed[5]}
+    assert sorted(assign_folds(30, 30, 0, labels[:30])) == [*range(30)]  # leave one out
     assert sorted(np.bincount(assign_folds(11, 2, 0))) == [5, 6]  # labels unknown
     assert set(assign_folds(40, 2, 0, ["a"] * 20 + ["b"] * 20)[:20]) == {0, 1}
 
