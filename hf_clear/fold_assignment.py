@@ -10,8 +10,8 @@ import numpy as np
 def assign_folds(
     num_samples: int, num_folds: int, seed: int, labels: Sequence | np.ndarray | None = None
 ) -> np.ndarray:
-    """Deals the samples out to the folds, class by class and in a random order within each: the shares of a class differ
-    by one at most, and so do the folds.
+    """Deals the samples out to the folds, class by class and in a random order within each: the shares of a class
+    differ by one at most, and so do the folds.
 
     A pure function of its arguments: no state, no order of batches.
 

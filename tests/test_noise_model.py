@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, get_estimator
@@ -52,15 +53,18 @@ def test_weights_posterior_and_likelihood_against_brute_force_on_three_classes()
     matrix = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.3, 0.1, 0.6]])
     scores, _, labels = simulated(matrix, size=200, separation=1.5, seed=3)
     rows = Rows([centered(scores / 7)], labels)
-    weights = fit_weights(rows, matrix)
 
-    def penalized(scale, bias):
-        return by_hand(scores / 7, labels, matrix, scale, bias)[1] - (bias @ bias) / 2 / 200
+    def penalized(scale, bias, frequencies):
+        mean = softmax(scale * scores / 7 + bias, axis=1).mean(axis=0)
+        penalty = 0.0 if frequencies is None else 0.3 * (frequencies @ np.log(frequencies / mean))
+        return by_hand(scores / 7, labels, matrix, scale, bias)[1] - (bias @ bias) / 2 / 200 - penalty
 
-    best = penalized(weights.scales[0], weights.bias)
-    for factor in np.exp(np.linspace(-0.3, 0.3, 7)):  # nothing around it is better
-        for step in itertools.product((-0.1, 0, 0.1), repeat=3):
-            assert penalized(weights.scales[0] * factor, weights.bias + step) <= best + 1e-6
+    for frequencies in (np.array([0.2, 0.5, 0.3]), None):
+        weights = fit_weights(rows, matrix, frequencies=frequencies)
+        best = penalized(weights.scales[0], weights.bias, frequencies)
+        for factor in np.exp(np.linspace(-0.3, 0.3, 7)):  # nothing around it is better
+            for step in itertools.product((-0.1, 0, 0.1), repeat=3):
+                assert penalized(weights.scales[0] * factor, weights.bias + step, frequencies) <= best + 1e-6
     posterior, likelihood = by_hand(scores / 7, labels, matrix, weights.scales[0], weights.bias)
     model = fit_noise_model(scores / 7, labels, transition_matrix=matrix)
     np.testing.assert_allclose(model.target, posterior, atol=1e-4)

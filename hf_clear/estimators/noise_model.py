@@ -142,12 +142,14 @@ def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndar
     if known is not None:
         return known, fit_weights(some, known)
     matrix, weights = _symmetric(some, num_labels)
+    # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
+    frequencies = weights.predict(some.scores).mean(axis=0, dtype=np.float64) if len(some.labels) else None
     for _ in range(_ROUNDS):
         f, before = weights.predict(some.scores), matrix
         for _ in range(_STEPS):
             t, _ = posterior(f, matrix.T[some.labels].astype(np.float32))
             matrix = matrix_of_counts(expected_counts(t, some.labels))
-        weights = fit_weights(some, matrix, weights, steps=20)
+        weights = fit_weights(some, matrix, weights, steps=20, frequencies=frequencies)
         if np.abs(matrix - before).max() < _CONVERGED:
             break
     return matrix, weights
