@@ -169,8 +169,9 @@ class ModelArguments(PeftArguments):
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "CleaR's settings by name: 'paper' and 'official' as published, 'clear' with a running mean of "
-            "predictions as its consistency target. Arguments that are given go before those of the preset.",
+            "help": "CleaR's settings by name: 'recommended' is the default; 'paper' and 'official' as published; "
+            "'clear' as published but for a running mean of predictions as its consistency target. Arguments that are "
+            "given go before those of the preset.",
             "choices": PRESETS,
         },
     )

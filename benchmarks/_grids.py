@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-COMPARED = ["plain", "clear", "oracle_head_start", "cleanlab", "probe", "cleanlab_plain", "elr", "paper"]
+COMPARED = ["plain", "recommended", "oracle_head_start", "cleanlab", "probe", "clear", "cleanlab_plain", "elr", "paper"]
 
 GRIDS: dict[str, dict[str, Any]] = {
     # All kinds of noise, and none.
@@ -34,7 +34,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "quick": {
         "data_sets": ["banking77-20"],
         "noise_rates": [0.6],
-        "methods": ["plain", "clear:clear_warmup=linear_probe", "oracle", "logistic_regression", "cleanlab", "probe"],
+        "methods": ["plain", "recommended", "oracle", "logistic_regression", "cleanlab", "probe"],
         "seeds": [42],
         "epochs": 2,
         "jobs": 2,

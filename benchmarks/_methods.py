@@ -80,8 +80,7 @@ class Method:
 
 METHODS = {
     "plain": Method(run_plain),
-    "clear": Method(run_clear),
-    **{name: Method(run_clear, {"preset": name}) for name in PRESETS if name != "clear"},
+    **{name: Method(run_clear, {"preset": name}) for name in PRESETS},
     "elr": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "elr", "clear_ensemble_size": 3}),  # the paper's beta of 0.7
     "gce": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "gce"}),
     "turn": Method(run_turn),
@@ -98,7 +97,7 @@ NEED_CLEANLAB = ("cleanlab", "cleanlab_plain")
 
 
 def parse_method(method: str) -> tuple[str, dict[str, Any]]:
-    """`"clear:preset=paper,clear_gamma=0.8"` to the name of the method and its settings.
+    """`"paper:clear_gamma=0.8"` to the name of the method and its settings.
 
     Raises:
         ValueError: where there is no such method or setting, or the setting is refused.
@@ -108,24 +107,23 @@ def parse_method(method: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"There is no method {name!r}. There are {', '.join(METHODS)}.")
     if not colon:
         return name, dict(METHODS[name].settings)
-    if name != "clear":
-        raise ValueError(f"{method!r}: {name} has no settings here; clear has (clear:key=value,key=value).")
+    if name not in PRESETS:
+        raise ValueError(f"{method!r}: {name} has no settings here; {', '.join(PRESETS)} have (clear:key=value).")
     pairs = [pair.partition("=")[::2] for pair in text.split(",")]
-    known = ["preset", *(field.name for field in dataclasses.fields(ClearArguments))]
+    known = [field.name for field in dataclasses.fields(ClearArguments)]
     for key, value in pairs:
         if key not in known or not value:
             raise ValueError(
                 f"{method!r}: {key!r} is no setting with a value (key=value). Settings: {', '.join(known)}."
             )
     parser = HfArgumentParser(ClearArguments)
-    parser.add_argument("--preset", choices=PRESETS)
 
     def refuse(message: str):
         raise ValueError(f"{method!r}: {message}")
 
     parser.error = refuse
     parsed = vars(parser.parse_args([f"--{key}={value}" for key, value in pairs]))
-    settings = {key: parsed[key] for key, _ in pairs}
+    settings = {**METHODS[name].settings, **{key: parsed[key] for key, _ in pairs}}
     try:
         resolve(settings, "lora")
     except ValueError as error:

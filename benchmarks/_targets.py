@@ -11,8 +11,6 @@ from _loading import NO_NOISE
 from _methods import NEED_CLEANLAB, ORACLES
 from _summary import TABLE, Table, compare, paired, tables_of
 
-SAME = ("clear", "clear:preset=clear")  # two names of the default
-
 
 @dataclass
 class Target:
@@ -100,9 +98,8 @@ def cell_name(key: tuple) -> str:
 
 
 def competitors(table: Table, method: str) -> list[str]:
-    """All others but oracles, and variants of CleaR, unless by preset."""
-    others = [other for other in table if other not in (method, *ORACLES, *SAME)]
-    return [other for other in others if not other.startswith("clear:") or "preset=" in other]
+    """All others but oracles, and variants with other settings than their preset's."""
+    return [other for other in table if other not in (method, *ORACLES) and ":" not in other]
 
 
 def _gap(tables: dict[tuple, Table], method: str) -> Target:

@@ -3,16 +3,17 @@
 
     python benchmarks/accuracy.py --data ../shared/data --grid main --jobs 2
     python benchmarks/accuracy.py --data ../shared/data --settings banking77-20:symmetric:0.6 noisyagnews@2000:real \\
-        --methods plain clear clear:preset=paper,clear_gamma=0.8 oracle_head_start probe cleanlab --seeds 42
+        --methods plain recommended paper:clear_gamma=0.8 oracle_head_start probe cleanlab --seeds 42
 
 A data set `NAME@N` is N training samples of NAME, drawn once for all. Noise `real` is that of the data themselves,
 `none` their true labels.
 
-Methods with PEFT: `plain`; `clear`, ClearTrainer with its defaults (`clear:key=value,key=value` with others); `paper`,
-`official` and other presets by name; `elr` and `gce`, training losses without routing; `turn`; `cleanlab_plain`, plain
-on what cleanlab leaves; `oracle`, plain on the samples whose label is right; `oracle_head_start`, the same with a head
-that was fitted to these before. The last three take as many steps as all others. On frozen features, without PEFT:
-`logistic_regression` on mean-pooled last hidden states, `cleanlab` (that after its pruning), `probe` (TURN's).
+Methods with PEFT: `plain`; ClearTrainer with its presets, `recommended` (its defaults), `clear`, `paper`, `official`
+(`clear:key=value,key=value` with other settings); `elr` and `gce`, training losses without routing; `turn`;
+`cleanlab_plain`, plain on what cleanlab leaves; `oracle`, plain on the samples whose label is right;
+`oracle_head_start`, the same with a head that was fitted to these before. The last three take as many steps as all
+others. On frozen features, without PEFT: `logistic_regression` on mean-pooled last hidden states, `cleanlab` (that
+after its pruning), `probe` (TURN's).
 
 Each cell is a line of OUTPUT/results.jsonl; what has its line is skipped. The seed is that of the noise, too. Cells run
 seed by seed, then in the order of settings and methods: the most valuable come first. Needs `pip install -e
@@ -40,7 +41,7 @@ from hf_clear.noise import NOISE_TYPES
 from hf_clear.runs import default_learning_rate
 from hf_clear.tuners import PEFT_METHODS
 
-METHODS = ["plain", "clear", "oracle", *PEERS]
+METHODS = ["plain", "recommended", "oracle", *PEERS]
 # What --settings stands instead of, with defaults.
 PRODUCT = {
     "data_sets": [name for name, data_set in DATA_SETS.items() if data_set.truth_column is None],
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--targets", action="store_true", help="As --table, and the targets: met, or missed by how much."
     )
-    parser.add_argument("--target_method", default="clear", help="The method whose targets these are.")
+    parser.add_argument("--target_method", default="recommended", help="The method whose targets these are.")
     parser.add_argument("--quick", action="store_true", help="--grid quick; other arguments go before it.")
     parser.add_argument("--json", type=Path, help="Write the rows of the table (and the targets) here, too.")
     known = parser.parse_known_args(argv)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -59,3 +59,18 @@ def merge_rows(accelerator: Accelerator, is_new: torch.Tensor, labels: torch.Ten
         count, new = total[:, :1].clamp_min(1), total[:, 0] > 0
         own.copy_(torch.where(new, (total[:, 1] / count[:, 0]).round().long(), own))
         kept.copy_(torch.where(new.unsqueeze(1), total[:, 2:] / count, kept))
+
+
+def mean_of_members(predict: Callable[[int], torch.Tensor], size: int) -> torch.Tensor:
+    """The mean of an ensemble's tables, in place; a row of zeros where one is not finite.
+
+    Args:
+        predict (`Callable[[int], torch.Tensor]`): from the number of a member to its table, which is used up.
+        size (`int`): how many members there are.
+    """
+    mean = predict(0).div_(size)
+    for number in range(1, size):
+        mean.add_(predict(number).div_(size))
+    for rows in row_blocks(mean):
+        mean[rows] = finite_rows(mean[rows])
+    return mean

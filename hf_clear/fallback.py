@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
@@ -12,6 +11,7 @@ from .features import check_features
 from .presets import preset
 from .probing import find_head
 from .training_args import BY_EVIDENCE, ClearArguments
+from .unexplained import with_settings
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,7 @@ def settings_for_task(
         "here, and this is trained as `preset('clear')`: gates by a mixture of losses, after a warm-up of "
         f"{settings.clear_warmup_epochs} epochs."
     )
-    instead = copy.copy(settings)
-    for name in _METHOD:
-        setattr(instead, name, preset("clear")[name])
-    return instead
+    return with_settings(settings, {name: preset("clear")[name] for name in _METHOD})
 
 
 def _reason(

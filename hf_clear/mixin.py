@@ -50,7 +50,6 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._default_args = ClearArguments()
-        self._clear_args: ClearArguments | None = None  # in place of those that the task can't have
         self._refit: Refit | None = None  # of the training that was prepared last
         self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
@@ -76,10 +75,10 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
 
     @property
     def clear_args(self) -> ClearArguments:
-        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`. If the task can't
-        have the posterior, those of `preset("clear")` in their place, as soon as training begins."""
-        if self._clear_args is not None:
-            return self._clear_args
+        """CleaR's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`. If the task or
+        its labels can't have the posterior, those of `preset("clear")` in their place, as soon as that is known."""
+        if self._refit is not None:
+            return self._refit.settings
         return self.args if isinstance(self.args, ClearArguments) else self._default_args
 
     @property
@@ -106,8 +105,6 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
         self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
-        if self._refit.settings is not self.clear_args:
-            self._clear_args = self._refit.settings  # what the task can have
         self._estimator = get_estimator(self.clear_args.clear_estimator)
         self.labels_tokens = self._refit.labels_tokens
         self._refit.cross_fitting = self._cross_fitting
@@ -242,7 +239,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
-            self.labels_tokens, self._clear_args = False, None  # until the first batch tells
+            self.labels_tokens, self._refit = False, None  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._shifts_labels = shifts_labels(self)
             self._num_routed, self._loss_parts = 0, {}

@@ -5,45 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from .tuners import PEFT_METHODS
+from .unexplained import GATES
 
 # `γ` of the official code, by PEFT method.
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}
 
 
-def posterior(peft_method: str) -> dict[str, Any]:
-    """Training on the posterior of a noise model, without gates: no forward pass is spent on it but a frozen one."""
+def recommended(peft_method: str) -> dict[str, Any]:
+    """The posterior of a noise model in the given label's place; if a noise matrix doesn't explain the labels, CleaR
+    with gates. The defaults of [`ClearTrainingArguments`]."""
     return {
-        **clear(peft_method),
+        "clear_gamma": 0.9,
         "clear_warmup": "evidence",
-        "clear_loss": "posterior",
-        "clear_estimator": "noise_model",
+        "clear_warmup_epochs": 3,  # of plain training if the evidence is too weak
+        "clear_folds": 2,
+        "clear_evidence": "mean_probe+head_probe",
+        "clear_warmup_random_routing": False,
         "clear_routing": "none",
+        "clear_estimator": "noise_model",
+        "clear_min_explained": 0.5,  # otherwise gates
+        # What training predicts anyway.
         "clear_loss_source": "online",
+        "clear_min_clean_probability": 0.0,
+        "clear_loss": "posterior",
+        "clear_loss_kwargs": None,
+        "clear_consistency_weight": 1.0,
         "clear_ensemble_size": 1,  # the predictions of the last epoch
+        "clear_ensemble_source": None,
+        "clear_ensemble_temperature": 1.0,
+        "clear_dropout_after_warmup": True,
     }
 
 
 def clear(peft_method: str) -> dict[str, Any]:
     """CleaR without forward passes of its own for the consistency target. γ is open in [0, 1]; 0.9 is our choice."""
     return {
-        "clear_gamma": 0.9,
+        **recommended(peft_method),
+        # Targets are of the running mean of the predictions that training makes anyway; "step" if tokens have labels.
+        **GATES,
         "clear_warmup": "epochs",
-        "clear_warmup_epochs": 3,
-        "clear_folds": 2,
-        "clear_evidence": "mean_probe+head_probe",
-        "clear_warmup_random_routing": False,
-        "clear_routing": "clean",
-        "clear_estimator": "gaussian_mixture",
         "clear_loss_source": "epoch",
-        "clear_min_clean_probability": 0.0,
-        "clear_loss": "clear",
-        "clear_loss_kwargs": None,
-        "clear_consistency_weight": 1.0,
-        "clear_ensemble_size": 2,
-        # The running mean of the predictions that training makes anyway; "step" if every token has a label.
-        "clear_ensemble_source": None,
-        "clear_ensemble_temperature": 1.0,
-        "clear_dropout_after_warmup": True,
     }
 
 
@@ -82,23 +83,23 @@ def official(peft_method: str) -> dict[str, Any]:
     return settings
 
 
-PRESETS = {"clear": clear, "posterior": posterior, "paper": paper, "official": official}
+PRESETS = {"recommended": recommended, "clear": clear, "paper": paper, "official": official}
 
 
 def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
     """Arguments for [`ClearTrainingArguments`], by name. Each preset sets every argument `clear_...`: none depends on a
     default.
 
-    `"clear"` is what the arguments stand for without a preset: CleaR with a running mean of the predictions that
-    training makes anyway as its consistency target; no forward pass is spent on it. `"posterior"` trains on the
-    posterior of a noise model, from evidence from outside the sample. `"paper"` is CleaR as the paper (arXiv
+    `"recommended"` is what the arguments stand for without a preset: training on the posterior of a noise model, from
+    evidence from outside the sample. `"clear"` is CleaR with its gates, and with a running mean of the predictions that
+    training makes anyway as its consistency target. `"paper"` is CleaR as the paper (arXiv
     2411.00873) writes it, `"official"` as its authors' code does it; the source names each difference at its field.
     Where the official code draws one mask a layer for a whole batch, an error, we draw one for each sample. It uses
     LoRA of rank 16. Its label noise is `"symmetric_including_true_class"` and `"asymmetric_previous"` of
     [`~hf_clear.noise.NOISE_TYPES`].
 
     Args:
-        name (`str`): `"clear"`, `"posterior"`, `"paper"` or `"official"`.
+        name (`str`): `"recommended"`, `"clear"`, `"paper"` or `"official"`.
         peft_method (`str`, *optional*, defaults to `"lora"`): a name among `PEFT_METHODS` (`hf_clear.tuners`). The
             official code's settings depend on it; it has `"lora"`, `"adapter"`, `"bitfit"` and `"prompt"`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ._names import IGNORED_LABEL, TRUE_LABEL
-from .class_tables import finite_rows, row_blocks
-from .estimators import NamedEstimator
+from .class_tables import finite_rows, mean_of_members
+from .estimators import NamedEstimator, get_estimator
+from .estimators.unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
 from .folds.cross_fitting import CrossFitting, HeldOutScores
@@ -25,6 +27,7 @@ from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
+from .unexplained import say_unexplained, with_settings
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ class Refit:
         trainer (`Trainer`): its model, data set, collator and devices are used.
         settings (`ClearArguments`): as they are when training begins.
         num_layers (`int`): rows of gates.
-        takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): False for samples that are left out of the
-            batches; in memory that the workers of the dataloader read. None if nothing is ever left out.
+        takes_part (`torch.BoolTensor` of shape `[num_samples]` or None): False for samples that are left out of the
+            batches, in memory that the workers of the dataloader read; None if nothing ever is.
 
     Attributes:
         store (`SampleStore`): read it, and leave the writing to this class.
@@ -53,25 +56,20 @@ class Refit:
         true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 where unknown.
     """
 
-    def __init__(
-        self, trainer: Trainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None = None
-    ):
-        self.settings = settings
-        self.num_layers = num_layers
+    def __init__(self, trainer: Trainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None):
+        self.settings, self.num_layers = settings, num_layers
         self.labels_tokens = False
         self.true_labels: np.ndarray | None = None
         self.cross_fitting: CrossFitting | None = None
         truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
         self._identity = Identity.of(trainer, trainer.method_settings(), truth)
         self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
-        self._trainer = trainer
-        self._takes_part = takes_part
+        self._trainer, self._takes_part = trainer, takes_part
         self._dataloader: DataLoader | None = None
-        self._base_features: torch.Tensor | None = None
-        self._gate_probability: torch.Tensor | None = None
-        self._all_act = False  # every module on every sample
+        self._base_features = self._gate_probability = None
+        self._instead: NamedEstimator | None = None  # see `_go_by_losses`
+        self._all_act, self._told_of_missing = False, False
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
-        self._told_of_missing = False
         if takes_part is not None:
             takes_part.fill_(True)
         self.resolve()
@@ -100,7 +98,7 @@ class Refit:
         cross-fitting warm-up has ended with. Returns what was found, for the log: nothing in the warm-up, and if this
         epoch has its fit."""
         self.resolve()
-        settings, store = self.settings, self.store
+        settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         is_warmup = epoch < settings.clear_warmup_epochs and not (
             settings.clear_warmup == "evidence" and store.is_fitted
@@ -125,15 +123,21 @@ class Refit:
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
-        logs = fit_clean_probability(
-            self._trainer, self.store, estimator, predictions, features, true_labels=self.true_labels
-        )
+        least = self.settings.clear_min_explained
+        if self.loss.uses_posterior and not self.store.is_fitted:
+            estimator = mixture_if_unexplained(estimator, least)
+        logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
-            raise ValueError(
-                f"The training loss {self.loss.name!r} needs a posterior over the true class, and the estimator "
-                f"{estimator.name!r} gave none: `CleanProbabilityEstimate(clean_probability, posterior=...)`."
-            )
+            say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
+            self._go_by_losses()
+            self._begin(predictions)
         return logs
+
+    def _go_by_losses(self) -> None:
+        """If the first fit has no posterior, training goes on as CleaR with gates."""
+        self.settings = with_settings(self.settings)
+        self._instead = get_estimator(self.settings.clear_estimator)
+        self.resolve()
 
     def _predictions(self, keep_probabilities: bool) -> SamplePredictions:
         """What the fit looks at: one pass over the training set in evaluation mode with every module active. With
@@ -154,17 +158,12 @@ class Refit:
     def _ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
         temperature; a row of zeros where they are not finite."""
-        size, target = self.settings.clear_ensemble_size, None
-        for member in range(size):
 
-            def routed(index: torch.Tensor, member: int = member) -> contextlib.AbstractContextManager:
-                return route(self._trainer.model, self.gates(index, TARGET, member))
+        def routed(member: int, index: torch.Tensor) -> contextlib.AbstractContextManager:
+            return route(self._trainer.model, self.gates(index, TARGET, member))
 
-            prediction = self._predict(routed).probabilities.div_(size)
-            target = prediction if target is None else target.add_(prediction)
-        for rows in row_blocks(target):
-            target[rows] = finite_rows(target[rows])
-        return target
+        size = self.settings.clear_ensemble_size
+        return mean_of_members(lambda member: self._predict(functools.partial(routed, member)).probabilities, size)
 
     def _frozen_features(self) -> torch.Tensor:
         """The base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
@@ -271,6 +270,8 @@ class Refit:
         """Goes on from what [`SampleStore.save`] wrote; raises what [`Identity.load_store`] does."""
         self.store = self._identity.load_store(path, self._trainer.args.device, num_labels)
         self._gate_probability = None
+        if self.loss.uses_posterior and self.store.is_fitted and self.store.posterior is None:
+            self._go_by_losses()
         self._leave_out()
 
     def _gate_probabilities(self) -> torch.Tensor:

@@ -37,20 +37,20 @@ class ClearArguments(ProbeArguments):
     clear_warmup_epochs: int = field(
         default=3,
         metadata={
-            "help": "Epochs k of plain PEFT training before the first mixture is fitted. Routing and consistency start "
-            "after it; the mixture is refitted at the beginning of every later epoch."
+            "help": "Epochs k of plain PEFT training before the first fit, with the warm-up 'epochs'; with 'evidence', "
+            "if that is too weak. Every later epoch begins with a refit."
         },
     )
     clear_warmup: str = field(
-        default="epochs",
+        default="evidence",
         metadata={
-            "help": "'epochs' warms up with `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the "
-            "head alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
+            "help": "'evidence' takes no epoch: models of frozen features that have not seen a sample's label "
+            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds. If they say too "
+            "little, it is 'epochs': `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the head "
+            "alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
             "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
-            "'evidence' takes no epoch either: models of frozen features that have not seen a sample's label "
-            "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds. 'cross_fit' trains "
-            "`clear_folds` adapters at once in these epochs, each on its fold of the samples; each sample is then "
-            "predicted by those that have not seen its label, and the adapter that stays starts anew.",
+            "'cross_fit' trains `clear_folds` adapters at once in these epochs, each on its fold of the samples; each "
+            "sample is then predicted by those that have not seen its label, and the adapter that stays starts anew.",
             "choices": list(WARMUPS),
         },
     )
@@ -75,28 +75,37 @@ class ClearArguments(ProbeArguments):
         metadata={"help": "In the warm-up, draw gates from Bernoulli(γ) for all samples alike, instead of none."},
     )
     clear_routing: str = field(
-        default="clean",
+        default="none",
         metadata={
-            "help": "What the gates follow after the warm-up: 'clean' is CleaR; 'deterministic' (clean probability "
-            "above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))), 'oracle' (the "
-            "true labels, from a column `true_label`) and 'none' are its ablations.",
+            "help": "What gates follow after the warm-up: 'none' has none; 'clean' is CleaR; 'deterministic' (clean "
+            "probability above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))) and "
+            "'oracle' (the true labels, from a column `true_label`) are its ablations.",
             "choices": ROUTING_STRATEGIES,
         },
     )
     clear_estimator: str = field(
-        default="gaussian_mixture",
+        default="noise_model",
         metadata={
-            "help": "What turns losses (or, for 'knn' and 'probe', the frozen model's features) into clean "
-            "probabilities. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
+            "help": "What tells right from wrong labels: 'noise_model' from predictions, with a posterior over the "
+            "true class; mixtures, such as CleaR's 'gaussian_mixture', from losses; 'knn' and 'probe' from the frozen "
+            "model's features. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
             "choices": ESTIMATORS,
         },
     )
-    clear_loss_source: str = field(
-        default="epoch",
+    clear_min_explained: float = field(
+        default=0.5,
         metadata={
-            "help": "Where the losses for the mixture come from: 'epoch' makes one pass over the training set at each "
-            "refit, with every module active; 'online' makes none and takes the running mean of the predictions of "
-            "training (see `clear_ensemble_source`).",
+            "help": "With a loss on the posterior of the noise model: if, at the first fit, its matrix explains a "
+            "smaller share of what speaks against the given labels, they are hardly wrong, or in a way that no matrix "
+            "tells. Training then goes on as CleaR with gates, by a mixture of losses. 0 never does."
+        },
+    )
+    clear_loss_source: str = field(
+        default="online",
+        metadata={
+            "help": "Where losses and predictions for the refit come from: 'online' takes the running mean of those of "
+            "training (see `clear_ensemble_source`), 'epoch' makes one pass over the training set at each refit, with "
+            "every module active.",
             "choices": list(LOSS_SOURCES),
         },
     )
@@ -109,10 +118,11 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_loss: str = field(
-        default="clear",
+        default="posterior",
         metadata={
-            "help": "The training loss: 'clear' is CleaR's, the task loss plus consistency with the ensemble. Others "
-            "add to the task loss or take its place: see `hf_clear.losses`; `register_training_loss` adds one.",
+            "help": "The training loss: 'posterior' is cross entropy with the posterior of the noise model; 'clear' is "
+            "CleaR's, the task loss plus consistency with the ensemble. Others add to the task loss or take its place: "
+            "see `hf_clear.losses`; `register_training_loss` adds one.",
             "choices": TRAINING_LOSSES,
         },
     )
@@ -128,7 +138,7 @@ class ClearArguments(ProbeArguments):
         },
     )
     clear_ensemble_size: int = field(
-        default=2, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
+        default=1, metadata={"help": "Number N >= 1 of routed predictions whose mean is the consistency target."}
     )
     clear_ensemble_source: str | None = field(
         default=None,
@@ -161,7 +171,7 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 "`clear_warmup='evidence'` has nothing to go by with `clear_evidence='none'`: name a source."
             )
-        check_numbers(self, "clear_gamma", "clear_min_clean_probability")
+        check_numbers(self, "clear_gamma", "clear_min_explained", "clear_min_clean_probability")
         check_whole_numbers(self, clear_warmup_epochs=0, clear_folds=2)
         if self.clear_warmup == "cross_fit" and self.clear_warmup_epochs == 0:
             raise ValueError("`clear_warmup='cross_fit'` trains in the warm-up: `clear_warmup_epochs` can't be 0.")
@@ -170,13 +180,9 @@ class ClearArguments(ProbeArguments):
                 "`clear_warmup_random_routing` draws gates in the warm-up, where `clear_warmup='cross_fit'` has each "
                 "sample pass the adapter of its fold: leave one of them out."
             )
-        if not 0 <= self.clear_gamma <= 1:
-            raise ValueError(f"`clear_gamma` is a probability, so it has to be in [0, 1]; got {self.clear_gamma}.")
-        if not 0 <= self.clear_min_clean_probability <= 1:
-            raise ValueError(
-                "`clear_min_clean_probability` has to be in [0, 1], a probability; got "
-                f"{self.clear_min_clean_probability}."
-            )
+        for name in ("clear_gamma", "clear_min_explained", "clear_min_clean_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` has to be in [0, 1]; got {getattr(self, name)}.")
         check_least(self, "clear_consistency_weight", 0)
         try:
             check_whole_numbers(self, clear_ensemble_size=1)
@@ -203,7 +209,8 @@ class ClearArguments(ProbeArguments):
             raise ValueError(
                 f"`clear_loss={self.clear_loss!r}` trains on the posterior over the true class, and the estimator "
                 f"{self.clear_estimator!r} tells right from wrong alone. Use `clear_estimator='noise_model'` with it, "
-                "or another loss: that of CleaR as published, with all its settings, is `preset('paper')`."
+                "or another loss: `preset('clear')` holds the settings of CleaR with gates, `preset('paper')` those "
+                "that were published."
             )
 
     def ensemble_source(self, labels_tokens: bool) -> str:
@@ -221,21 +228,27 @@ class ClearArguments(ProbeArguments):
     def idle_settings(self) -> dict[str, str]:
         """The settings that have no effect beside the others, by name, with what they would need."""
         loss = self.get_training_loss()
+        may_have_gates = loss.uses_posterior and self.clear_min_explained > 0
+        uses_target = loss.uses_target or may_have_gates
         needs = {
             "clear_folds": (self.clear_warmup == "cross_fit", "`clear_warmup='cross_fit'`"),
             "clear_evidence": (self.clear_warmup in BY_EVIDENCE, "`clear_warmup='evidence'` or 'cross_fit'"),
             "clear_warmup_random_routing": (self.clear_warmup != "linear_probe", "`clear_warmup='epochs'`"),
             "clear_gamma": (
-                self.clear_routing != "none" or self.clear_warmup_random_routing,
+                self.clear_routing != "none" or self.clear_warmup_random_routing or may_have_gates,
                 "gates, such as `clear_routing='clean'`",
             ),
-            "clear_consistency_weight": ("consistency_weight" in loss.defaults, "`clear_loss='clear'`"),
-            "clear_ensemble_source": (loss.uses_target, "a loss that uses the ensemble, such as `clear_loss='clear'`"),
+            "clear_min_explained": (loss.uses_posterior, "`clear_loss='posterior'`"),
+            "clear_consistency_weight": (
+                "consistency_weight" in loss.defaults or may_have_gates,
+                "`clear_loss='clear'`",
+            ),
+            "clear_ensemble_source": (uses_target, "a loss that uses the ensemble, such as `clear_loss='clear'`"),
             "clear_ensemble_size": (
-                loss.uses_target or self.clear_loss_source == "online" or "ensemble_size" in loss.defaults,
+                uses_target or self.clear_loss_source == "online" or "ensemble_size" in loss.defaults,
                 "a loss that uses the ensemble, or `clear_loss_source='online'`",
             ),
-            "clear_ensemble_temperature": (loss.uses_target, "a loss that uses the ensemble"),
+            "clear_ensemble_temperature": (uses_target, "a loss that uses the ensemble"),
             **dict.fromkeys(
                 ("probe_epochs", "probe_learning_rate", "probe_batch_size", "probe_head", "probe_feature_memory"),
                 (self.clear_warmup != "epochs", "another `clear_warmup` than 'epochs'"),

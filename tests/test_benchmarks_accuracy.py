@@ -85,7 +85,7 @@ def cell(model: str, method: str, **coordinates) -> Cell:
     return Cell(model=model, method=method, **{**where, **own, **coordinates})
 
 
-@pytest.mark.parametrize("method", [*_methods.METHODS, "clear:preset=paper,clear_warmup_epochs=1"])
+@pytest.mark.parametrize("method", [*_methods.METHODS, "paper:clear_warmup_epochs=1"])
 def test_every_method_runs(method, data, tiny_model):
     if method.partition(":")[0] in _methods.NEED_CLEANLAB:
         pytest.importorskip("cleanlab")

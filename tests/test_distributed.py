@@ -71,7 +71,8 @@ def test_two_processes(ranks, tmp_path, monkeypatch, name):
     alone.train()
     assert alone.args.world_size == 1
     difference = (first["first"]["clean_probability"] - fit.state["clean_probability"]).abs().max()
-    assert difference <= 1e-4, difference
+    # The search for the noise model's weights ends a little sooner or later for scores that differ in the last digit.
+    assert difference <= (1e-3 if name == "posterior" else 1e-4), difference
 
     if settings.get("clear_routing") == "none":
         assert not first["gates"] and first["state"]["posterior"].shape == (runs.NUM_SAMPLES, 4)

@@ -37,7 +37,7 @@ def found(tmp_path_factory) -> set[str]:
         if TRAINING_LOSSES[loss].uses_posterior:
             clear |= {"clear_estimator": "noise_model", "clear_warmup": "evidence"}
         names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **clear), peft_config=peft_config)
-    folds = preset("posterior") | {"clear_warmup": "cross_fit", "clear_warmup_epochs": 1, "probe_epochs": 2}
+    folds = preset("recommended") | {"clear_warmup": "cross_fit", "clear_warmup_epochs": 1, "probe_epochs": 2}
     names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **folds), peft_config=peft_config)
     turn = {"turn_threshold": 0.1, "probe_epochs": 2, "eval_strategy": "epoch"}
     return names | logged(TurnTrainer, TurnTrainingArguments(**shared, **turn))

@@ -151,13 +151,40 @@ def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments):
         assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
 
 
+def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_arguments, caplog):
+    """Without wrong labels, for one; resumed, too. The settings of the user stay as they are."""
+    dataset = noisy_dataset(400).remove_columns("labels").rename_column("true_label", "labels")
+    settings = POSTERIOR | {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 30}
+    build = training_arguments(**settings | {"per_device_train_batch_size": 16, "clear_gamma": 0.7})
+    straight = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert "of what speaks against the given labels (it takes 50%, `clear_min_explained`)" in caplog.text
+    assert "no effect" not in caplog.text
+    instead = straight.clear_args
+    names = ("clear_loss", "clear_estimator", "clear_routing", "clear_ensemble_size")
+    assert {name: getattr(instead, name) for name in names}.items() <= preset("clear").items()
+    assert (build.clear_loss, build.clear_routing) == ("posterior", "none")
+    fits = [entry for entry in straight.state.log_history if "mixture_separation" in entry]
+    assert [entry["epoch"] for entry in fits] == [0, 1] and fits[0]["noise_model_explained"] < 0.5
+    assert straight.sample_store.posterior is None and straight.sample_store.targets is not None
+    assert [entry for entry in straight.state.log_history if "consistency" in entry]
+    resumed = trainer_of(build, dataset)
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-30")  # in mid-epoch
+    assert_same(state_of(straight), state_of(resumed))
+    assert resumed.clear_args.clear_routing == "clean"
+    always = trainer_of(training_arguments(**settings | {"clear_min_explained": 0, "max_steps": 1}), dataset)
+    always.train()
+    assert always.sample_store.posterior is not None and always.clear_args is always.args
+
+
 def test_contradictions_are_refused_and_idle_settings_are_named(training_arguments, caplog):
     with pytest.raises(ValueError, match="'gaussian_mixture' tells right from wrong alone.*preset"):
         training_arguments(**{**POSTERIOR, "clear_estimator": "gaussian_mixture"})
     with pytest.raises(ValueError, match="There are: 'mean_probe', 'head_probe'"):
         training_arguments(**(POSTERIOR | {"clear_evidence": "knn"}))
     with caplog.at_level(logging.WARNING, "hf_clear"):
-        given = {"clear_gamma": 0.7, "clear_consistency_weight": 2.0, "max_steps": 1}
+        given = {"clear_gamma": 0.7, "clear_consistency_weight": 2.0, "clear_min_explained": 0, "max_steps": 1}
         trainer_of(training_arguments(**(POSTERIOR | given))).train()
     assert "`clear_gamma=0.7` has no effect here: it takes gates" in caplog.text
     assert "`clear_consistency_weight=2.0` has no effect here: it takes `clear_loss='clear'`" in caplog.text
@@ -201,7 +228,7 @@ def smoothed():
 )
 def test_what_the_posterior_cant_have_is_trained_with_gates_and_said(training_arguments, caplog, build, reason):
     model, kwargs, settings = build()
-    arguments = training_arguments(**(preset("posterior") | {"clear_gamma": 0.7, "num_train_epochs": 4, **settings}))
+    arguments = training_arguments(**(preset("recommended") | {"clear_gamma": 0.7, "num_train_epochs": 4, **settings}))
     kwargs.setdefault("peft_config", ClearLoraConfig(task_type="SEQ_CLS", r=4))
     trainer = ClearTrainer(model, arguments, train_dataset=toy_dataset(), data_collator=collate, **kwargs)
     with caplog.at_level(logging.WARNING, "hf_clear"):
@@ -216,7 +243,7 @@ def test_tokens_are_trained_with_gates_and_said(training_arguments, caplog):
     model, data, collator = token_classification()[:3]
     trainer = ClearTrainer(
         model,
-        training_arguments(**preset("posterior"), num_train_epochs=4),
+        training_arguments(**preset("recommended"), num_train_epochs=4),
         train_dataset=data,
         data_collator=collator,
         peft_config=ClearLoraConfig(task_type="TOKEN_CLS", r=4),
@@ -237,7 +264,8 @@ def test_every_architecture_has_evidence_and_a_posterior(training_arguments, mon
     def stacked(items):
         return {key: torch.stack([torch.as_tensor(item[key]) for item in items]) for key in items[0]}
 
-    settings = preset("posterior") | {"max_steps": 2, "probe_epochs": 1, "remove_unused_columns": False}
+    settings = preset("recommended") | {"max_steps": 2, "probe_epochs": 1, "remove_unused_columns": False}
+    settings["clear_min_explained"] = 0  # all labels are right
     trainer = ClearTrainer(
         adapted("lora", name), training_arguments(**settings), train_dataset=data, data_collator=stacked
     )

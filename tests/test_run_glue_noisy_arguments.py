@@ -116,7 +116,8 @@ NO_EFFECT = [
 IDLE = [
     (("--clear_warmup", "epochs", "--probe_epochs", "3"), "probe_epochs"),
     (("--preset", "clear", "--clear_evidence", "mean_probe"), "clear_evidence"),
-    (("--preset", "posterior", "--clear_gamma", "0.5"), "clear_gamma"),
+    (("--preset", "recommended", "--clear_min_explained", "0", "--clear_gamma", "0.5"), "clear_gamma"),
+    (("--preset", "clear", "--clear_min_explained", "0"), "clear_min_explained"),
     (("--clear_loss", "gce", "--clear_consistency_weight", "2"), "clear_consistency_weight"),
 ]
 

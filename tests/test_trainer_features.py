@@ -299,5 +299,5 @@ def test_a_trial_with_a_setting_out_of_its_range_is_refused(training_arguments):
         eval_dataset=toy_dataset(8),
         data_collator=collate,
     )
-    with pytest.raises(ValueError, match=r"`clear_gamma` is a probability, so it has to be in \[0, 1\]; got 1.5"):
+    with pytest.raises(ValueError, match=r"`clear_gamma` has to be in \[0, 1\]; got 1.5"):
         trainer.hyperparameter_search(lambda trial: {"clear_gamma": 1.5}, n_trials=1, backend="optuna")

@@ -23,6 +23,7 @@ _CONVERGED = 1e-3
 _SIGNIFICANCE, _SEED = 0.01, 71_205
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
+EXPLAINED = "noise_model_explained"  # the diagnostic
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ class NoiseModel:
         accuracy = float(self.prediction.max(axis=1).mean(dtype=np.float64))
         constant = float(self.prediction.mean(axis=0, dtype=np.float64).max())
         return (accuracy - constant) / (1 - constant) if constant < 1 else 0.0
+
+    @property
+    def explained(self) -> float:
+        """The share of what speaks against the given labels that the noise matrix takes for wrong labels: the noise
+        rate over the mean of `1 - f_i[y_i]`. Near 1 if T says how labels went wrong. Near 0 if there are hardly any
+        wrong ones, or people erred on samples that f is in doubt about, too. NaN if no scores support it, or nothing
+        speaks against a label."""
+        known = np.flatnonzero((self.labels != IGNORED_LABEL) & self.has_scores)
+        doubt = 1 - self.prediction[known, self.labels[known]].astype(np.float64).mean()
+        found = 1 - self.clean_probability[known].mean()
+        return float(np.clip(found / doubt, 0, 1)) if self.is_supported and doubt > _LEAST_GAIN else float("nan")
 
     @property
     def noise_rate(self) -> float:
@@ -267,6 +279,7 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         "noise_model_rate": model.noise_rate,
         "noise_model_scale": float(model.scales[0]),
         "noise_model_gain": model.gain,
+        EXPLAINED: model.explained,
         "noise_model_diagonal": float(np.diag(model.transition_matrix).mean()),
     }
     return CleanProbabilityEstimate(model.clean_probability, diagnostics, model.target, model.transition_matrix)

@@ -130,6 +130,7 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
             first.begin(predictions)
         logs = {**first.fit(first.estimator, predictions, features and features.mean), **logs}
         targets = first.posterior()
+        targets = torch.from_numpy(noise.target) if targets is None else targets
         # More than the labels as they are.
         if features and targets is not None and bool((targets.max(dim=1).values < 1).any()):
             first.train(first.probe(features), features, targets)

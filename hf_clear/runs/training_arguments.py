@@ -91,7 +91,7 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
     save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints to keep."})
     clear_routing: str = field(
-        default="clean",
+        default="none",
         metadata={
             "aliases": ["--routing"],
             "help": "What CleaR's gates follow: the clean probability, or one of its ablations.",

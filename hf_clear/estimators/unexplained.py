@@ -1,0 +1,32 @@
+"""Whether a noise matrix is the right model of the labels at hand; the mixture of losses in its place if it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._registry import NamedEstimator
+from .mixtures import gaussian_mixture
+from .noise_model import EXPLAINED
+
+
+def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEstimator:
+    """An estimator that answers as the given one if that finds its labels explained ([`NoiseModel.explained`]), and
+    otherwise with the clean probabilities of [`gaussian_mixture`], without a posterior.
+
+    A noise matrix holds for all samples of a class alike. People err on samples that a model is in doubt about, too:
+    its predictions take their errors in, and the matrix finds hardly any of them, as if there were none. The losses
+    still say which samples are in doubt.
+
+    Args:
+        least (`float`): of `explained`, in [0, 1]; 0 for any. An estimator that doesn't tell is left as it is.
+    """
+
+    def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
+        found = estimator(evidence)
+        if not found.diagnostics.get(EXPLAINED, 1.0) < least:  # NaN: the predictions say nothing, and the labels stay
+            return found
+        mixture = gaussian_mixture(evidence.losses)
+        return CleanProbabilityEstimate(mixture.clean_probability, {**found.diagnostics, **mixture.diagnostics})
+
+    return replace(estimator, estimator=estimate, gives_posterior=None)
