@@ -24,6 +24,7 @@ _LOSS_ALONE = {
     "clear_estimator": "gaussian_mixture",
     "clear_loss_source": "online",
     "clear_ensemble_source": "online",
+    "clear_ensemble_size": 2,
 }
 
 
