@@ -9,9 +9,11 @@ import torch
 from scipy.special import softmax
 
 from hf_clear import find_label_issues, fit_noise_model
-from hf_clear.estimators import SampleEvidence, get_estimator
+from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
 from hf_clear.estimators._weights import Rows, centered, fit_weights
+from hf_clear.estimators.noise_model import log_probabilities
+from hf_clear.estimators.unexplained import mixture_if_unexplained
 from hf_clear.evidence import (
     EVIDENCE_SOURCES,
     cross_fitted_probe,
@@ -237,3 +239,38 @@ def test_a_source_of_your_own():
     for names, message in (("mean_probe+mean_probe", "twice"), ("mean", "There are: 'mean_probe', 'head_probe'")):
         with pytest.raises(ValueError, match=message):
             evidence_sources(names)
+
+
+def test_a_noise_matrix_explains_injected_noise_and_not_errors_on_samples_in_doubt():
+    scores, true, labels = simulated(symmetric_matrix(5, 0.3), size=2000, separation=2.5)
+    probabilities = softmax(2.5 * scores, axis=1)
+    rng = np.random.default_rng(0)
+    by_doubt = np.array([rng.choice(5, p=row) for row in probabilities])  # right as often as the prediction says
+    assert (by_doubt != true).mean() > 0.05
+    found = {
+        name: fit_noise_model(log_probabilities(probabilities), given)
+        for name, given in {"noise": labels, "clean": true, "doubt": by_doubt}.items()
+    }
+    assert found["noise"].explained > 0.7 and found["doubt"].explained < 0.3 and found["clean"].explained < 0.4
+    doubt = (1 - found["noise"].prediction[np.arange(2000), labels]).mean()
+    assert found["noise"].explained == pytest.approx(found["noise"].noise_rate / doubt, rel=1e-5)
+    assert np.isnan(fit_noise_model(rng.normal(size=(200, 3)), rng.integers(0, 3, 200)).explained)  # says nothing
+
+    def estimate(given, least):
+        losses = -np.log(probabilities[np.arange(2000), given])
+        estimator = mixture_if_unexplained(get_estimator("noise_model"), least)
+        return estimator(SampleEvidence(losses, given, probabilities=probabilities)), losses
+
+    asked, _ = estimate(labels, 0.5)
+    np.testing.assert_array_equal(asked.posterior, found["noise"].target)
+    unexplained, losses = estimate(by_doubt, 0.5)
+    assert unexplained.posterior is None and unexplained.transition_matrix is None
+    np.testing.assert_array_equal(unexplained.clean_probability, gaussian_mixture(losses).clean_probability)
+    assert {"noise_model_explained", "mixture_separation"} <= unexplained.diagnostics.keys()
+    assert estimate(by_doubt, 0.0)[0].posterior is not None
+    by_losses = get_estimator("gaussian_mixture")  # tells nothing of a matrix
+    assert (
+        mixture_if_unexplained(by_losses, 1.0)(SampleEvidence(losses))
+        .diagnostics.keys()
+        .isdisjoint({"noise_model_explained"})
+    )
