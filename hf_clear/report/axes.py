@@ -129,6 +129,7 @@ def plot_memorization(log_history: Sequence[Mapping[str, Any]], ax: Axes | None 
     ax = _axes(ax)
     for number, (name, (epochs, values)) in enumerate(lines.items()):
         ax.plot(epochs, values, color=f"C{number}", marker="o", markersize=4, label=name)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="Epoch", ylabel="Share", ylim=(-0.03, 1.03))
     ax.legend()
     return ax

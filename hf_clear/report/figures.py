@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
 _PANELS = 6  # epochs that are drawn side by side
 _CLASSES = 30  # in a heat map: more are too small to read
-_THEMES = {  # Okabe and Ito's colors, which the color-blind can tell apart
-    "light": {"ink": "#1f2328", "faint": "#d0d7de", "colors": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00"]},
-    "dark": {"ink": "#e6edf3", "faint": "#3d444d", "colors": ["#56B4E9", "#E69F00", "#2fbf93", "#e08fc0", "#F0E442"]},
-}
+# Of a light page and of a dark one: writing, lines, and Okabe and Ito's colors, which the color-blind can tell apart.
+_LIGHT = ("#1f2328", "#d0d7de", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00")
+_DARK = ("#e6edf3", "#3d444d", "#56b4e9", "#e69f00", "#2fbf93", "#e08fc0", "#f0e442")
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,28 @@ class Picture:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError('Pictures need matplotlib: pip install "hf-clear[report]"') from error
-        figure = Figure(self.size, layout="constrained")
-        self.draw(figure)
+        with _style():
+            figure = Figure(self.size, layout="constrained")
+            self.draw(figure)
         return figure
 
     def svg(self) -> dict[str, str]:
-        """As data URIs of SVG images without background, by theme: "light" and "dark"."""
-        import matplotlib
+        """As data URIs of SVG images without background: for a "light" page, and the same in the colors of a "dark" one.
 
-        images = {}
-        for name, theme in _THEMES.items():
-            with matplotlib.rc_context(_style(**theme)), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts of its own
-                content = io.BytesIO()
-                self.figure().savefig(content, format="svg", transparent=True, metadata={"Date": None})
-            images[name] = f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
-        return images
+        Raises:
+            ImportError: without matplotlib.
+        """
+        figure, content = self.figure(), io.BytesIO()
+        with _style(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts of its own
+            figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+        light = content.getvalue().decode()
+        dark = re.sub("|".join(_LIGHT), lambda found: _DARK[_LIGHT.index(found.group())], light)
+        images = {"light": light, "dark": dark}
+        return {
+            name: f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
+            for name, image in images.items()
+        }
 
 
 def pictures_of(table: IssueFrame, log_history: Sequence[Mapping[str, Any]] = ()) -> list[Picture]:
@@ -116,6 +122,8 @@ def _losses_by_epoch(fits: Sequence[Mapping[str, Any]]) -> Picture | None:
         return None
     at = np.unique(np.linspace(0, len(drawn) - 1, min(len(drawn), _PANELS)).round().astype(int))
     rows = -(-len(at) // 2)
+    ends = [histogram_of(drawn[number])[1] for number in at]
+    ends = min(edges[0] for edges in ends), max(edges[-1] for edges in ends)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
@@ -123,7 +131,7 @@ def _losses_by_epoch(fits: Sequence[Mapping[str, Any]]) -> Picture | None:
             fit = drawn[number]
             plot_loss_mixture(histogram_of(fit), fit, ax=panel)
             panel.set_title(f"after epoch {fit.get('epoch', number):g}", fontsize=10)
-            panel.set(xlabel="", ylabel="", yticks=[])
+            panel.set(xlabel="", ylabel="", yticks=[], xlim=ends)
             if panel.get_legend() is not None:
                 panel.get_legend().remove()
         for panel in panels[len(at) :]:
@@ -149,8 +157,8 @@ def _probabilities(table: IssueFrame) -> Picture | None:
         colors = ["C1" if edge < 0.5 else "C0" for edge in edges[:-1]]
         ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colors, alpha=0.7, linewidth=0)
         ax.set(xlabel="Probability that the given label is right", ylabel="Samples", xlim=(0, 1))
-        ax.set_yscale("symlog", linthresh=10)
-        ax.set_ylim(0, max(counts.max() * 1.5, 10))
+        ax.set_yscale("log")
+        ax.set_ylim(0.7, max(counts.max() * 1.5, 10))
 
     caption = (
         "Most samples should be at either end. Many in the middle: the order of the list is sound, its length is not. "
@@ -223,6 +231,7 @@ def _curves(log_history: Sequence[Mapping[str, Any]]) -> list[Picture]:
             ax = figure.subplots()
             for number, (name, series) in enumerate(curves.items()):
                 ax.plot(*series, color=f"C{number % 5}", marker="o", markersize=4, label=name)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set(xlabel="Epoch", ylabel="Loss (nats)" if kind == "loss" else "Share")
             ax.legend()
 
@@ -232,13 +241,18 @@ def _curves(log_history: Sequence[Mapping[str, Any]]) -> list[Picture]:
     return pictures
 
 
-def _style(ink: str, faint: str, colors: list[str]) -> dict[str, Any]:
+def _style() -> Any:
+    """A context with the colors of a light page."""
+    import matplotlib
     from matplotlib import cycler
 
+    ink, faint, *colors = _LIGHT
     inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    return {
-        **{name: ink for name in inked},
-        **{"axes.edgecolor": faint, "grid.color": faint, "axes.prop_cycle": cycler(color=colors)},
-        **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10},
-        **{"svg.fonttype": "none", "svg.hashsalt": "hf_clear", "font.family": ["DejaVu Sans", "sans-serif"]},
-    }
+    return matplotlib.rc_context(
+        {
+            **{name: ink for name in inked},
+            **{"axes.edgecolor": faint, "grid.color": faint, "axes.prop_cycle": cycler(color=colors)},
+            **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10},
+            **{"svg.fonttype": "none", "svg.hashsalt": "hf_clear", "font.family": ["DejaVu Sans", "sans-serif"]},
+        }
+    )

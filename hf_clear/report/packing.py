@@ -11,7 +11,7 @@ import numpy as np
 
 from .frame import IssueFrame
 
-MOST_CHARACTERS = 20_000  # of a text; a longer one is cut, and its row can't be accepted in the page
+_LONGEST = 32_000  # characters of a text: as many as a cell of a spreadsheet holds
 _DIGITS = {"label_score": 4, "suggestion_confidence": 4, "loss": 3}
 
 
@@ -48,8 +48,7 @@ def _encoded(table: IssueFrame, rows: Any) -> str:
     number = {name: place for place, name in enumerate(table.classes)}
     data: dict[str, Any] = {
         "classes": table.classes,
-        "texts": [[name, [text[:MOST_CHARACTERS] for text in rows[name]]] for name in table.texts],
-        "cut": [place for place, row in enumerate(_longest(table, rows)) if row > MOST_CHARACTERS],
+        "texts": [[name, [text[:_LONGEST] for text in rows[name]]] for name in table.texts],
         "sample_index": rows["sample_index"].tolist(),
         "given_label": [number[name] for name in rows["given_label"]],
     }
@@ -64,7 +63,3 @@ def _encoded(table: IssueFrame, rows: Any) -> str:
         data["reasons"] = [kinds, [[kinds.index(reason) for reason in reasons] for reasons in rows["reasons"]]]
     plain = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(plain, compresslevel=9, mtime=0)).decode()
-
-
-def _longest(table: IssueFrame, rows: Any) -> list[int]:
-    return [max(map(len, texts), default=0) for texts in zip(*(rows[name] for name in table.texts))]

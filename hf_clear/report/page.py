@@ -15,7 +15,7 @@ from ..files import write_atomically
 from .figures import pictures_of
 from .frame import issue_frame
 from .history import fits_of
-from .packing import MOST_CHARACTERS, pack
+from .packing import pack
 from .summary import by_class, facts, sentences
 
 MOST_BYTES = 5_000_000  # of a page
@@ -23,10 +23,10 @@ _MARK = b'<meta name="generator" content="hf_clear'  # by which a page of ours i
 _HEAD = 2000  # bytes in which it stands
 _LIBRARY = "table-core-8.21.3.js"
 _REASONS = {
-    "high_loss": "its loss is high: the model does not predict the given label",
-    "disagrees_with_neighbors": "most samples with similar features have another label",
-    "disagrees_with_ensemble": "models that were not trained on it predict another label",
-    "label_never_predicted": "the model predicted the given label in no epoch",
+    "high_loss": "its loss is above that of 95 % of the samples that are no suspects",
+    "disagrees_with_neighbors": "most of the samples with the most similar features have another label",
+    "disagrees_with_ensemble": "the mean of several predictions is another class",
+    "label_never_predicted": "no sample at all is predicted to have this label: the model may not know the class",
     "not_scored": "nothing is known of it: there is no finite loss or prediction",
 }
 
@@ -94,7 +94,7 @@ def save_report(
         **{"classes": by_class(frame), "library": library, "script": script, "style": style},
         **{"sections": [(name, _cells(shown)) for name, shown in sections], "texts": frame.texts},
         **{"policy": _policy([library, script], style), "reasons": _reasons(frame), "fits": fits_of(log_history)},
-        **{"licence": _asset(_LIBRARY.replace(".js", ".LICENSE")), "most_characters": MOST_CHARACTERS},
+        **{"licence": _asset(_LIBRARY.replace(".js", ".LICENSE"))},
         **{"has_suggestions": frame.has("predicted_label"), "has_truth": frame.is_noisy is not None},
     }
     template = environment.get_template("page.html.jinja")
@@ -127,7 +127,7 @@ def _environment() -> Any:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
     return environment
 
 

@@ -109,4 +109,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share < 0.9995 or share >= 1 else "99.9 %"
+    """With one digit, and a space that no line breaks at; 100 % if it is all."""
+    digits = f"{min(100 * share, 99.9) if share < 1 else 100:.1f}".removesuffix(".0")
+    return f"{digits}\N{NO-BREAK SPACE}%"

@@ -22,10 +22,13 @@
   // ---- Columns ----
   const classes = data.classes;
   const hasSuggestion = "predicted_label" in data;
-  const cut = new Set(data.cut);
   const chosen = new Map(); // row -> class that was chosen or accepted
   const accepted = new Set(); // rows
-  const percent = (share) => (share == null ? "–" : (100 * share).toFixed(share > 0.001 && share < 0.999 ? 1 : 0) + " %");
+  const percent = (share) => {
+    if (share == null) return "–";
+    if (share < 0.0005) return "< 0.1\u00a0%";
+    return share >= 0.9995 ? "> 99.9\u00a0%" : (100 * share).toFixed(1) + "\u00a0%";
+  };
   const suggestionOf = (row) => chosen.get(row) ?? (hasSuggestion ? data.predicted_label[row] : null);
   const nameOf = (label) => (label == null ? "" : classes[label]);
   const value = (values) => (row) => values[row] ?? undefined; // TanStack sorts undefined last
@@ -33,9 +36,8 @@
   const accept = {
     id: "accept", title: hasSuggestion ? "Accept" : "Correct", className: "accept",
     cell: (row) => {
-      const box = make("input", { type: "checkbox", checked: accepted.has(row), disabled: suggestionOf(row) == null || cut.has(row) });
+      const box = make("input", { type: "checkbox", checked: accepted.has(row), disabled: suggestionOf(row) == null });
       box.setAttribute("aria-label", "Accept “" + nameOf(suggestionOf(row)) + "” for sample " + data.sample_index[row]);
-      if (cut.has(row)) box.title = "Its text is too long for this page: correct it in the table of label issues.";
       box.addEventListener("change", () => { mark(row, box.checked); refreshRow(row); });
       return make("label", {}, box);
     },
@@ -52,7 +54,7 @@
     id: "suggested", title: hasSuggestion ? "→ Right label" : "Right label", className: "label",
     accessorFn: hasSuggestion ? value(data.predicted_label) : undefined,
     cell: (row) => {
-      const select = make("select", { disabled: cut.has(row) });
+      const select = make("select", {});
       select.setAttribute("aria-label", "Right label of sample " + data.sample_index[row]);
       if (suggestionOf(row) == null) select.append(make("option", { value: "", textContent: "choose", selected: true }));
       classes.forEach((name, label) => select.append(make("option", { value: label, textContent: name, selected: label === suggestionOf(row) })));
@@ -132,7 +134,7 @@
     const line = body.querySelector('tr[data-row="' + row + '"]');
     line.className = accepted.has(row) ? "accepted" : "";
     line.querySelector("input").checked = accepted.has(row);
-    line.querySelector("input").disabled = suggestionOf(row) == null || cut.has(row);
+    line.querySelector("input").disabled = suggestionOf(row) == null;
     line.querySelector("input").setAttribute("aria-label", "Accept “" + nameOf(suggestionOf(row)) + "” for sample " + data.sample_index[row]);
     say();
   };
@@ -193,7 +195,7 @@
   $("next").addEventListener("click", () => goTo(state.pagination.pageIndex + 1));
   $("last").addEventListener("click", () => goTo(table.getPageCount() - 1));
   $("size").addEventListener("change", (event) => { table.setPageSize(Number(event.target.value)); table.setPageIndex(0); });
-  const acceptAll = (rows) => { for (const row of rows) if (suggestionOf(row) != null && !cut.has(row)) accepted.add(row); render(); };
+  const acceptAll = (rows) => { for (const row of rows) if (suggestionOf(row) != null) accepted.add(row); render(); };
   $("accept-page").addEventListener("click", () => acceptAll(shown()));
   $("accept-found").addEventListener("click", () => acceptAll(found()));
   $("accept-none").addEventListener("click", () => { accepted.clear(); chosen.clear(); render(); });
@@ -201,7 +203,7 @@
   // ---- The way back ----
   let downloaded = 0;
   const cellOf = (content) => { // a spreadsheet would run a cell that begins like a formula
-    const plain = String(content), safe = /^[=+\-@\t\r]/.test(plain) ? "'" + plain : plain;
+    const safe = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(content) ? "'" + content : content;
     return /[",\r\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
   };
   $("download").addEventListener("click", () => {
@@ -215,7 +217,7 @@
     setTimeout(() => URL.revokeObjectURL(address), 60000);
     downloaded = accepted.size;
   });
-  addEventListener("beforeunload", (event) => { if (accepted.size !== downloaded) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (accepted.size > 0 && accepted.size !== downloaded) event.preventDefault(); });
 
   for (const id of ["filters", "actions", "pager"]) $(id).hidden = false;
   render();
