@@ -1,5 +1,10 @@
-"""Tables and pictures for a report on a training with wrong labels."""
+"""Tables, pictures and a page for a report on a training with wrong labels."""
 
+from .axes import plot_detection as plot_detection
+from .axes import plot_loss_mixture as plot_loss_mixture
+from .axes import plot_memorization as plot_memorization
+from .axes import plot_transition_matrix as plot_transition_matrix
+from .page import save_report as save_report
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift
 from .tables import cleansing_table as cleansing_table

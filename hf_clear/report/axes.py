@@ -251,5 +251,5 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _short(name: Any) -> str:
-    name = str(name)
+    name = "".join(letter if letter.isprintable() else " " for letter in str(name))
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

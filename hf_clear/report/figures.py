@@ -59,7 +59,7 @@ class Picture:
         return figure
 
     def svg(self) -> dict[str, str]:
-        """As data URIs of SVG images without background: for a "light" page, and the same in the colors of a "dark" one.
+        """As data URIs of SVG images without background, for a "light" page and a "dark" one.
 
         Raises:
             ImportError: without matplotlib.
@@ -179,11 +179,13 @@ def _labels(table: IssueFrame) -> Picture | None:
         largest = set(suspects.index[:_CLASSES])
         classes = [name for name in classes if name in largest]
         told = f" Shown are the {len(classes)} classes of {len(table.classes)} with the most suspects."
-    given, suggested = (rows[name].astype(str) for name in ("given_label", "predicted_label"))
-    if not given.isin(classes).any():
+    place = {name: number for number, name in enumerate(classes)}
+    given, suggested = (rows[name].map(place) for name in ("given_label", "predicted_label"))
+    both = given.notna() & suggested.notna()
+    if not both.any():
         return None
-    counts = confusion_matrix(given, suggested, labels=classes).astype(float)
-    sizes = given.value_counts().reindex(classes, fill_value=0).to_numpy()
+    counts = confusion_matrix(given[both].astype(int), suggested[both].astype(int), labels=range(len(classes)))
+    sizes = given.value_counts().reindex(range(len(classes)), fill_value=0).to_numpy()
     shares = counts / np.maximum(sizes, 1)[:, None]
 
     def draw(figure: Figure) -> None:

@@ -52,6 +52,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     Args:
         table (`datasets.Dataset` or `pandas.DataFrame`): with `sample_index`, `given_label` and `label_score` or
             `clean_probability`; others as `trainer.label_issues()` has them. Any further column of strings is a text.
+            Rows without a given label are left out.
         label_names (`Sequence[str]`, *optional*): all classes in order, and the names of those that the table holds as
             numbers.
 
@@ -76,7 +77,9 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     rows = pd.DataFrame({"sample_index": _numbers(frame, "sample_index").astype(np.int64)})
     for name in ("given_label", "predicted_label", "true_label"):
         if name in frame:
-            rows[name] = pd.Series([_name(value, names) for value in frame[name]], dtype=object)
+            rows[name] = pd.Series(
+                [_name(*cell, names) for cell in zip(_values(frame[name]), frame[name].isna())], dtype=object
+            )
     for name in ("label_score", "clean_probability", "suggestion_confidence", "loss"):
         if name in frame:
             rows[name] = _numbers(frame, name)
@@ -84,9 +87,6 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     for name in ("label_score", "suggestion_confidence"):
         if name in rows and not rows[name].dropna().between(-1e-3, 1 + 1e-3).all():
             raise ValueError(f"The column `{name}` holds what is no probability.")
-    if rows["given_label"].isna().any():
-        row = int(rows["sample_index"][rows["given_label"].isna().idxmax()])
-        raise ValueError(f"Sample {row} has no `given_label`: leave it out of the table.")
     is_issue = frame["is_label_issue"].to_numpy(dtype=bool) if "is_label_issue" in frame else rows[score] < 0.5
     rows["is_label_issue"] = np.asarray(is_issue)
     if "reasons" in frame:
@@ -94,18 +94,24 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     others = [name for name in frame.columns if name not in COLUMNS]
     texts = [str(name) for name in others if pd.api.types.infer_dtype(frame[name].dropna()) == "string"]
     for name in texts:
-        rows[name] = pd.Series(["" if pd.isna(value) else value for value in frame[name]], dtype=object)
+        rows[name] = pd.Series(["" if pd.isna(value) else value for value in _values(frame[name])], dtype=object)
+    rows = rows[rows["given_label"].notna()].reset_index(drop=True)  # without a label, nothing can be wrong with it
     return IssueFrame(rows, texts, names or _classes(rows))
 
 
-def _name(value: Any, names: list[str] | None) -> str | None:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+def _name(value: Any, is_missing: bool, names: list[str] | None) -> str | None:
+    if is_missing:
         return None
     if isinstance(value, (int, np.integer, float)):
         if names is not None and not 0 <= value < len(names):
             raise ValueError(f"The table holds the label {value}, and there are {len(names)} label names.")
         return str(int(value)) if names is None else names[int(value)]
     return str(value)
+
+
+def _values(column: Any) -> np.ndarray:
+    """At once: to go through a column of Arrow's strings takes seconds."""
+    return column.to_numpy(dtype=object)
 
 
 def _numbers(frame: Any, name: str) -> np.ndarray:

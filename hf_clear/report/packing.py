@@ -12,6 +12,7 @@ import numpy as np
 from .frame import IssueFrame
 
 _LONGEST = 32_000  # characters of a text: as many as a cell of a spreadsheet holds
+_DENSEST = 8  # letters that a byte of the content holds at most
 _DIGITS = {"label_score": 4, "suggestion_confidence": 4, "loss": 3}
 
 
@@ -36,7 +37,8 @@ def pack(table: IssueFrame, most_bytes: int) -> Packed:
         most_bytes (`int`): of the content.
     """
     suspects = table.rows[table.rows["is_label_issue"]].sort_values("label_score", kind="stable", na_position="last")
-    shown = len(suspects)
+    letters = np.cumsum(sum((suspects[name].str.len().to_numpy() for name in table.texts), np.zeros(len(suspects))))
+    shown = int((letters <= _DENSEST * most_bytes).sum())  # no more are tried
     while True:
         content = _encoded(table, suspects.iloc[:shown])
         if len(content) <= most_bytes or shown == 0:
@@ -62,4 +64,4 @@ def _encoded(table: IssueFrame, rows: Any) -> str:
         kinds = sorted({reason for reasons in rows["reasons"] for reason in reasons})
         data["reasons"] = [kinds, [[kinds.index(reason) for reason in reasons] for reasons in rows["reasons"]]]
     plain = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
-    return base64.b64encode(gzip.compress(plain, compresslevel=9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(plain, compresslevel=6, mtime=0)).decode()

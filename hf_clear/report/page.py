@@ -41,8 +41,8 @@ def save_report(
     title: str = "Label report",
     sections: Iterable[tuple[str, Any]] = (),
 ) -> Path:
-    """Writes what was found about the labels as one HTML page: the findings in three sentences, warnings, a table of
-    suspects in which suggestions are accepted and downloaded as `corrections.csv`, pictures, and a table of the classes.
+    """Writes what was found about the labels as one HTML page: three sentences, warnings, a table of suspects in which
+    suggestions are accepted and downloaded as `corrections.csv`, pictures, and a table of the classes.
 
     The page is one file that needs no network and no server, and it is below 5 MB: if the suspects' texts are more,
     the worst suspects are in it, and it says how many are not. Texts and names are shown as text, never as markup, and
@@ -98,7 +98,7 @@ def save_report(
         **{"has_suggestions": frame.has("predicted_label"), "has_truth": frame.is_noisy is not None},
     }
     template = environment.get_template("page.html.jinja")
-    rest = len(template.render(**context, packed=pack(frame, 0)).encode())
+    rest = len(template.render(**context, packed=pack(frame, 0)).encode("utf-8", "replace"))
     page = template.render(**context, packed=pack(frame, max(MOST_BYTES - rest - 100, 0)))
     write_atomically(path, page.encode("utf-8", "replace"))
     return path
