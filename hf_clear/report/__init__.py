@@ -1,5 +1,6 @@
 """Tables and pictures for a report on a training with wrong labels."""
 
+from .issue_table import issue_table as issue_table
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift
 from .tables import cleansing_table as cleansing_table
