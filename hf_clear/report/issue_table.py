@@ -53,8 +53,8 @@ def issue_table(
         clean_probability (`np.ndarray` of shape `[num_samples]`, *optional*): what training used; NaN for samples that
             it did not use.
         loss (`np.ndarray` of shape `[num_samples]`, *optional*): cross entropy with the given label, in nats.
-        neighbors_disagree (`np.ndarray` of shape `[num_samples]`, *optional*): True where most nearest neighbors have
-            another label.
+        neighbors_disagree (`np.ndarray` of shape `[num_samples]`, *optional*): True where another label is
+            more frequent among the nearest neighbors.
         held_out (`np.ndarray` of shape `[num_samples]`, *optional*): True for samples that the model has not been
             trained on. Their losses are higher, and are compared with each other alone.
         texts (`datasets.Dataset` or `Mapping[str, Sequence]`, *optional*): what to show of each sample, column by
