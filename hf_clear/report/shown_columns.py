@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Value
 
 from .._names import TRUE_LABEL
@@ -81,16 +82,22 @@ def shown_columns(
     shown = dataset.select_columns(_columns_to_show(dataset) if columns is None else list(columns)).select(rows)
     if not shown.column_names and columns is None and hasattr(tokenizer, "decode"):
         return _decoded(dataset, rows, tokenizer)
-    for name, feature in list(shown.features.items()):
+    if not shown.column_names:
+        return shown
+    features, table = dict(shown.features), shown.with_format("arrow")[:]
+    arrays = {name: table[name] for name in features}
+    for name, feature in shown.features.items():
         is_truth = name == TRUE_LABEL and label_names is not None and not isinstance(feature, ClassLabel)
         names = label_names if is_truth else getattr(feature, "names", None)
+        values = None
         if names is not None:
-            numbers = shown[name][:]
-            values = [None if number is None or not 0 <= number < len(names) else names[number] for number in numbers]
-            shown = _replaced(shown, name, values)
+            known = range(len(names))
+            values = [names[number] if number in known else None for number in arrays[name].to_pylist()]
         elif columns is None and _is_text(getattr(feature, "feature", None)):
-            shown = _replaced(shown, name, [" ".join(word or "" for word in words or ()) for words in shown[name][:]])
-    return shown
+            values = [" ".join(word or "" for word in words or ()) for words in arrays[name].to_pylist()]
+        if values is not None:
+            arrays[name], features[name] = pa.array(values, pa.string()), Value("string")
+    return datasets.Dataset(pa.table(arrays), info=datasets.DatasetInfo(features=datasets.Features(features)))
 
 
 def _columns_to_show(dataset: datasets.Dataset) -> list[str]:
@@ -117,8 +124,3 @@ def _decoded(dataset: datasets.Dataset, rows: Sequence[int] | np.ndarray, tokeni
     ids = dataset.select_columns(["input_ids"]).select(rows)["input_ids"]
     texts = [tokenizer.decode(list(own), skip_special_tokens=True) for own in ids]
     return datasets.Dataset.from_dict({DECODED: texts}, features=datasets.Features({DECODED: Value("string")}))
-
-
-def _replaced(dataset: datasets.Dataset, name: str, values: list) -> datasets.Dataset:
-    order = dataset.column_names
-    return dataset.remove_columns(name).add_column(name, values, feature=Value("string")).select_columns(order)
