@@ -127,14 +127,12 @@ def _text(value: object) -> str:
 
 
 def _check_table(table: datasets.Dataset) -> None:
-    there_are = getattr(table, "column_names", None)
-    missing = [
-        name for name in ("sample_index", "label_score") if not isinstance(there_are, list) or name not in there_are
-    ]
+    there_are = table.column_names if isinstance(table, datasets.Dataset) else []
+    missing = [name for name in ("sample_index", "label_score") if name not in there_are]
     if missing:
         raise ValueError(
-            f"This is no table of label issues: it has no column {missing[0]!r}. Take that of `trainer.label_issues()`, "
-            "`find_label_issues` or `issue_table`."
+            f"This is no table of label issues: it has no column {missing[0]!r}. Take the `datasets.Dataset` that "
+            "`trainer.label_issues()`, `find_label_issues` or `issue_table` returns."
         )
 
 
