@@ -1,9 +1,14 @@
-"""Tables, pictures and a page for a report on a training with wrong labels."""
+"""Tables, pictures and a page for a report on a training with wrong labels, and the way back of what people correct."""
 
 from .axes import plot_detection as plot_detection
 from .axes import plot_loss_mixture as plot_loss_mixture
 from .axes import plot_memorization as plot_memorization
 from .axes import plot_transition_matrix as plot_transition_matrix
+from .corrections import apply_corrections as apply_corrections
+from .exports import to_cleanlab as to_cleanlab
+from .exports import to_csv as to_csv
+from .exports import to_parquet as to_parquet
+from .issue_table import issue_table as issue_table
 from .page import save_report as save_report
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift
