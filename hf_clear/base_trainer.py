@@ -27,6 +27,7 @@ from .passes import per_sample_losses
 from .probe_args import ProbeArguments
 from .report.issue_table import issue_table, with_columns
 from .report.shown_columns import class_names, shown_columns
+from .reporting import ReportMixin
 from .sample_index import label_names
 from .sample_store import SampleStore
 from .shares import check_same_evaluation, check_same_steps
@@ -35,7 +36,7 @@ from .truth import true_labels_of
 logger = logging.getLogger(__name__)
 
 
-class BaseTrainerMixin(CompleteCheckpointsMixin):
+class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
     """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`.
 
     Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.

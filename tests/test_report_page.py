@@ -133,7 +133,7 @@ def test_corrections_are_downloaded_as_they_were_accepted(report, open_page, tmp
             page.click("#download")
         assert download.value.suggested_filename == "corrections.csv"
         download.value.save_as(tmp_path / "corrections.csv")
-        with open(tmp_path / "corrections.csv", encoding="utf-8", newline="") as file:
+        with open(tmp_path / "corrections.csv", encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
 
     second, fourth = sorted((suspects.iloc[1], suspects.iloc[3]), key=lambda row: row.sample_index)

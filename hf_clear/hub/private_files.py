@@ -42,7 +42,7 @@ NEVER = "training_args.bin"
 # Not worth a warning: they are kept at home by design.
 _OWN = (
     *("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", "clear_state.safetensors", "clean_probabilities.parquet"),
-    *("label_issues.parquet", "label_issues.csv", NEVER),
+    *("label_issues.parquet", "label_issues.csv", "report.html", NEVER),
 )
 
 

@@ -4,6 +4,7 @@ from .axes import plot_detection as plot_detection
 from .axes import plot_loss_mixture as plot_loss_mixture
 from .axes import plot_memorization as plot_memorization
 from .axes import plot_transition_matrix as plot_transition_matrix
+from .callback import ReportCallback as ReportCallback
 from .corrections import apply_corrections as apply_corrections
 from .exports import to_cleanlab as to_cleanlab
 from .exports import to_csv as to_csv
@@ -12,6 +13,7 @@ from .issue_table import issue_table as issue_table
 from .page import save_report as save_report
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift
+from .run_report import save_run_report as save_run_report
 from .tables import cleansing_table as cleansing_table
 from .tables import knn_accuracy as knn_accuracy
 from .tables import linear_cka as linear_cka

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-# Columns of a table of label issues that are no text of the sample.
-COLUMNS = (
-    *("sample_index", "given_label", "predicted_label", "is_label_issue", "label_score", "clean_probability"),
-    *("suggestion_confidence", "loss", "reasons", "true_label"),
-)
+from .._names import TRUE_LABEL
+from .issue_table import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class IssueFrame:
         classes (`list[str]`): the names of all classes, in order.
     """
 
-    rows: Any
+    rows: pd.DataFrame
     texts: list[str]
     classes: list[str]
 
@@ -58,12 +56,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
 
     Raises:
         ValueError: if a column is missing or holds something else; the message names it.
-        ImportError: without pandas.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError('A report needs pandas: pip install "hf-clear[report]"') from error
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
     missing = [name for name in ("sample_index", "given_label") if name not in frame]
     score = next((name for name in ("label_score", "clean_probability") if name in frame), None)
@@ -71,7 +64,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
         missing = missing or ["label_score"]
         raise ValueError(
             f"The table has no column `{missing[0]}`; it has {', '.join(map(repr, frame.columns))}. A report is made "
-            "from a table of label issues, such as `trainer.label_issues(return_all=True)`."
+            "from a table of label issues with one label a sample, such as `trainer.label_issues(return_all=True)`."
         )
     names = None if label_names is None else [str(name) for name in label_names]
     rows = pd.DataFrame({"sample_index": _numbers(frame, "sample_index").astype(np.int64)})
@@ -91,7 +84,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     rows["is_label_issue"] = np.asarray(is_issue)
     if "reasons" in frame:
         rows["reasons"] = [[] if value is None else [str(reason) for reason in value] for value in frame["reasons"]]
-    others = [name for name in frame.columns if name not in COLUMNS]
+    others = [name for name in frame.columns if name not in (*COLUMNS, TRUE_LABEL)]
     texts = [str(name) for name in others if pd.api.types.infer_dtype(frame[name].dropna()) == "string"]
     for name in texts:
         rows[name] = pd.Series(["" if pd.isna(value) else value for value in _values(frame[name])], dtype=object)
@@ -109,19 +102,19 @@ def _name(value: Any, is_missing: bool, names: list[str] | None) -> str | None:
     return str(value)
 
 
-def _values(column: Any) -> np.ndarray:
+def _values(column: pd.Series) -> np.ndarray:
     """At once: to go through a column of Arrow's strings takes seconds."""
     return column.to_numpy(dtype=object)
 
 
-def _numbers(frame: Any, name: str) -> np.ndarray:
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     try:
         return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The column `{name}` does not hold numbers: {error}") from error
 
 
-def _classes(rows: Any) -> list[str]:
+def _classes(rows: pd.DataFrame) -> list[str]:
     """All labels, numbers in their order."""
     found = {label for name in ("given_label", "predicted_label", "true_label") if name in rows for label in rows[name]}
     found.discard(None)

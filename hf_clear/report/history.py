@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HISTOGRAM = "loss_histogram"  # of an entry of the log history: see `fits_of`
+_CLEANSING = "cleanse_"  # how TurnTrainer's names begin
 _MIXTURE = ("mixture_mean_clean", "mixture_std_clean", "mixture_mean_noisy", "mixture_std_noisy")
 
 
@@ -17,8 +18,17 @@ def series_of(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[
 
 
 def fits_of(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The entries that a fit of clean probabilities logged, in order of time."""
-    return [dict(entry) for entry in log_history if "clean_fraction" in entry or "fit_warnings" in entry]
+    """The entries that fits of clean probabilities logged, in order of time; names as ClearTrainer has them."""
+    return [
+        {name.removeprefix(_CLEANSING): value for name, value in entry.items()}
+        for entry in log_history
+        if is_fit(entry)
+    ]
+
+
+def is_fit(logs: Mapping[str, Any]) -> bool:
+    """Whether a fit of clean probabilities has logged this."""
+    return "fit_warnings" in logs or f"{_CLEANSING}fit_warnings" in logs
 
 
 def histogram_of(fit: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:

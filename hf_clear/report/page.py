@@ -68,8 +68,9 @@ def save_report(
         `pathlib.Path`: the file.
 
     Raises:
-        ValueError: if the table lacks a column, or a file is at `path` that is no report.
-        ImportError: without jinja2, matplotlib and pandas: `pip install "hf-clear[report]"`.
+        FileExistsError: if a file is at `path` that is no report.
+        ValueError: if the table lacks a column, or one holds something else.
+        ImportError: without jinja2 and matplotlib: `pip install "hf-clear[report]"`.
 
     Example:
 
@@ -107,7 +108,7 @@ def save_report(
 def check_replaceable(path: str | os.PathLike) -> None:
     """
     Raises:
-        ValueError: if something is there that is no report.
+        FileExistsError: if something is there that is no report.
     """
     path = Path(path)
     if not os.path.lexists(path):
@@ -116,7 +117,7 @@ def check_replaceable(path: str | os.PathLike) -> None:
         with open(path, "rb") as file:
             if _MARK in file.read(_HEAD):
                 return
-    raise ValueError(f"{path} is there, and is no report of hf_clear. Move it away, or choose another name.")
+    raise FileExistsError(f"{path} is there, and is no report of hf_clear. Move it away, or choose another name.")
 
 
 def _environment() -> Any:
@@ -132,7 +133,7 @@ def _environment() -> Any:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("assets").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:

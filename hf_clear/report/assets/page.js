@@ -212,7 +212,7 @@
       const fields = [...data.texts.map(([, values]) => values[row]), nameOf(data.given_label[row]), nameOf(suggestionOf(row))];
       lines.push([String(data.sample_index[row]), ...fields.map(cellOf)].join(","));
     }
-    const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
+    const address = URL.createObjectURL(new Blob(["\ufeff" + lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
     make("a", { href: address, download: "corrections.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
     downloaded = accepted.size;
