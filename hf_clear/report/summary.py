@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .axes import shown_name
 from .frame import IssueFrame
 from .history import fits_of
 
@@ -47,7 +48,7 @@ def _suggestions(suspects: Any) -> str:
         return "There are no suggestions: only the given labels are known." if len(suspects) else "Nothing to correct."
     pairs = suspects.groupby(["given_label", "predicted_label"], sort=False).size()
     (given, suggested), times = pairs.idxmax(), int(pairs.max())
-    text = f"The most frequent correction is “{given}” to “{suggested}” ({_count(times, 'sample')})"
+    text = f"The most frequent correction is “{shown_name(given)}” to “{shown_name(suggested)}” ({_count(times, 'sample')})"
     if "suggestion_confidence" in suspects:
         sure = int((suspects["suggestion_confidence"] >= _SURE).sum())
         text += f"; {_count(sure, 'suggestion')} {'is' if sure == 1 else 'are'} at least {_percent(_SURE)} sure"
