@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .presets import preset
     from .report.corrections import apply_corrections
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
+    from .saved_issues import load_label_issues
     from .trainer import ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
     from .turn.mixin import TurnMixin
@@ -69,6 +70,7 @@ _MODULES = {
     "presets": ("preset",),
     "report.corrections": ("apply_corrections",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
+    "saved_issues": ("load_label_issues",),
     "trainer": ("ClearTrainer",),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
     "turn.mixin": ("TurnMixin",),
@@ -105,6 +107,7 @@ __all__ = [
     "gaussian_mixture",
     "inject_label_noise",
     "load_adapter",
+    "load_label_issues",
     "num_routed_layers",
     "per_class_gaussian_mixture",
     "per_sample_losses",

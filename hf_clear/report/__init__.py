@@ -1,5 +1,7 @@
 """Tables, pictures and a page for a report on a training with wrong labels, and the way back of what people correct."""
 
+from .annotation_tools import to_argilla as to_argilla
+from .annotation_tools import to_label_studio as to_label_studio
 from .axes import plot_detection as plot_detection
 from .axes import plot_loss_mixture as plot_loss_mixture
 from .axes import plot_memorization as plot_memorization

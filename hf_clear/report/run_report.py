@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,20 @@ def save_run_report(
     output_dir: str | os.PathLike,
     path: str | os.PathLike | None = None,
     table: datasets.Dataset | pd.DataFrame | None = None,
+    warnings: Iterable[str] = (),
+    sections: Iterable[tuple[str, Any]] = (),
 ) -> Path:
     """Writes the report ([`save_report`]) on a run of `run_glue_noisy.py` from its folder. Nothing of the run is
-    changed, and no model is loaded.
+    changed, and no model is loaded. What the last fit warned of is in the report.
 
     Args:
         output_dir (`str` or `os.PathLike`): with `label_issues.parquet`, and `trainer_state.json` there or in a
             checkpoint.
         path (`str` or `os.PathLike`, *optional*): the HTML file; `OUTPUT_DIR/report.html` by default.
         table (`datasets.Dataset` or `pandas.DataFrame`, *optional*): label issues of all samples, in place of
-            `label_issues.parquet`: of a training that was no run of the script.
+            `label_issues.parquet`: of a training that was no run of the script ([`~hf_clear.load_label_issues`]).
+        warnings (`Iterable[str]`, *optional*), sections (`Iterable[tuple[str, pandas.DataFrame]]`, *optional*): more
+            of them, as in [`save_report`].
 
     Returns:
         `pathlib.Path`: the file.
@@ -70,9 +74,10 @@ def save_run_report(
         folder / REPORT if path is None else path,
         table,
         log_history=log_history,
-        warnings=_warnings(folder, fits_of(log_history)),
+        warnings=[*_warnings(folder, fits_of(log_history)), *warnings],
         label_names=_label_names(folder, table),
         title=f"Labels of {folder.resolve().name}",
+        sections=sections,
     )
 
 

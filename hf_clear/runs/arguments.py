@@ -238,7 +238,7 @@ class DataArguments(LabelArguments):
     corrections_file: str | None = field(
         default=None,
         metadata={
-            "help": "Corrected labels of the training data: the label_issues.csv of a run with 'corrected_label' filled "
+            "help": "Corrected labels of the training data: a label_issues.csv with 'corrected_label' filled "
             "in, or what its report page downloads. Its texts and labels have to be those of the data."
         },
     )

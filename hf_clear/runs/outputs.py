@@ -15,6 +15,7 @@ from xxhash import xxh3_64_hexdigest
 from .._version import __version__
 from ..checkpoints import INCOMPLETE
 from ..files import write_atomically
+from ..sample_store import FINAL_STATE_NAME
 from ..turn.state import STATE_NAME as TURN_STATE
 from .label_issues import LABEL_ISSUES
 
@@ -24,9 +25,8 @@ _CHECKPOINT = r"checkpoint-\d+"
 # What a run leaves in its output_dir, and is deleted if a run starts again: regular expressions of whole names.
 OUTPUTS = (
     *(_CHECKPOINT, re.escape(INCOMPLETE)),
-    *map(
-        re.escape, (*RESULTS, "predict_results.txt", "clean_probabilities.parquet", *LABEL_ISSUES, "label_names.json")
-    ),
+    *map(re.escape, (*RESULTS, "predict_results.txt", "clean_probabilities.parquet", "label_names.json")),
+    *map(re.escape, (*LABEL_ISSUES, FINAL_STATE_NAME)),
     *map(re.escape, ("adapter_config.json", "adapter_model.safetensors", "clear_config.json", "config.json")),
     *(r"model\.safetensors(\.index\.json)?", r"model-\d{5}-of-\d{5}\.safetensors"),
     *map(re.escape, ("README.md", ARGUMENTS_FILE, TRAINER_STATE_NAME, "training_args.bin", TURN_STATE)),
