@@ -48,7 +48,8 @@ def _suggestions(suspects: Any) -> str:
         return "There are no suggestions: only the given labels are known." if len(suspects) else "Nothing to correct."
     pairs = suspects.groupby(["given_label", "predicted_label"], sort=False).size()
     (given, suggested), times = pairs.idxmax(), int(pairs.max())
-    text = f"The most frequent correction is “{shown_name(given)}” to “{shown_name(suggested)}” ({_count(times, 'sample')})"
+    pair = f"“{shown_name(given)}” to “{shown_name(suggested)}”"
+    text = f"The most frequent correction is {pair} ({_count(times, 'sample')})"
     if "suggestion_confidence" in suspects:
         sure = int((suspects["suggestion_confidence"] >= _SURE).sum())
         text += f"; {_count(sure, 'suggestion')} {'is' if sure == 1 else 'are'} at least {_percent(_SURE)} sure"
