@@ -41,7 +41,7 @@ def open_page(browser):
         window = {"width": size[0], "height": size[1]}
         contexts.append(browser.new_context(viewport=window, color_scheme=scheme))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # CI may be slow
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
