@@ -71,7 +71,6 @@ def test_the_report_of_a_run(tmp_path):
     last = folder / "checkpoint-30"
     last.mkdir(parents=True)
     truth = table.pop("true_label")
-    table["given_label"] = [name.replace("\x00", "") for name in table.given_label]
     with pytest.raises(FileNotFoundError, match="a run has no label_issues.parquet"):
         save_run_report(folder)
     table.to_parquet(folder / "label_issues.parquet")

@@ -10,9 +10,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.report import HOSTILE, issues
+from datasets import ClassLabel, Dataset, Features, Value
+from helpers.report import CLASSES, HOSTILE, issues
 
-from hf_clear.report import save_report
+from hf_clear.report import apply_corrections, save_report
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -63,7 +64,7 @@ def open_page(browser):
 def report(tmp_path_factory):
     table, log_history = issues()
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"
-    warnings = [f"A warning {HOSTILE[0]}"]
+    warnings = [f"A warning {HOSTILE[0]}", "NUL \x00 and half a character \ud800"]
     save_report(path, table, log_history=log_history, warnings=warnings, title=f"A title {HOSTILE[1]}")
     return path, table
 
@@ -153,6 +154,13 @@ def test_corrections_are_downloaded_as_they_were_accepted(report, open_page, tmp
     texts = dict(zip(suspects.sample_index.astype(str), suspects.text))
     formulas = [row for row in rows if texts[row["sample_index"]].startswith(("=", "+", "-", "@"))]
     assert formulas and all(row["text"] == f"'{texts[row['sample_index']]}" for row in formulas)
+    by_row = table.sort_values("sample_index")
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(CLASSES))})
+    given = [CLASSES.index(name) for name in by_row.given_label]
+    dataset = Dataset.from_dict({"text": by_row.text.tolist(), "label": given}, features=features)
+    corrected = apply_corrections(dataset, tmp_path / "corrections.csv")  # and what was chosen above is still so
+    wanted = {**dict(zip(suspects.sample_index, suspects.predicted_label)), **expected}
+    assert corrected["label"][:] == [CLASSES.index(wanted.get(row, CLASSES[own])) for row, own in enumerate(given)]
     page.click("#accept-none")
     assert page.inner_text("#status").endswith("0 accepted") and page.is_disabled("#download")
 

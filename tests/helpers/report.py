@@ -11,7 +11,7 @@ HOSTILE = (
     "$\\frac{x$ & <svg onload=window.hacked=5>",
     "=HYPERLINK(\"http://example.org\", 'x')",
     '@SUM(1+1), "quoted"\r\nand a second line',
-    "-->]]>{{ 7 * 7 }}</textarea></template> \u202e right to left \x00 \x1b[2J",
+    "-->]]>{{ 7 * 7 }}</textarea></template> \u202e right to left \x1b[2J",
     "é 漢字 🙂 " + "long " * 400,
 )
 CLASSES = ("red", "green", "blue", HOSTILE[3], HOSTILE[4])
