@@ -80,7 +80,9 @@ def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = None) -> pd.DataFrame:
+def to_cleanlab(
+    table: datasets.Dataset, label_names: Sequence[str] | None = None, num_samples: int | None = None
+) -> pd.DataFrame:
     """The table as cleanlab has it, one row a sample in the order of the data set.
 
     Columns are those of `Datalab.get_issues("label")` and of `CleanLearning.find_label_issues`, which calls the score
@@ -91,6 +93,8 @@ def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = Non
         table (`datasets.Dataset`): of all samples (`return_all=True`).
         label_names (`Sequence[str]`, *optional*): the names of the classes in the order of their numbers, for a table
             with names: `CleanLearning` wants numbers. By default labels stay as they are in the table.
+        num_samples (`int`, *optional*): of the data set. Without it, a table of nothing but issues is refused, and
+            samples that are missing at the end of others are not noticed.
 
     Returns:
         `pandas.DataFrame` with the columns `is_label_issue`, `label_score`, `label_quality` (the same), `given_label`
@@ -101,10 +105,11 @@ def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = Non
     """
     check_table(table)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
-    if frame["sample_index"].tolist() != list(range(len(frame))):
+    is_whole = frame["sample_index"].tolist() == list(range(len(frame) if num_samples is None else num_samples))
+    if not is_whole or (num_samples is None and frame["is_label_issue"].all()):
         raise ValueError(
-            f"The table has {len(frame)} rows, and these are not all samples from 0 on: cleanlab wants one row for "
-            "each sample of the data set. Make it with `return_all=True`."
+            f"The table has {len(frame)} rows, and these are not all samples from 0 on, or are the issues alone. "
+            "cleanlab wants one row for each sample of the data set: make the table with `return_all=True`."
         )
     columns = {name: frame[name] for name in ("is_label_issue", "label_score")}
     columns["label_quality"] = frame["label_score"]
