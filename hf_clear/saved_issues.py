@@ -177,8 +177,8 @@ def _check_data(path: Path, dataset: Any, store: SampleStore, label_names: Seque
         logger.warning(f"{path}: the inputs are those of the run, and {relabelled}. The table shows those of the run.")
     elif not common:
         logger.warning(
-            f"{path}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't be "
-            "compared with this data set, so whether texts of one class have changed places can't be told."
+            f"{path}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't "
+            "be compared with this data set, so whether texts of one class have changed places can't be told."
         )
 
 

@@ -173,6 +173,10 @@ def test_csv_for_a_spreadsheet(tmp_path):
     frame = pd.read_csv(path)
     assert frame.sample_index.tolist() == [3, 2, 0] and frame.corrected_label.isna().all()
 
+    to_csv(issue_table([0.1, 0.2, NAN], [3, 10, -100], [1, -100, 2], return_all=True), path)  # without names
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert frame.given_label.tolist() == ["3", "10", ""] and frame.predicted_label.tolist() == ["1", "", "2"]
+
     frame.assign(corrected_label=["good", "", ""]).to_csv(path, index=False)
     with pytest.raises(
         FileExistsError, match="issues.csv holds corrections that somebody has filled in.*choose another"

@@ -18,6 +18,7 @@ from .sheets import escaped, read_sheet
 CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
 _DIGITS = 6  # significant ones of a number in a csv file
 _BETWEEN = ", "  # reasons
+_LABELS = ("given_label", "predicted_label")
 _FOREIGN = "is there, and is no table of label issues"
 
 
@@ -49,7 +50,9 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     check_overwriting(path, _state_of_csv)
     frame = table.to_pandas()
     for name in frame.columns:
-        if frame[name].dtype.kind == "f":
+        if name in _LABELS and frame[name].dtype.kind == "f":  # whole numbers, and some that are missing
+            frame[name] = ["" if value != value else str(int(value)) for value in frame[name]]
+        elif frame[name].dtype.kind == "f":
             frame[name] = [float(f"{value:.{_DIGITS}g}") for value in frame[name]]
         elif name == "reasons":
             frame[name] = [_BETWEEN.join(reasons) for reasons in frame[name]]
@@ -98,7 +101,8 @@ def to_cleanlab(
 
     Returns:
         `pandas.DataFrame` with the columns `is_label_issue`, `label_score`, `label_quality` (the same), `given_label`
-        and `predicted_label`. A sample of which nothing is known is no issue, and its score is NaN.
+        and `predicted_label`. A sample of which nothing is known is no issue, its score is NaN, and its prediction -1
+        (or None, among names).
 
     Raises:
         ValueError: if samples are missing, or a label is none of `label_names`.
@@ -113,9 +117,10 @@ def to_cleanlab(
         )
     columns = {name: frame[name] for name in ("is_label_issue", "label_score")}
     columns["label_quality"] = frame["label_score"]
-    for name in ("given_label", "predicted_label"):
-        if name in frame:
-            columns[name] = frame[name] if label_names is None else _numbers(frame[name], label_names)
+    for name in (name for name in _LABELS if name in frame):
+        columns[name] = frame[name] if label_names is None else _numbers(frame[name], label_names)
+        if columns[name].dtype.kind == "f":
+            columns[name] = columns[name].fillna(-1).astype(int)
     return pd.DataFrame(columns)
 
 
