@@ -119,6 +119,10 @@ def test_labels_of_every_kind(sheet, tmp_path):
     path = sheet(lambda frame: frame.assign(corrected_label=["C", "", "", "", "", ""]))
     strings = dataset(label=[NAMES[label] for label in LABELS])
     assert apply_corrections(strings, path)["label"][4] == "C"
+    again = sheet(lambda frame: frame.assign(corrected_label="", label=frame.given_label).drop(columns="question"))
+    with pytest.raises(ValueError, match="no text column of the data set"):  # a label is no text
+        apply_corrections(strings, again)
+    path = sheet(lambda frame: frame.assign(corrected_label=["C", "", "", "", "", ""]))
     numbers = dataset(label=LABELS)
     with pytest.raises(ValueError, match="which is no class. There are the classes 0, 1, 2. If these have names"):
         apply_corrections(numbers, path)

@@ -74,7 +74,7 @@ def apply_corrections(
         raise ValueError(f"Corrections are for a `datasets.Dataset`; got a {type(dataset).__name__}.{hint}")
     label_column = _label_column(dataset, label_column)
     name, rows = os.fspath(file), _read(file, corrections_column)
-    texts = _text_columns(dataset, rows, text_columns, name)
+    texts = _text_columns(dataset, rows, text_columns, name, label_column)
     classes = WrittenClasses(dataset, label_column, label_names)
     _check_rows(dataset, rows, name, texts)
     labels = dataset.with_format(None)[label_column][:]
@@ -120,9 +120,10 @@ def _read(file: str | os.PathLike, corrections_column: str) -> pd.DataFrame:
 
 
 def _text_columns(
-    dataset: datasets.Dataset, frame: pd.DataFrame, names: Sequence[str] | None, file: str
+    dataset: datasets.Dataset, frame: pd.DataFrame, names: Sequence[str] | None, file: str, label_column: str
 ) -> Sequence[str]:
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) in _STRINGS]
+    texts = [name for name in texts if name != label_column]
     if names is None:
         names = [name for name in texts if name in frame and name not in COLUMNS]
         if not names:
