@@ -21,7 +21,7 @@ from .fingerprint import Fingerprint, fingerprint
 from .known_labels import labels_without_items
 from .report.issue_table import COLUMNS, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
-from .report.shown_columns import class_names, shown_columns
+from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
 from .sample_store import FINAL_STATE_NAME, STATE_NAME, SampleStore
 from .turn.state import STATE_NAME as TURN_STATE
 from .turn.state import TurnState
@@ -29,7 +29,6 @@ from .turn.state import TurnState
 logger = logging.getLogger(__name__)
 
 TABLE_NAME = "label_issues.parquet"
-_LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
 def load_label_issues(
@@ -75,7 +74,7 @@ def load_label_issues(
     if (folder / TABLE_NAME).is_file():
         return _from_table(folder / TABLE_NAME, dataset, threshold, return_all, columns)
     path, store = _last_state(folder)
-    names = label_names or class_names(dataset, _LABEL_COLUMNS) or _saved_names(folder, path.parent)
+    names = label_names or class_names(dataset, LABEL_COLUMNS) or _saved_names(folder, path.parent)
     _check_data(path, dataset, store, names)
     for warning in store.findings.warnings.values():
         logger.warning(f"{path}: {warning}")
@@ -150,9 +149,10 @@ def _check_data(path: Path, dataset: Any, store: SampleStore, label_names: Seque
             "training set as the trainer had it: after splits, filters and shuffling."
         )
     earlier = (store.identity or {}).get("data") or {"inputs": {}, "labels": None, "rows": ""}
-    is_known = {*earlier["inputs"], *_LABEL_COLUMNS}
-    now = fingerprint(dataset, _LABEL_COLUMNS, lambda name: name in is_known)
-    common = sorted(earlier["inputs"].keys() & now.inputs.keys())
+    is_known = {*earlier["inputs"], *LABEL_COLUMNS}
+    now = fingerprint(dataset, LABEL_COLUMNS, lambda name: name in is_known)
+    is_alike = now.kind == earlier.get("kind", now.kind)  # others have other hashes
+    common = sorted(earlier["inputs"].keys() & now.inputs.keys()) if is_alike else []
     changed = [name for name in common if earlier["inputs"][name] != now.inputs[name]]
     relabelled = _relabelled(dataset, store, label_names, earlier, now)
     if changed:
@@ -177,8 +177,8 @@ def _check_data(path: Path, dataset: Any, store: SampleStore, label_names: Seque
         logger.warning(f"{path}: the inputs are those of the run, and {relabelled}. The table shows those of the run.")
     elif not common:
         logger.warning(
-            f"{path}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) are not "
-            "in this data set, so whether texts of one class have changed places can't be told."
+            f"{path}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't "
+            "be compared with this data set, so whether texts of one class have changed places can't be told."
         )
 
 
@@ -186,7 +186,7 @@ def _relabelled(
     dataset: Any, store: SampleStore, label_names: Sequence[str] | None, earlier: dict[str, Any], now: Fingerprint
 ) -> str | None:
     """Which labels differ from those of the run, for a message: `""` if none does, None if they can't be compared."""
-    labels, before = labels_without_items(dataset, _LABEL_COLUMNS), store.labels.cpu().numpy()
+    labels, before = labels_without_items(dataset, LABEL_COLUMNS), store.labels.cpu().numpy()
     known = before >= 0
     if labels is None or not known.any():
         is_told = None not in (earlier["labels"], now.labels)

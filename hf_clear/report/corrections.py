@@ -16,11 +16,11 @@ from ..data.files import check_file, file_format, read_files
 from .exports import CORRECTION
 from .issue_table import COLUMNS
 from .sheets import is_same_text, read_sheet
+from .shown_columns import LABEL_COLUMNS
 from .written_classes import WrittenClasses
 
 logger = logging.getLogger(__name__)
 
-_LABEL_COLUMNS = ("label", "labels", "label_ids")
 _INDEX, _GIVEN = "sample_index", "given_label"
 _STRINGS = ("string", "large_string")
 
@@ -45,7 +45,7 @@ def apply_corrections(
     Args:
         dataset (`datasets.Dataset`): the one that the table was made of, before or after tokenization.
         file (`str`): `.csv`, `.json`, `.jsonl` or `.parquet`.
-        label_column (`str`, *optional*): of the data set; `label`, `labels` or `label_ids` by default.
+        label_column (`str`, *optional*): of the data set; `labels`, `label` or `label_ids` by default.
         text_columns (`Sequence[str]`, *optional*): to compare; by default all columns of strings that the data set and
             the file have. `[]` compares labels alone, if the table was made without texts: then nothing tells two
             samples of one class from each other.
@@ -74,7 +74,7 @@ def apply_corrections(
         raise ValueError(f"Corrections are for a `datasets.Dataset`; got a {type(dataset).__name__}.{hint}")
     label_column = _label_column(dataset, label_column)
     name, rows = os.fspath(file), _read(file, corrections_column)
-    texts = _text_columns(dataset, rows, text_columns, name)
+    texts = _text_columns(dataset, rows, text_columns, name, label_column)
     classes = WrittenClasses(dataset, label_column, label_names)
     _check_rows(dataset, rows, name, texts)
     labels = dataset.with_format(None)[label_column][:]
@@ -89,9 +89,9 @@ def apply_corrections(
 
 
 def _label_column(dataset: datasets.Dataset, name: str | None) -> str:
-    found = [own for own in ((name,) if name is not None else _LABEL_COLUMNS) if own in dataset.column_names]
+    found = [own for own in ((name,) if name is not None else LABEL_COLUMNS) if own in dataset.column_names]
     if not found:
-        tried = f"column {name!r}" if name is not None else f"column {', '.join(_LABEL_COLUMNS[:-1])} or label_ids"
+        tried = f"column {name!r}" if name is not None else f"column {', '.join(LABEL_COLUMNS[:-1])} or label_ids"
         raise ValueError(
             f"The data set has no {tried} (`label_column`). There are: {', '.join(map(shown, dataset.column_names))}."
         )
@@ -120,9 +120,10 @@ def _read(file: str | os.PathLike, corrections_column: str) -> pd.DataFrame:
 
 
 def _text_columns(
-    dataset: datasets.Dataset, frame: pd.DataFrame, names: Sequence[str] | None, file: str
+    dataset: datasets.Dataset, frame: pd.DataFrame, names: Sequence[str] | None, file: str, label_column: str
 ) -> Sequence[str]:
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) in _STRINGS]
+    texts = [name for name in texts if name != label_column]
     if names is None:
         names = [name for name in texts if name in frame and name not in COLUMNS]
         if not names:

@@ -18,6 +18,7 @@ from .sheets import escaped, read_sheet
 CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
 _DIGITS = 6  # significant ones of a number in a csv file
 _BETWEEN = ", "  # reasons
+_LABELS = ("given_label", "predicted_label")
 _FOREIGN = "is there, and is no table of label issues"
 
 
@@ -49,7 +50,9 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     check_overwriting(path, _state_of_csv)
     frame = table.to_pandas()
     for name in frame.columns:
-        if frame[name].dtype.kind == "f":
+        if name in _LABELS and frame[name].dtype.kind == "f":  # whole numbers, and some that are missing
+            frame[name] = ["" if value != value else str(int(value)) for value in frame[name]]
+        elif frame[name].dtype.kind == "f":
             frame[name] = [float(f"{value:.{_DIGITS}g}") for value in frame[name]]
         elif name == "reasons":
             frame[name] = [_BETWEEN.join(reasons) for reasons in frame[name]]
@@ -80,7 +83,9 @@ def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = None) -> pd.DataFrame:
+def to_cleanlab(
+    table: datasets.Dataset, label_names: Sequence[str] | None = None, num_samples: int | None = None
+) -> pd.DataFrame:
     """The table as cleanlab has it, one row a sample in the order of the data set.
 
     Columns are those of `Datalab.get_issues("label")` and of `CleanLearning.find_label_issues`, which calls the score
@@ -91,26 +96,31 @@ def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = Non
         table (`datasets.Dataset`): of all samples (`return_all=True`).
         label_names (`Sequence[str]`, *optional*): the names of the classes in the order of their numbers, for a table
             with names: `CleanLearning` wants numbers. By default labels stay as they are in the table.
+        num_samples (`int`, *optional*): of the data set. Without it, a table of nothing but issues is refused, and
+            samples that are missing at the end of others are not noticed.
 
     Returns:
         `pandas.DataFrame` with the columns `is_label_issue`, `label_score`, `label_quality` (the same), `given_label`
-        and `predicted_label`. A sample of which nothing is known is no issue, and its score is NaN.
+        and `predicted_label`. A sample of which nothing is known is no issue, its score is NaN, and its prediction -1
+        (or None, among names).
 
     Raises:
         ValueError: if samples are missing, or a label is none of `label_names`.
     """
     check_table(table)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
-    if frame["sample_index"].tolist() != list(range(len(frame))):
+    is_whole = frame["sample_index"].tolist() == list(range(len(frame) if num_samples is None else num_samples))
+    if not is_whole or (num_samples is None and frame["is_label_issue"].all()):
         raise ValueError(
-            f"The table has {len(frame)} rows, and these are not all samples from 0 on: cleanlab wants one row for "
-            "each sample of the data set. Make it with `return_all=True`."
+            f"The table has {len(frame)} rows, and these are not all samples from 0 on, or are the issues alone. "
+            "cleanlab wants one row for each sample of the data set: make the table with `return_all=True`."
         )
     columns = {name: frame[name] for name in ("is_label_issue", "label_score")}
     columns["label_quality"] = frame["label_score"]
-    for name in ("given_label", "predicted_label"):
-        if name in frame:
-            columns[name] = frame[name] if label_names is None else _numbers(frame[name], label_names)
+    for name in (name for name in _LABELS if name in frame):
+        columns[name] = frame[name] if label_names is None else _numbers(frame[name], label_names)
+        if columns[name].dtype.kind == "f":
+            columns[name] = columns[name].fillna(-1).astype(int)
     return pd.DataFrame(columns)
 
 

@@ -11,7 +11,7 @@ from ..data.files import check_encoding
 # What begins a formula in Excel, LibreOffice or Google Sheets (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA = "=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 _DANGEROUS, _ESCAPED = re.compile(f"'*[{_FORMULA}]"), re.compile(f"'+[{_FORMULA}]")
-_LONGEST = 32_000  # characters of a cell that every spreadsheet keeps; Excel cuts off at 32,767
+_LONGEST = 30_000  # characters, blanks aside, of a cell that may be cut off: Excel does so at 32,767
 
 
 def escaped(text: str) -> str:
@@ -25,13 +25,10 @@ def unescaped(cell: str) -> str:
 
 
 def is_same_text(cell: object, text: object) -> bool:
-    """Whether a cell holds a text, as far as a spreadsheet leaves texts alone: blanks and line breaks may be others,
-    numbers may be written otherwise (`007` as `7`), and what is too long may be cut off."""
-    cell, text = ("" if value is None else str(value) for value in (cell, text))
-    wanted = _collapsed(text)
-    if any(_collapsed(own) == wanted for own in (cell, unescaped(cell))):
-        return True
-    if len(cell) >= _LONGEST and wanted.startswith(_collapsed(unescaped(cell))):
+    """Whether a cell holds a text, as far as a spreadsheet leaves texts alone: blanks, line breaks and apostrophes in
+    front may be others, numbers may be written otherwise (`007` as `7`), and what is too long may be cut off."""
+    cell, text = (_collapsed("" if value is None else str(value)) for value in (cell, text))
+    if cell == text or (len(cell) >= _LONGEST and text.startswith(cell)):
         return True
     try:
         return float(cell) == float(text)
@@ -40,7 +37,7 @@ def is_same_text(cell: object, text: object) -> bool:
 
 
 def _collapsed(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(text.split()).lstrip("' ")
 
 
 def read_sheet(path: str) -> pd.DataFrame:

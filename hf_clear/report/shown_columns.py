@@ -17,6 +17,7 @@ from .issue_table import COLUMNS
 
 logger = logging.getLogger(__name__)
 
+LABEL_COLUMNS = ("labels", "label", "label_ids")  # as `Trainer` finds them
 DECODED = "decoded_text"  # the column that stands for texts which the data set doesn't hold
 
 
@@ -56,9 +57,9 @@ def shown_columns(
     Args:
         dataset (`Any`): a `datasets.Dataset`; of any other there is nothing to show.
         rows (`Sequence[int]`): which, in this order.
-        columns (`Sequence[str]`, *optional*): their names. By default all columns with texts; without one, those with
-            lists of texts (words), joined by blanks; without one, `input_ids` as the tokenizer decodes them, in a
-            column `decoded_text`, which need not be the text as it was.
+        columns (`Sequence[str]`, *optional*): their names. By default all columns with texts, labels aside; without
+            one, those with lists of texts (words), joined by blanks; without one, `input_ids` as the tokenizer decodes
+            them, in a column `decoded_text`, which need not be the text as it was.
         tokenizer (`Any`, *optional*): with a method `decode`.
         label_names (`Sequence[str]`, *optional*): the names of the classes, for a column `true_label`.
 
@@ -101,7 +102,7 @@ def shown_columns(
 
 
 def _columns_to_show(dataset: datasets.Dataset) -> list[str]:
-    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
+    texts = [name for name, feature in dataset.features.items() if _is_text(feature) and name not in LABEL_COLUMNS]
     if not texts:
         lists = {name: getattr(feature, "feature", None) for name, feature in dataset.features.items()}
         texts = [name for name, feature in lists.items() if _is_text(feature)]

@@ -263,6 +263,8 @@ class DataArguments(LabelArguments):
             return dataset
         texts = [name for name in TEXTS if name in dataset.column_names]
         own = {name: own for name, own in zip(texts, self.text_names or texts) if own != name and own not in COLUMNS}
+        renamed = [own.get(name, name) for name in dataset.column_names]
+        own = own if len(set(renamed)) == len(renamed) else {}
         try:
             corrected = apply_corrections(dataset.rename_columns(own), self.corrections_file, "label")
         except ValueError as error:
