@@ -106,7 +106,7 @@ def _losses(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> Picture | N
     if len(np.unique(loss[np.isfinite(loss)])) < 2:
         mixture, told = {}, ""
     elif mixture is None:
-        told = " The lines are two Gaussians fitted for this picture; training used another estimator."
+        told = " The lines are two Gaussians fitted for this picture: the scores come from elsewhere."
     else:
         told = " The lines are the two Gaussians of the last fit (with one mixture a class: their average)."
 
