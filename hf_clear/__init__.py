@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from .noise import inject_label_noise, register_noise_type
     from .passes import per_sample_losses
     from .presets import preset
+    from .report.corrections import apply_corrections
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
+    from .saved_issues import load_label_issues
     from .trainer import ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
     from .turn.mixin import TurnMixin
@@ -66,7 +68,9 @@ _MODULES = {
     "noise": ("inject_label_noise", "register_noise_type"),
     "passes": ("per_sample_losses",),
     "presets": ("preset",),
+    "report.corrections": ("apply_corrections",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
+    "saved_issues": ("load_label_issues",),
     "trainer": ("ClearTrainer",),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
     "turn.mixin": ("TurnMixin",),
@@ -95,6 +99,7 @@ __all__ = [
     "TurnMixin",
     "TurnTrainer",
     "TurnTrainingArguments",
+    "apply_corrections",
     "consistency_loss",
     "export_to_peft",
     "find_label_issues",
@@ -102,6 +107,7 @@ __all__ = [
     "gaussian_mixture",
     "inject_label_noise",
     "load_adapter",
+    "load_label_issues",
     "num_routed_layers",
     "per_class_gaussian_mixture",
     "per_sample_losses",

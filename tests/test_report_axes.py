@@ -1,0 +1,198 @@
+"""Plots that return axes, and what the page says in words and numbers."""
+
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.report import CLASSES, HOSTILE, issues, log_history
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score
+
+from hf_clear.report import (
+    plot_detection,
+    plot_loss_mixture,
+    plot_memorization,
+    plot_transition_matrix,
+    save_report,
+)
+from hf_clear.report.figures import pictures_of
+from hf_clear.report.frame import issue_frame
+from hf_clear.report.summary import by_class, facts, sentences
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def lines(ax) -> dict[str, tuple]:
+    return {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in ax.get_lines()}
+
+
+def test_plot_loss_mixture(ax):
+    rng = np.random.default_rng(0)
+    noisy = np.arange(2000) < 500
+    losses = np.where(noisy, rng.normal(4, 0.5, 2000), rng.normal(1, 0.3, 2000))
+    losses[7] = np.nan
+
+    assert plot_loss_mixture(losses, is_noisy=noisy, ax=ax) is ax
+
+    areas = [sum(bar.get_width() * bar.get_height() for bar in bars) for bars in ax.containers]
+    assert [bars.get_label() for bars in ax.containers] == ["right", "wrong"]
+    assert areas == pytest.approx([1500 / 1999, 499 / 1999], abs=0.01) and sum(areas) == pytest.approx(1, abs=0.01)
+    (x, right), (_, wrong) = lines(ax).values()
+    assert list(lines(ax)) == ["fitted: right (75%)", "fitted: wrong (25%)"]
+    assert x[right.argmax()] == pytest.approx(1, abs=0.1) and x[wrong.argmax()] == pytest.approx(4, abs=0.1)
+    assert np.trapezoid(right, x) + np.trapezoid(wrong, x) == pytest.approx(1, abs=0.02)
+
+    logged = log_history(losses[8:])[2]
+    again = plot_loss_mixture((np.array([3, 1]), np.array([0, 1, 3])), logged, ax=Figure().subplots())
+    assert [bar.get_height() for bar in again.patches] == [3 / 4, 1 / 8]
+    assert list(lines(again)) == ["fitted: right (60%)", "fitted: wrong (40%)"]
+    assert not lines(plot_loss_mixture(losses, {}, ax=Figure().subplots()))
+    with pytest.raises(ValueError, match="shape \\[2\\] has no row of numbers with a finite one"):
+        plot_loss_mixture(np.array([np.nan, np.inf]))
+    with pytest.raises(ValueError, match="`is_noisy` has to be of shape \\[3\\]"):
+        plot_loss_mixture(np.arange(3.0), is_noisy=[True])
+
+
+def test_plot_memorization(ax):
+    plot_memorization([{"loss": 1.0, "epoch": 0.5}, *log_history(np.arange(9.0))], ax)
+    (x, right), (_, wrong) = lines(ax).values()
+    assert list(x) == [1, 2, 3] and list(right) == [0.9] * 3 and wrong == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="has no `memorization_clean`.*`MemorizationCallback`"):
+        plot_memorization([{"loss": 1.0, "epoch": 1.0}])
+
+
+def test_plot_transition_matrix(ax):
+    matrix = np.array([[0.9, 0.1], [0.25, 0.75]])
+    plot_transition_matrix(matrix, [HOSTILE[4], "b\x00ad " * 9], ax)
+    assert np.array_equal(ax.images[0].get_array(), matrix)
+    assert [text.get_text() for text in ax.texts] == ["90", "10", "25", "75"]
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names[0].startswith("$\\frac{x$ & <svg") and names[1] == "b ad b ad b ad b ad b a…"
+    ax.figure.savefig(__import__("io").BytesIO())  # names are no mathematics
+    for wrong, message in [([[1.5]], "in \\[0, 1\\]"), ([0.5], "got \\[1\\]"), ([[np.nan]], "in \\[0, 1\\]")]:
+        with pytest.raises(ValueError, match=message):
+            plot_transition_matrix(np.array(wrong))
+    with pytest.raises(ValueError, match="3 names for the 2 rows"):
+        plot_transition_matrix(matrix, ["a", "b", "c"])
+
+
+def test_plot_detection(ax):
+    score = np.array([0.1, 0.2, 0.4, 0.7, np.nan, 0.9])
+    noisy = np.array([1, 1, 0, 1, 1, 0], dtype=bool)
+    plot_detection(score, noisy, ax)
+    known = ~np.isnan(score)
+    precision = average_precision_score(noisy[known], -score[known])
+    assert list(lines(ax))[:2] == [
+        f"average precision {precision:.3f}, AUROC 0.833",
+        "below 0.5: precision 0.67, recall 0.67",
+    ]
+    with pytest.raises(ValueError, match="True for some of the samples with a score, and False for others"):
+        plot_detection(score, score < 2)
+
+
+def test_a_figure_of_its_own_and_without_matplotlib(monkeypatch):
+    import matplotlib.pyplot as plt
+
+    figure = plot_detection(np.array([0.1, 0.9]), np.array([True, False])).figure
+    assert figure.number in plt.get_fignums()
+    plt.close(figure)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="hf-clear\\[plots\\]"):
+        plot_detection(np.array([0.1, 0.9]), np.array([True, False]))
+
+
+def test_pictures_of_little():
+    """Of a table with nothing but scores there are few pictures, and none fails."""
+    table = pd.DataFrame({"sample_index": [0, 1], "given_label": [0, 1], "label_score": [np.nan, np.nan], "loss": 1.0})
+    assert [picture.name for picture in pictures_of(issue_frame(table))] == ["losses"]
+    table["label_score"] = [0.2, 0.9]
+    for picture in pictures_of(issue_frame(table), [{}, {"fit_warnings": 0, "loss_histogram": "none"}]):
+        picture.figure()
+    many = pd.DataFrame({"sample_index": range(400), "given_label": range(400), "label_score": 0.1})
+    many["predicted_label"] = (many.given_label + 1) % 400
+    labels = pictures_of(issue_frame(many))[-1]
+    assert "30 classes of 400" in labels.caption
+    assert labels.figure().axes[0].images[0].get_array().shape == (30, 30)
+
+
+def by_hand() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "sample_index": [4, 3, 2, 1, 0],
+            "text": ["a", "b", None, "d", "e"],
+            "given_label": [0, 0, 1, 1, None],
+            "predicted_label": [1, None, 0, 1, 1],
+            "label_score": [0.1, 0.3, 0.2, 0.9, 0.1],
+            "suggestion_confidence": [0.95, 0.5, 0.6, 0.9, 0.9],
+            "true_label": [1, 0, None, 1, 0],
+        }
+    )
+
+
+def test_sentences_classes_and_facts_by_hand():
+    table = issue_frame(by_hand(), ["good", "bad"])
+    assert table.texts == ["text"] and table.classes == ["good", "bad"] and len(table.rows) == 4  # one has no label
+    assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in sentences(table)] == [
+        "3 of 4 labels (75 %) are suspects: more likely wrong than right; about 80 in 100 of them are expected to be "
+        "really wrong.",
+        "By the scores of all samples, the expected share of wrong labels is 62.5 %.",
+        "The most frequent correction is “good” to “bad” (1 sample); 1 suggestion is at least 90 % sure.",
+    ]
+    expected = {"label": "good", "samples": 2, "suspects": 2, "share": 1.0, "expected_precision": pytest.approx(0.8)}
+    good, bad = by_class(table)
+    assert good == {**expected, "suggestion": "bad", "precision": 0.5, "recall": 1.0}
+    assert bad["expected_precision"] == pytest.approx(0.8) and bad["precision"] is None and bad["recall"] is None
+    assert dict(facts(table))["precision, by the truth"] == "50\N{NO-BREAK SPACE}%"
+    fit = {"fit_warnings": 0, "estimated_noise_rate": 0.4, "estimated_noise_rate_low": 0.35}
+    fit["estimated_noise_rate_high"] = 0.4567
+    told = sentences(table, [{"fit_warnings": 1}, fit])[1].replace("\N{NO-BREAK SPACE}", " ")
+    assert told == "The estimated share of wrong labels is 40 %, and between 35 % and 45.7 %."
+    assert "can't be told" in sentences(table, [fit, {"cleanse_fit_warnings": 1}])[1]
+    assert sentences(issue_frame(by_hand().drop(columns="predicted_label")))[2].startswith("There are no suggestions")
+
+
+def test_bad_tables_and_files_are_refused(tmp_path):
+    table = by_hand()
+    for wrong, message in [
+        (table.drop(columns="given_label"), "no column `given_label`; it has 'sample_index', 'text'"),
+        (table.drop(columns="label_score"), "no column `label_score`"),
+        (table.assign(label_score=2.0), "`label_score` holds what is no probability"),
+        (table.assign(loss="high"), "`loss` does not hold numbers"),
+        (table.assign(given_label=7), "the label 7, and there are 2 label names"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            save_report(tmp_path / "report.html", wrong, label_names=["good", "bad"])
+    path = tmp_path / "page.html"
+    path.write_text("<html>my own")
+    with pytest.raises(FileExistsError, match="is no report of hf_clear. Move it away"):
+        save_report(path, table)
+    with pytest.raises(FileExistsError):
+        save_report(tmp_path, table)
+    assert path.read_text() == "<html>my own" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib.figure"])
+def test_a_report_without_its_libraries(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match="hf-clear\\[report\\]"):
+        save_report(tmp_path / "report.html", by_hand())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_empty_table_and_one_without_suggestions(tmp_path):
+    nothing = by_hand().assign(label_score=1.0)
+    page = save_report(tmp_path / "report.html", nothing).read_text(encoding="utf-8")
+    assert "No label is more likely wrong than right." in page and "<script" not in page
+    few = issues(30)[0].drop(columns=["predicted_label", "suggestion_confidence", "text", "reasons", HOSTILE[2]])
+    sections = [("Expected precision", pd.DataFrame({"cut": [10], "expected_precision": [0.91234]}))]
+    page = save_report(tmp_path / "report.html", few, sections=sections).read_text(encoding="utf-8")  # replaced
+    assert "The table has no texts" in page and "There are no suggestions" in page
+    assert '<th scope="col">expected precision</th>' in page and "<td>0.912</td>" in page
+    assert len(CLASSES) == 5
