@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .noise import inject_label_noise, register_noise_type
     from .passes import per_sample_losses
     from .presets import preset
+    from .report.corrections import apply_corrections
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
     from .trainer import ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
@@ -66,6 +67,7 @@ _MODULES = {
     "noise": ("inject_label_noise", "register_noise_type"),
     "passes": ("per_sample_losses",),
     "presets": ("preset",),
+    "report.corrections": ("apply_corrections",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
     "trainer": ("ClearTrainer",),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
@@ -95,6 +97,7 @@ __all__ = [
     "TurnMixin",
     "TurnTrainer",
     "TurnTrainingArguments",
+    "apply_corrections",
     "consistency_loss",
     "export_to_peft",
     "find_label_issues",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -24,6 +25,9 @@ from .hub.model_card import complete_model_card, dataset_names
 from .hub.private_files import samples_left_out
 from .passes import per_sample_losses
 from .probe_args import ProbeArguments
+from .report.issue_table import issue_table, with_columns
+from .report.shown_columns import class_names, shown_columns
+from .sample_index import label_names
 from .sample_store import SampleStore
 from .shares import check_same_evaluation, check_same_steps
 from .truth import true_labels_of
@@ -103,22 +107,43 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
         columns["loss"] = store.losses.cpu().numpy()
         return datasets.Dataset.from_dict(columns)
 
-    def label_issues(self) -> datasets.Dataset:
-        """The samples whose label is more likely wrong than right, worst first; columns of [`clean_probabilities`].
+    def label_issues(
+        self, threshold: float | None = None, return_all: bool = False, columns: Sequence[str] | None = None
+    ) -> datasets.Dataset:
+        """The samples whose label is more likely wrong than right, worst first: with their text, the label that each
+        should have, and why. Look at [`fit_findings`] before you trust the list.
 
-        A sample whose loss is not finite is none of them; a warning says how many there are. Look at [`fit_findings`]
-        before you trust the list.
+        Args:
+            threshold (`float`, *optional*): a label is an issue if it is right with a smaller probability; 0.5 by
+                default.
+            return_all (`bool`, *optional*, defaults to `False`): whether to return every sample of the training set.
+            columns (`Sequence[str]`, *optional*): what to show of the training set, a `datasets.Dataset`. By default
+                its texts: every column of strings; without one, lists of strings (words), joined by blanks; without
+                one, `decoded_text`, the `input_ids` as `processing_class` decodes them.
+
+        Returns:
+            `datasets.Dataset`: the table of [`~hf_clear.report.issue_table`]. Classes are called as the `ClassLabel`
+            column of the training set or else the model's config says; without names they are numbers. Of a sample
+            whose loss is not finite nothing is known: it is no issue, its score is NaN, and a warning counts such
+            samples. If every token has a label, there is none to show and none to suggest.
+
+        Raises:
+            RuntimeError: where nothing has been fitted yet.
+            ValueError: if `threshold` is no probability, or a column is not there or called like one of the table.
         """
-        table = self.clean_probabilities()
-        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
-        missing = int(np.isnan(probability).sum())
+        store = self._fitted_store()
+        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        names = class_names(self.train_dataset, label_names(self), config)
+        found = store.issue_columns(self.labels_tokens)
+        table = issue_table(**found, label_names=names, threshold=threshold, return_all=return_all)
+        missing = int(np.isnan(found["label_score"]).sum())
         if missing:
             logger.warning(
-                f"The loss of {missing} of {len(probability)} training samples was not finite at the last fit. Nothing "
-                "is known of their labels, so they are not among the issues: `clean_probabilities()` has NaN for them."
+                f"The loss of {missing} of {len(store.losses)} training samples was not finite at the last fit. "
+                "Nothing is known of their labels, so they are not among the issues: their score is NaN."
             )
-        worst_first = np.lexsort((-loss, probability))
-        return table.select(worst_first[probability[worst_first] < 0.5])
+        shown = shown_columns(self.train_dataset, table["sample_index"][:], columns, self.processing_class, names)
+        return with_columns(table, shown)
 
     @property
     def fit_findings(self) -> FitFindings:

@@ -12,6 +12,7 @@ from ._names import IGNORED_LABEL
 from ._processes import run_on_main
 from .class_tables import table_type
 from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
+from .estimators.neighbors import neighbors_disagree
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
@@ -19,6 +20,8 @@ from .sample_index import num_labels
 from .sample_store import SampleStore
 
 logger = logging.getLogger(__name__)
+
+_MOST_NEIGHBORS = 20_000  # samples whose neighbors are looked for if the estimator doesn't: it takes seconds
 
 
 def store_of(predictions: SamplePredictions) -> SampleStore:
@@ -81,6 +84,9 @@ def fit_clean_probability(
             f"The estimator {estimator.name!r} gives a posterior over {store.posterior.shape[1]} classes, and the "
             f"model has {num_labels(trainer)}."
         )
+    _suggest(store, predictions, finite)
+    if features is not None and not per_token and (estimator.uses_features or len(features) <= _MOST_NEIGHBORS):
+        _look_at_neighbors(trainer, store, evidence)
     matrix = estimate.transition_matrix
     store.transition_matrix = None if matrix is None else torch.from_numpy(matrix).float()
     logs = {"clean_fraction": float((estimate.clean_probability[finite] > 0.5).mean())} if finite.any() else {}
@@ -98,6 +104,29 @@ def fit_clean_probability(
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
         logs |= memorization(predictions.predicted.numpy(), labels, np.where(known, true_labels, IGNORED_LABEL))
     return logs
+
+
+def _suggest(store: SampleStore, predictions: SamplePredictions, finite: np.ndarray) -> None:
+    """Notes the most probable true class of each sample."""
+    found = predictions.predicted, predictions.confidence
+    if store.posterior is not None:
+        confidence, suggestion = store.posterior.max(dim=1)
+        found = suggestion, confidence
+    if found[0] is None:
+        return
+    suggestion, confidence = (part.to(store.losses.device) for part in found)
+    unknown = ~torch.from_numpy(finite).to(store.losses.device)
+    store.suggestion = suggestion.long().masked_fill(unknown, IGNORED_LABEL)
+    store.suggestion_confidence = confidence.float().masked_fill(unknown, torch.nan)
+
+
+def _look_at_neighbors(trainer: Trainer, store: SampleStore, evidence: SampleEvidence) -> None:
+    """Once: neither the features of the frozen model nor the labels change."""
+    if store.neighbors_disagree is None:
+        found = run_on_main(
+            trainer.accelerator, "The search for neighbors", neighbors_disagree, evidence.features, evidence.labels
+        )
+        store.neighbors_disagree = torch.from_numpy(found).to(store.losses.device)
 
 
 def _table(posterior: np.ndarray | None, finite: np.ndarray, device: torch.device) -> torch.Tensor | None:

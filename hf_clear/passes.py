@@ -45,6 +45,7 @@ class SamplePredictions:
             and where nobody asked for them.
         predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None where each
             token has its own.
+        confidence (`torch.FloatTensor` of shape `[num_samples]`, *optional*): their probability.
         never_returned (`torch.BoolTensor` of shape `[num_samples]`): of samples with one label each, those that the
             collator dropped.
     """
@@ -53,11 +54,13 @@ class SamplePredictions:
     labels: torch.Tensor
     probabilities: torch.Tensor | None = None
     predicted: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
     never_returned: torch.Tensor = field(init=False)
 
     def __post_init__(self):
         if self.predicted is None and self.probabilities is not None:
-            self.predicted = self.probabilities.argmax(dim=1)
+            confidence, self.predicted = self.probabilities.max(dim=1)
+            self.confidence = confidence.float()
         has_no_label = self.labels == IGNORED_LABEL
         self.never_returned = self.losses.isnan() & has_no_label & (self.predicted is not None)
 
@@ -152,14 +155,15 @@ def predict_samples(
             return [losses]
         probabilities = logits.softmax(dim=-1).float()
         kept = [probabilities.to(table_type(num_samples, logits.shape[-1]))] if keep_probabilities else []
-        return [losses, labels, probabilities.argmax(dim=-1), *kept]
+        confidence, predicted = probabilities.max(dim=-1)
+        return [losses, labels, predicted, confidence, *kept]
 
     num_samples = len(dataloader.dataset)
     losses, *others = tables_by_index(trainer, dataloader, rows_of, description=description)
     if not others:
         return SamplePredictions(losses, torch.full((num_samples,), IGNORED_LABEL))
-    labels, predicted, *kept = others
-    return SamplePredictions(losses, labels, kept[0] if kept else None, predicted)
+    labels, predicted, confidence, *kept = others
+    return SamplePredictions(losses, labels, kept[0] if kept else None, predicted, confidence)
 
 
 def say_never_returned(never_returned: torch.Tensor) -> str:
@@ -185,7 +189,8 @@ def running_predictions(table: torch.Tensor, labels: torch.Tensor, keep_probabil
     has_none = torch.cat([table[rows].sum(dim=1) == 0 for rows in row_blocks(table)]).cpu()
     losses[has_none] = torch.inf  # no finite prediction
     losses[labels == IGNORED_LABEL] = torch.nan  # the collator never returned it
-    return SamplePredictions(losses, labels, table.cpu() if keep_probabilities else None, table.argmax(dim=1).cpu())
+    confidence, predicted = (part.cpu() for part in table.max(dim=1))
+    return SamplePredictions(losses, labels, table.cpu() if keep_probabilities else None, predicted, confidence.float())
 
 
 def tables_by_index(

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save as serialize
@@ -16,17 +17,23 @@ from .checksums import sealed
 from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
 from .fit_checks import FitFindings
-from .state_files import WAY_OUT, damaged, read_state
+from .state_files import (
+    FLOAT_TYPES,
+    OPTIONAL_TENSORS,
+    SAMPLE_TENSORS,
+    WAY_OUT,
+    are_probabilities,
+    damaged,
+    narrowed,
+    read_sample_tensors,
+    read_state,
+)
 
 STATE_NAME = "clear_state.safetensors"
 _FORMAT = "hf_clear.sample_store.v5"
 _ROWS = 1024  # of a table that are worked on at a time
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
-SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
 CLASS_TABLES = ("targets", "posterior", "transition_matrix")
-_LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # in a file, narrowest first
-_FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_ROUNDING = 1e-3  # of probabilities
 _LAST_EPOCH = 2**31
 
 
@@ -42,6 +49,13 @@ class SampleStore:
             every token has its own.
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
             weight 0.9 on the past, in nats; NaN before the first.
+        suggestion (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable true class at the last
+            refit: by the estimator's posterior, or if it gives none, by the predictions that it was given; -100 where
+            nothing is known. None before the first refit, and where every token has a label.
+        suggestion_confidence (`torch.FloatTensor` of shape `[num_samples]`, *optional*): its probability; NaN where
+            nothing is known.
+        neighbors_disagree (`torch.BoolTensor` of shape `[num_samples]`, *optional*): whether another label is
+            more frequent among the nearest neighbors in the features of the frozen model; None if nobody looked.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
             [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
@@ -59,6 +73,9 @@ class SampleStore:
     clean_probability: torch.Tensor
     labels: torch.Tensor
     mean_losses: torch.Tensor
+    suggestion: torch.Tensor | None = None
+    suggestion_confidence: torch.Tensor | None = None
+    neighbors_disagree: torch.Tensor | None = None
     targets: torch.Tensor | None = None
     posterior: torch.Tensor | None = None
     transition_matrix: torch.Tensor | None = None
@@ -87,6 +104,25 @@ class SampleStore:
     def known_clean_probability(self) -> torch.Tensor:
         """Clean probabilities, and NaN for a sample whose loss is not finite: that is no evidence of a wrong label."""
         return self.clean_probability.masked_fill(~self.losses.isfinite(), torch.nan)
+
+    def issue_columns(self, per_token: bool = False) -> dict[str, np.ndarray]:
+        """What [`~hf_clear.report.issue_table`] asks for, `[num_samples]` each, by the name of the argument.
+
+        Args:
+            per_token (`bool`, *optional*, defaults to `False`): whether every token has a label: then there is none to
+                show, and none to suggest.
+        """
+        known = self.known_clean_probability()
+        columns = {"label_score": known, "clean_probability": known, "loss": self.losses}
+        if not per_token:
+            columns["given_label"] = self.labels
+            of_labels = {
+                "predicted_label": self.suggestion,
+                "suggestion_confidence": self.suggestion_confidence,
+                "neighbors_disagree": self.neighbors_disagree,
+            }
+            columns |= {name: tensor for name, tensor in of_labels.items() if tensor is not None}
+        return {name: tensor.cpu().numpy() for name, tensor in columns.items()}
 
     def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss.
@@ -165,14 +201,10 @@ class SampleStore:
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:
-        """What a file holds of the samples, targets aside. Labels are in the narrowest type that holds them all: that
-        makes 14 bytes a sample with up to 32,768 classes, 16 with more. [`read_sample_tensors`] is the way back."""
-        tensors = {name: getattr(self, name) for name in SAMPLE_TENSORS}
-        low, high = (int(end) for end in self.labels.aminmax()) if len(self.labels) else (0, 0)
-        narrowest = next(
-            kind for kind in _LABEL_TYPES if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max
-        )
-        return tensors | {"labels": self.labels.to(narrowest)}
+        """What a file holds of the samples, targets aside: with up to 32,768 classes 14 bytes a sample, and 4 for its
+        suggestion. [`read_sample_tensors`] is the way back."""
+        tensors = {name: getattr(self, name) for name in (*SAMPLE_TENSORS, *OPTIONAL_TENSORS)}
+        return {name: narrowed(name, tensor) for name, tensor in tensors.items() if tensor is not None}
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically."""
@@ -214,14 +246,14 @@ class SampleStore:
         tables = {name: tensors[name] for name in CLASS_TABLES if name in tensors}
         for name, table in tables.items():
             rows = table.shape[-1] if name == "transition_matrix" else num_samples
-            if table.ndim != 2 or len(table) != rows or table.dtype not in _FLOAT_TYPES:
+            if table.ndim != 2 or len(table) != rows or table.dtype not in FLOAT_TYPES:
                 raise damaged(path, f"{name} is a {table.dtype} of shape {list(table.shape)}")
             if num_labels is not None and table.shape[1] != num_labels:
                 raise ValueError(
                     f"{path} holds {name} for {table.shape[1]} classes while the model has {num_labels}: resume "
                     f"with the model that the run began with. {WAY_OUT}"
                 )
-            if not _are_probabilities(table):
+            if not are_probabilities(table):
                 raise damaged(path, f"{name} holds what is no probability")
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
@@ -230,42 +262,9 @@ class SampleStore:
         return cls(**of_samples, **tables, **plain)
 
 
-def read_sample_tensors(
-    path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int
-) -> dict[str, torch.Tensor]:
-    """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`].
-
-    Raises:
-        ValueError: where losses, clean probabilities, labels and mean losses are not such, one a sample.
-    """
-    for name in SAMPLE_TENSORS:
-        tensor = tensors[name]
-        is_of_kind = tensor.dtype in (_LABEL_TYPES if name == "labels" else _FLOAT_TYPES)
-        if tensor.ndim != 1 or not is_of_kind:
-            raise damaged(path, f"{name} is a {tensor.dtype} of shape {list(tensor.shape)}")
-        if len(tensor) != num_samples:
-            raise ValueError(
-                f"{path} holds the state of {len(tensor)} samples while the training set has {num_samples}: "
-                f"resume with the training set that the run began with. {WAY_OUT}"
-            )
-    labels = tensors["labels"]
-    if not ((labels >= 0) | (labels == IGNORED_LABEL)).all():
-        raise damaged(path, f"labels holds {int(labels.min())}, which is no label")
-    if not _are_probabilities(tensors["clean_probability"]):
-        raise damaged(path, "clean_probability holds what is no probability")
-    return {name: tensors[name].long() if name == "labels" else tensors[name].float() for name in SAMPLE_TENSORS}
-
-
 def read_findings(path: str | os.PathLike, state: dict[str, Any]) -> FitFindings:
     """What the plain state of a file says of the fit; nothing, in one that was written before there were findings."""
     try:
         return FitFindings.from_dict(state.get("findings") or {})
     except ValueError as error:
         raise damaged(path, str(error)) from error
-
-
-def _are_probabilities(tensor: torch.Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    low, high = (float(end) for end in tensor.aminmax())  # NaN if one is
-    return -_ROUNDING <= low and high <= 1 + _ROUNDING

@@ -10,10 +10,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ._names import IGNORED_LABEL
 from .checksums import is_intact
 from .strict_json import parse_json
 
 WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
+SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
+OPTIONAL_TENSORS = ("suggestion", "suggestion_confidence", "neighbors_disagree")  # not in files of earlier versions
+_LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # narrowest first
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_CLASSES, _PROBABILITIES = ("labels", "suggestion"), ("clean_probability", "suggestion_confidence")
+_FLAGS = ("neighbors_disagree",)
+_ROUNDING = 1e-3  # of probabilities
 
 
 def read_state(
@@ -59,3 +67,55 @@ def damaged(path: str | os.PathLike, reason: str) -> ValueError:
 
 def missing(path: str | os.PathLike, reason: str) -> FileNotFoundError:
     return FileNotFoundError(f"{path} is missing: {reason}. {WAY_OUT}")
+
+
+def narrowed(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """As a file holds it: classes in the narrowest type that holds them all."""
+    if name == "suggestion_confidence":
+        return tensor.half()
+    if name not in _CLASSES:
+        return tensor
+    low, high = (int(end) for end in tensor.aminmax()) if len(tensor) else (0, 0)
+    return tensor.to(
+        next(kind for kind in _LABEL_TYPES if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max)
+    )
+
+
+def read_sample_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], num_samples: int
+) -> dict[str, torch.Tensor]:
+    """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`].
+
+    Raises:
+        ValueError: where losses, clean probabilities, labels and mean losses are not such, one a sample.
+    """
+    there_are = [*SAMPLE_TENSORS, *(name for name in OPTIONAL_TENSORS if name in tensors)]
+    for name in there_are:
+        tensor = tensors[name]
+        kinds = _LABEL_TYPES if name in _CLASSES else (torch.bool,) if name in _FLAGS else FLOAT_TYPES
+        if tensor.ndim != 1 or tensor.dtype not in kinds:
+            raise damaged(path, f"{name} is a {tensor.dtype} of shape {list(tensor.shape)}")
+        if len(tensor) != num_samples:
+            raise ValueError(
+                f"{path} holds the state of {len(tensor)} samples while the training set has {num_samples}: "
+                f"resume with the training set that the run began with. {WAY_OUT}"
+            )
+    for name in (name for name in _CLASSES if name in there_are):
+        labels = tensors[name]
+        if not ((labels >= 0) | (labels == IGNORED_LABEL)).all():
+            raise damaged(path, f"{name} holds {int(labels.min())}, which is no label")
+    for name in (name for name in _PROBABILITIES if name in there_are):
+        known = tensors[name] if name in SAMPLE_TENSORS else tensors[name].nan_to_num(0)
+        if not are_probabilities(known):
+            raise damaged(path, f"{name} holds what is no probability")
+    return {
+        name: tensors[name].long() if name in _CLASSES else tensors[name] if name in _FLAGS else tensors[name].float()
+        for name in there_are
+    }
+
+
+def are_probabilities(tensor: torch.Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
+    low, high = (float(end) for end in tensor.aminmax())  # NaN if one is
+    return -_ROUNDING <= low and high <= 1 + _ROUNDING

@@ -76,6 +76,33 @@ def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np
     return labels[neighbors], weights
 
 
+def neighbors_disagree(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:
+    """Whether another label is more frequent than the given one among the nearest neighbors, weighed as in
+    [`knn_agreement`]. Unlike a majority of all neighbors, the most frequent label is mostly the true one, even if most
+    labels are wrong.
+
+    Args:
+        features (`np.ndarray` of shape `[num_samples, dim]`), labels (`np.ndarray` of shape `[num_samples]`), k
+            (`int`): as of [`knn_agreement`]. Samples with a negative label, or whose features are not finite or all
+            zero, have no neighbors and are none.
+
+    Returns:
+        `np.ndarray` of shape `[num_samples]`: bool; False for samples without neighbors.
+    """
+    features, labels = features_and_labels(features, labels)
+    norms = np.linalg.norm(features, axis=1)
+    rows = np.flatnonzero((labels >= 0) & np.isfinite(norms) & (norms > 0))
+    disagrees = np.zeros(len(labels), dtype=bool)
+    if len(rows) < 2:
+        return disagrees
+    votes, weights = neighbor_votes(features[rows], labels[rows], k)
+    most = np.zeros(len(rows))
+    for nearest in range(votes.shape[1]):
+        most = np.maximum(most, (weights * (votes == votes[:, nearest : nearest + 1])).sum(axis=1))
+    disagrees[rows] = most > (weights * (votes == labels[rows, None])).sum(axis=1) * (1 + 1e-9)
+    return disagrees
+
+
 register_estimator(
     "knn",
     lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)),

@@ -1,5 +1,10 @@
-"""Tables and pictures for a report on a training with wrong labels."""
+"""Tables and pictures for a report on a training with wrong labels, and the way back of what people correct."""
 
+from .corrections import apply_corrections as apply_corrections
+from .exports import to_cleanlab as to_cleanlab
+from .exports import to_csv as to_csv
+from .exports import to_parquet as to_parquet
+from .issue_table import issue_table as issue_table
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift
 from .tables import cleansing_table as cleansing_table

@@ -14,8 +14,8 @@ from safetensors.torch import save as serialize
 from ..checksums import sealed
 from ..files import write_atomically
 from ..identity import check_read
-from ..sample_store import SAMPLE_TENSORS, SampleStore, read_findings, read_sample_tensors
-from ..state_files import damaged, read_state
+from ..sample_store import SampleStore, read_findings
+from ..state_files import OPTIONAL_TENSORS, SAMPLE_TENSORS, damaged, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
 _FORMAT = "hf_clear.turn.v3"
@@ -85,7 +85,7 @@ class TurnState:
         is_fitted, store = plain.pop("is_fitted"), parts.get("store")
         num_samples = plain["identity"]["data"]["num_samples"]
         if store is not None:
-            if store.keys() != set(SAMPLE_TENSORS):
+            if store.keys() - set(OPTIONAL_TENSORS) != set(SAMPLE_TENSORS):
                 raise damaged(
                     path, f"it holds {', '.join(sorted(store))} of the samples, not {', '.join(SAMPLE_TENSORS)}"
                 )

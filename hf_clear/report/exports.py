@@ -1,0 +1,165 @@
+"""The table of suspect labels for other programs: spreadsheets, parquet readers, cleanlab."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Sequence
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import write_atomically
+from .sheets import escaped, read_sheet
+
+CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
+_DIGITS = 6  # significant ones of a number in a csv file
+_BETWEEN = ", "  # reasons
+_FOREIGN = "is there, and is no table of label issues"
+
+
+def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
+    """Writes the table for a spreadsheet, in UTF-8 with the mark that Excel wants.
+
+    After `predicted_label` comes an empty column `corrected_label`: whoever reads the table fills in what is right,
+    saves the file as csv, and [`apply_corrections`] takes it from there. A cell that a spreadsheet would run as a
+    formula (it begins with `=`, `+`, `-`, `@`, or such a character in another width or after an apostrophe) gets an
+    apostrophe before it, which [`apply_corrections`] takes off again. `reasons` are joined by commas; what is not
+    known is an empty cell.
+
+    Args:
+        table (`datasets.Dataset`): of [`issue_table`] or `trainer.label_issues()`.
+        path (`str`): the file. Missing folders are made.
+
+    Raises:
+        FileExistsError: if there is a file of that name that is no such table, or in which somebody has filled in
+            corrections.
+        ValueError: if `table` is no such table.
+
+    Example:
+
+    ```python
+    >>> to_csv(trainer.label_issues(), "label_issues.csv")
+    ```
+    """
+    _check_table(table)
+    _check_overwriting(path, _state_of_csv)
+    frame = table.to_pandas()
+    for name in frame.columns:
+        if frame[name].dtype.kind == "f":
+            frame[name] = [float(f"{value:.{_DIGITS}g}") for value in frame[name]]
+        elif name == "reasons":
+            frame[name] = [_BETWEEN.join(reasons) for reasons in frame[name]]
+        elif frame[name].dtype.kind not in "iub":
+            frame[name] = [escaped(_text(value)) for value in frame[name]]
+    if "predicted_label" in frame and CORRECTION not in frame:
+        frame.insert(frame.columns.get_loc("predicted_label") + 1, CORRECTION, "")
+    frame.columns = [escaped(name) for name in frame.columns]
+    content = frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
+    write_atomically(path, content.encode("utf-8-sig"))
+
+
+def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
+    """Writes the table as it is: `datasets.Dataset.from_parquet(path)`, or any reader of parquet, has it back.
+
+    Args:
+        table (`datasets.Dataset`): of [`issue_table`] or `trainer.label_issues()`.
+        path (`str`): the file. Missing folders are made.
+
+    Raises:
+        FileExistsError: if there is a file of that name that is no such table.
+        ValueError: if `table` is no such table.
+    """
+    _check_table(table)
+    _check_overwriting(path, _state_of_parquet)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table as cleanlab has it, one row a sample in the order of the data set.
+
+    Columns are those of `Datalab.get_issues("label")` and of `CleanLearning.find_label_issues`, which calls the score
+    `label_quality`. `CleanLearning().fit(features, labels, label_issues=to_cleanlab(table, label_names))` trains
+    without the issues.
+
+    Args:
+        table (`datasets.Dataset`): of all samples (`return_all=True`).
+        label_names (`Sequence[str]`, *optional*): the names of the classes in the order of their numbers, for a table
+            with names: `CleanLearning` wants numbers. By default labels stay as they are in the table.
+
+    Returns:
+        `pandas.DataFrame` with the columns `is_label_issue`, `label_score`, `label_quality` (the same), `given_label`
+        and `predicted_label`. A sample of which nothing is known is no issue, and its score is NaN.
+
+    Raises:
+        ValueError: if samples are missing, or a label is none of `label_names`.
+    """
+    _check_table(table)
+    frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
+    if frame["sample_index"].tolist() != list(range(len(frame))):
+        raise ValueError(
+            f"The table has {len(frame)} rows, and these are not all samples from 0 on: cleanlab wants one row for "
+            "each sample of the data set. Make it with `return_all=True`."
+        )
+    columns = {name: frame[name] for name in ("is_label_issue", "label_score")}
+    columns["label_quality"] = frame["label_score"]
+    for name in ("given_label", "predicted_label"):
+        if name in frame:
+            columns[name] = frame[name] if label_names is None else _numbers(frame[name], label_names)
+    return pd.DataFrame(columns)
+
+
+def _numbers(labels: pd.Series, label_names: Sequence[str]) -> pd.Series:
+    ids = {name: number for number, name in enumerate(label_names)}
+    strange = [label for label in labels.dropna().unique() if label not in ids]
+    if strange:
+        raise ValueError(f"The table has the label {strange[0]!r}, which is none of `label_names`.")
+    return labels.map(ids).fillna(-1).astype(int)
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else value if isinstance(value, str) else str(value)
+
+
+def _check_table(table: datasets.Dataset) -> None:
+    there_are = getattr(table, "column_names", None)
+    missing = [
+        name for name in ("sample_index", "label_score") if not isinstance(there_are, list) or name not in there_are
+    ]
+    if missing:
+        raise ValueError(
+            f"This is no table of label issues: it has no column {missing[0]!r}. Take that of `trainer.label_issues()`, "
+            "`find_label_issues` or `issue_table`."
+        )
+
+
+def _check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:
+    state = state_of(os.fspath(path)) if os.path.lexists(path) else None
+    if state is not None:
+        raise FileExistsError(f"{os.fspath(path)} {state}. It stays as it is: choose another name, or move it away.")
+
+
+def _state_of_csv(path: str) -> str | None:
+    """What speaks against overwriting a file."""
+    try:
+        frame = read_sheet(path)
+    except (OSError, ValueError):
+        frame = pd.DataFrame()
+    if not {"sample_index", "label_score"} <= set(frame.columns):
+        return _FOREIGN
+    if CORRECTION in frame and frame[CORRECTION].str.strip().any():
+        return f"holds corrections that somebody has filled in (`{CORRECTION}`)"
+    return None
+
+
+def _state_of_parquet(path: str) -> str | None:
+    try:
+        is_table = {"sample_index", "label_score"} <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        is_table = False
+    return None if is_table else _FOREIGN
