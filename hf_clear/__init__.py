@@ -24,6 +24,7 @@ _set_up_logging()
 if TYPE_CHECKING:
     from ._names import SAMPLE_INDEX
     from .adapters.loading import load_adapter
+    from .audit.labels import LabelAudit, audit_labels
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .detection import find_label_issues
     from .estimators import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "_names": ("SAMPLE_INDEX",),
     "adapters.loading": ("load_adapter",),
+    "audit.labels": ("LabelAudit", "audit_labels"),
     "detection": ("find_label_issues",),
     "evidence": ("register_evidence",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
@@ -89,6 +91,7 @@ __all__ = [
     "ClearPromptConfig",
     "ClearTrainer",
     "ClearTrainingArguments",
+    "LabelAudit",
     "LossEvidence",
     "LossPart",
     "MemorizationCallback",
@@ -98,6 +101,7 @@ __all__ = [
     "TurnTrainer",
     "TurnTrainingArguments",
     "apply_corrections",
+    "audit_labels",
     "consistency_loss",
     "export_to_peft",
     "find_label_issues",

@@ -138,6 +138,16 @@ def _check_table(table: datasets.Dataset) -> None:
         )
 
 
+def check_csv(path: str | os.PathLike) -> None:
+    """Whether [`to_csv`] would write there; raises what it does."""
+    _check_overwriting(path, _state_of_csv)
+
+
+def check_parquet(path: str | os.PathLike) -> None:
+    """Whether [`to_parquet`] would write there; raises what it does."""
+    _check_overwriting(path, _state_of_parquet)
+
+
 def _check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:
     state = state_of(os.fspath(path)) if os.path.lexists(path) else None
     if state is not None:

@@ -47,9 +47,9 @@ def clean_accuracy(
         predictions (`np.ndarray` of shape `[num_samples]`): the predicted classes.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; samples with -100 are left out.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T; row: true class; column: given label.
-        noise_rate (`tuple[float, float]`, *optional*): the ends of the range of the noise rate, such as `low` and `high`
-            of [`NoiseRate`]. The interval then reaches from one end to the other, for T scaled to each and for symmetric
-            noise.
+        noise_rate (`tuple[float, float]`, *optional*): the ends of the range of the noise rate, such as `low` and
+            `high` of [`NoiseRate`]. The interval then reaches from one end to the other, for T scaled to each and for
+            symmetric noise.
 
     Returns:
         [`CleanAccuracy`]: the estimate is between 0 and 1; the interval is all of that if T can't be inverted.

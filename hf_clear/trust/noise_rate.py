@@ -13,8 +13,8 @@ from ..estimators._weights import Rows, fit_weights, posterior, score_tables
 from ..estimators.noise_model import fit_halves
 from ..transition_matrices import symmetric_matrix
 
-# By how much less likely, in nats a sample, a rate may make the labels and still be in the range: so far off is a softmax
-# of scaled scores. Chosen on BANKING77 and SST-5 with injected noise.
+# By how much less likely, in nats a sample, a rate may make the labels and still be in the range: so far off is a
+# softmax of scaled scores. Chosen on BANKING77 and SST-5 with injected noise.
 _TOLERANCE = 3e-3
 _SAME_KIND = 0.05  # nats a sample that one kind of errors may be behind another
 _RATES, _STEPS = 8, 6  # tried first; and of bisection, for each end
@@ -40,13 +40,11 @@ class NoiseRate:
     high: float
 
 
-def estimate_noise_rate(
-    model: NoiseModel, scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray
-) -> NoiseRate:
+def estimate_noise_rate(model: NoiseModel, scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray) -> NoiseRate:
     """A range for the share of wrong labels, which is wide if hard samples and wrong labels look alike.
 
-    Scores that never get sure explain the labels by noise as well as by hard samples: the likelihood hardly changes with
-    the rate, and the range says so. What no range knows of are errors that annotators repeat: labels of texts of one
+    Scores that never get sure explain the labels by noise as well as by hard samples: the likelihood hardly changes
+    with the rate, and the range says so. What no range knows of are errors that annotators repeat: labels of texts of one
     kind that are all wrong in the same way look right to everything that learns from them.
 
     Args:

@@ -21,8 +21,8 @@ class PlantedErrors:
 
     Attributes:
         planted (`np.ndarray` of shape `[num_planted]`): the clean probabilities of labels that were flipped.
-        kind (`np.ndarray` of shape `[num_planted]`): 0 if another class was drawn uniformly, 1 if as the noise model says
-            that labels go wrong (see `KINDS`).
+        kind (`np.ndarray` of shape `[num_planted]`): 0 if another class was drawn uniformly, 1 if as the noise model
+            says that labels go wrong (see `KINDS`).
         untouched (`np.ndarray` of shape `[num_untouched]`): the clean probabilities of the labels that were not, in the
             same rounds.
         num_labels (`int`): the number of classes.
@@ -32,6 +32,10 @@ class PlantedErrors:
     kind: np.ndarray
     untouched: np.ndarray
     num_labels: int
+
+    @classmethod
+    def none(cls, model: NoiseModel) -> PlantedErrors:
+        return cls(np.empty(0), np.empty(0, dtype=int), np.empty(0), model.target.shape[1])
 
     @property
     def found(self) -> float:
@@ -57,8 +61,8 @@ def plant_and_find(
     """Flips 5 % of the labels, scores all samples anew, and fits the noise model again; as often as it takes to see 300
     planted errors, four times at most.
 
-    Half of the errors are of any other class, half are as the noise model says that labels go wrong, which are harder to
-    find if classes are confused that look alike.
+    Half of the errors are of any other class, half are as the noise model says that labels go wrong, which are harder
+    to find if classes are confused that look alike.
 
     Args:
         model ([`NoiseModel`]): fitted to the labels as they are.

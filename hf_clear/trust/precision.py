@@ -1,4 +1,4 @@
-"""How many of the first labels of a list of suspects are wrong: expected precision at each cut. numpy and scipy only."""
+"""How many of the first labels of a list of suspects are wrong: expected precision at each cut. numpy and scipy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def expected_precision(
     clean_probability: np.ndarray,
     rate: NoiseRate,
     planted: PlantedErrors | None = None,
-    cuts: Sequence[int] | None = None,
+    cuts: Sequence[int] = (10, 20, 50, 100, 200, 500, 1000),
 ) -> list[dict[str, float]]:
     """What share of the labels with the lowest clean probabilities is wrong, in two ways, with an interval.
 
@@ -33,8 +33,8 @@ def expected_precision(
         clean_probability (`np.ndarray` of shape `[num_samples]`): of each label; NaN for one of which nothing is known.
         rate ([`NoiseRate`]): the share of wrong labels.
         planted ([`PlantedErrors`], *optional*): without, the interval is that of the noise rate alone.
-        cuts (`Sequence[int]`, *optional*): lengths of the list; by default 10, 20, 50, 100 and so on, and the number of
-            labels with a clean probability below 0.5.
+        cuts (`Sequence[int]`, *optional*): lengths of the list. Those that are longer than there are samples are left
+            out.
 
     Returns:
         `list[dict[str, float]]`, one row a cut: `num_labels`, its length; `threshold`, the largest clean probability in
@@ -44,7 +44,7 @@ def expected_precision(
     from scipy.stats import binom
 
     known = np.sort(clean_probability[np.isfinite(clean_probability)])
-    cuts = default_cuts(known) if cuts is None else sorted({int(cut) for cut in cuts if 0 < cut <= len(known)})
+    cuts = sorted({int(cut) for cut in cuts if 0 < cut <= len(known)})
     if not cuts:
         return []
     size = np.array(cuts)
@@ -55,14 +55,6 @@ def expected_precision(
     columns = (size, known[size - 1], mixture, by_planting, low, high)
     names = ("num_labels", "threshold", "precision_mixture", "precision_planted", "precision_low", "precision_high")
     return [dict(zip(names, (int(row[0]), *map(float, row[1:])))) for row in zip(*columns)]
-
-
-def default_cuts(clean_probability: np.ndarray) -> list[int]:
-    """10, 20, 50, 100 and so on, up to twice the number of labels below 0.5; and that number."""
-    suspects = int((clean_probability < 0.5).sum())
-    most = min(max(2 * suspects, 20), len(clean_probability))
-    steps = [factor * 10**power for power in range(1, 10) for factor in (1, 2, 5)]
-    return sorted({*(step for step in steps if step <= most), *([suspects] if suspects else [])})
 
 
 def _by_planting(
