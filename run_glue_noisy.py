@@ -63,6 +63,7 @@ from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.defaults import BOTH, run_defaults
 from hf_clear.runs.evaluation import add_callbacks, datasets_of_each_epoch, metrics_of
 from hf_clear.runs.identity import begin_without_training, detect_last_checkpoint, run_arguments, steps_of
+from hf_clear.runs.label_issues import label_evidence, save_label_issues
 from hf_clear.runs.models import (
     base_model,
     check_head,
@@ -293,10 +294,16 @@ def run(
 
         # Clean probabilities, and how well they find the wrong labels
         path = os.path.join(training_args.output_dir, "clean_probabilities.parquet")
-        metrics = save_clean_probabilities(trainer, raw_datasets["train"], path, ROW)
+        evidence = label_evidence(trainer)
+        metrics = save_clean_probabilities(trainer, raw_datasets["train"], path, ROW, evidence)
         if metrics:
             trainer.log_metrics("detection", metrics)
             trainer.save_metrics("detection", metrics)
+
+        # Suspect labels with their texts; samples taken for validation are scored, too
+        held_out = eval_dataset if eval_dataset is not None and ROW in eval_dataset.column_names else None
+        train_dataset = raw_datasets["train"]
+        save_label_issues(trainer, evidence, train_dataset, held_out, ROW, data_args.text_names)
 
     # Evaluation
     if training_args.do_eval and eval_dataset is not None:
@@ -351,11 +358,11 @@ def load_data(
     known = None if "train" in raw_datasets else trained
     raw_datasets, label_names = data_args.labelled_texts(raw_datasets, data_args.source, known)
 
-    # Noise, in all training samples, whichever of them this run is going to use
+    # Noise, in all training samples, whichever of them this run is going to use; then what people have corrected
     noise = {}
     if "train" in raw_datasets:
         train_dataset = raw_datasets["train"].add_column(ROW, range(len(raw_datasets["train"])))
-        train_dataset = data_args.add_noise_to(train_dataset)
+        train_dataset = data_args.corrected(data_args.add_noise_to(train_dataset))
         if data_args.max_train_samples is not None and data_args.max_train_samples < len(train_dataset):
             train_dataset = train_dataset.shuffle(seed=training_args.seed).select(range(data_args.max_train_samples))
         noise = realized_noise(train_dataset)
@@ -369,6 +376,9 @@ def load_data(
         raw_datasets["train"] = train_dataset
     for split, limit in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
         if split in raw_datasets and limit is not None:
+            left_out = len(raw_datasets[split]) - limit
+            if left_out > 0 and ROW in raw_datasets[split].column_names:
+                logger.warning(f"--max_eval_samples: {left_out} training samples are in no table of label issues.")
             raw_datasets[split] = raw_datasets[split].select(range(min(limit, len(raw_datasets[split]))))
 
     # The noise goes by the order of the data, training by that of the model

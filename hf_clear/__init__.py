@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .audit.labels import LabelAudit, audit_labels
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .detection import find_label_issues
+    from .dynamics import TrainingDynamics, TrainingDynamicsCallback
     from .estimators import (
         CleanProbabilityEstimate,
         SampleEvidence,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .presets import preset
     from .report.corrections import apply_corrections
     from .routing import num_routed_layers, register_routable, register_routing_strategy, route
+    from .saved_issues import load_label_issues
     from .trainer import ClearTrainer
     from .training_args import ClearArguments, ClearTrainingArguments
     from .turn.mixin import TurnMixin
@@ -54,6 +56,7 @@ _MODULES = {
     "adapters.loading": ("load_adapter",),
     "audit.labels": ("LabelAudit", "audit_labels"),
     "detection": ("find_label_issues",),
+    "dynamics": ("TrainingDynamics", "TrainingDynamicsCallback"),
     "evidence": ("register_evidence",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
@@ -71,6 +74,7 @@ _MODULES = {
     "presets": ("preset",),
     "report.corrections": ("apply_corrections",),
     "routing": ("num_routed_layers", "register_routable", "register_routing_strategy", "route"),
+    "saved_issues": ("load_label_issues",),
     "trainer": ("ClearTrainer",),
     "training_args": ("ClearArguments", "ClearTrainingArguments"),
     "turn.mixin": ("TurnMixin",),
@@ -96,6 +100,8 @@ __all__ = [
     "LossPart",
     "MemorizationCallback",
     "SampleEvidence",
+    "TrainingDynamics",
+    "TrainingDynamicsCallback",
     "TurnArguments",
     "TurnMixin",
     "TurnTrainer",
@@ -109,6 +115,7 @@ __all__ = [
     "gaussian_mixture",
     "inject_label_noise",
     "load_adapter",
+    "load_label_issues",
     "num_routed_layers",
     "per_class_gaussian_mixture",
     "per_sample_losses",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from .probe_args import ProbeArguments
 from .report.issue_table import issue_table, with_columns
 from .report.shown_columns import class_names, shown_columns
 from .sample_index import label_names
-from .sample_store import SampleStore
+from .sample_store import FINAL_STATE_NAME, SampleStore
 from .shares import check_same_evaluation, check_same_steps
 from .truth import true_labels_of
 
@@ -153,6 +154,13 @@ class BaseTrainerMixin(CompleteCheckpointsMixin):
             RuntimeError: where nothing has been fitted yet.
         """
         return self._fitted_store().findings
+
+    def save_state(self) -> None:
+        """As in `Trainer`, and what is known of the samples: [`~hf_clear.load_label_issues`] reads it."""
+        super().save_state()
+        store = None if self._is_stock else self.sample_store
+        if self.args.should_save and store is not None and store.is_fitted and store.identity is not None:
+            store.save(os.path.join(self.args.output_dir, FINAL_STATE_NAME), with_tables=False)
 
     def _fitted_store(self) -> SampleStore:
         if self.sample_store is None or not self.sample_store.is_fitted:

@@ -29,7 +29,8 @@ from .state_files import (
     read_state,
 )
 
-STATE_NAME = "clear_state.safetensors"
+STATE_NAME = "clear_state.safetensors"  # in a checkpoint
+FINAL_STATE_NAME = "_clear_state.safetensors"  # in `output_dir`; a push leaves out what begins with "_"
 _FORMAT = "hf_clear.sample_store.v5"
 _ROWS = 1024  # of a table that are worked on at a time
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
@@ -206,9 +207,10 @@ class SampleStore:
         tensors = {name: getattr(self, name) for name in (*SAMPLE_TENSORS, *OPTIONAL_TENSORS)}
         return {name: narrowed(name, tensor) for name, tensor in tensors.items() if tensor is not None}
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the state as safetensors, atomically."""
-        tables = {name: getattr(self, name) for name in CLASS_TABLES}
+    def save(self, path: str | os.PathLike, with_tables: bool = True) -> None:
+        """Writes the state as safetensors, atomically; without the tables of samples by classes, which only a run that
+        goes on needs, if `with_tables` is False."""
+        tables = {name: getattr(self, name) for name in CLASS_TABLES if with_tables}
         tensors = self.sample_tensors() | {name: table for name, table in tables.items() if table is not None}
         plain = {
             "fitted_epoch": self.fitted_epoch,

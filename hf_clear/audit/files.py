@@ -20,7 +20,7 @@ from ..data.labels import TEXTS
 from ..demo import demo_backbone
 from ..files import write_atomically
 from ..metrics import detection_metrics
-from ..report.exports import check_csv, check_parquet, to_csv, to_parquet
+from ..report.exports import _state_of_csv, _state_of_parquet, check_overwriting, to_csv, to_parquet
 from .features import frozen_features
 from .labels import LabelAudit, audit_labels
 from .summary import precision_table, warnings_of
@@ -134,8 +134,8 @@ def check_writable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output_dir {folder} is a file. Name a folder.")
-    check_csv(folder / CSV)
-    check_parquet(folder / PARQUET)
+    check_overwriting(folder / CSV, _state_of_csv)
+    check_overwriting(folder / PARQUET, _state_of_parquet)
     path = folder / FINDINGS
     if os.path.lexists(path) and not _is_findings(path):
         raise FileExistsError(f"{path} is there, and is not of an audit. It stays as it is: name another --output_dir.")
@@ -171,8 +171,9 @@ def _measured(audit: LabelAudit, true: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_names: list[str]) -> dict[str, str]:
-    written = {"table of suspects": folder / CSV, "all labels": folder / PARQUET, "findings": folder / FINDINGS}
-    to_csv(audit.label_issues, folder / CSV)
+    written = {"all labels, worst first, for a spreadsheet": folder / CSV, "the same": folder / PARQUET}
+    written["what was found"] = folder / FINDINGS
+    to_csv(audit.table, folder / CSV)
     to_parquet(audit.table, folder / PARQUET)
     write_atomically(folder / FINDINGS, (json.dumps(findings, indent=2, ensure_ascii=False) + "\n").encode())
     save_report = getattr(report, "save_report", None)

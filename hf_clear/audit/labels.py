@@ -70,10 +70,11 @@ def audit_labels(
 ) -> LabelAudit:
     """Finds labels that are more likely wrong than right, and says how far to trust the list.
 
-    That is told without the truth: errors are planted, in 5 % of the labels, and it is counted how many are found, with
-    probes that are trained anew on labels with these errors. Predictions (`pred_probs`) stay as they are: the model that
-    they are of is not trained anew. The noise rate is a range, wide if hard samples and wrong labels look alike. What is
-    stated is about errors at random: those that annotators repeat look right to all that is learned from them.
+    That is told without the truth: errors are planted, in 5 % of the labels, and it is counted how many are found,
+    with probes that are trained anew on labels with these errors. Predictions (`pred_probs`) stay as they are: the
+    model that they are of is not trained anew. The noise rate is a range, wide if hard samples and wrong labels look
+    alike. What is stated is about errors at random: those that annotators repeat look right to all that is learned from
+    them.
 
     Args:
         cuts (`Sequence[int]`, *optional*): lengths of the list to state the expected precision of; by default 10, 20,

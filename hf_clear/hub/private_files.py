@@ -40,7 +40,10 @@ _PUBLIC_BELOW = ("adapter_model.safetensors", "adapter_model.bin", "adapter_conf
 # model or to resume.
 NEVER = "training_args.bin"
 # Not worth a warning: they are kept at home by design.
-_OWN = ("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", "clear_state.safetensors", "clean_probabilities.parquet", NEVER)
+_OWN = (
+    *("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", "clear_state.safetensors", "clean_probabilities.parquet"),
+    *("label_issues.parquet", "label_issues.csv", NEVER),
+)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Tables and pictures for a report on a training with wrong labels, and the way back of what people correct."""
 
+from .annotation_tools import to_argilla as to_argilla
+from .annotation_tools import to_label_studio as to_label_studio
 from .corrections import apply_corrections as apply_corrections
 from .exports import to_cleanlab as to_cleanlab
 from .exports import to_csv as to_csv

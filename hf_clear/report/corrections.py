@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 
 from ..data.classes import shown
@@ -170,8 +171,13 @@ def _corrected(
     corrected: dict[int, Any] = {}
     places: dict[int, Any] = {}
     for where, row in zip(frame.index, frame.to_dict("records")):
-        index, cell, given = row[_INDEX], row[column], row.get(_GIVEN)
+        index, cell, given = row[_INDEX], _agreed(row[column]), row.get(_GIVEN)
         new = None
+        if isinstance(cell, set):
+            raise ValueError(
+                f"{_place(file, where)}: {column} has several answers, {', '.join(sorted(map(repr, cell)))}. Settle on "
+                "one of them."
+            )
         if not _is_empty(cell):
             new = classes.find(cell)
             if new is None:
@@ -194,6 +200,14 @@ def _corrected(
             )
         places.setdefault(index, where)
     return corrected
+
+
+def _agreed(cell: Any) -> Any:
+    """What is in a cell; of the answers of several people, the one that all have given, or a set of those they have."""
+    if not isinstance(cell, (list, np.ndarray)):
+        return cell
+    answers = {answer for answer in list(cell) if not _is_empty(answer)}
+    return next(iter(answers), None) if len(answers) < 2 else answers
 
 
 def _place(file: str, where: int) -> str:

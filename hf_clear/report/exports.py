@@ -45,8 +45,8 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     >>> to_csv(trainer.label_issues(), "label_issues.csv")
     ```
     """
-    _check_table(table)
-    _check_overwriting(path, _state_of_csv)
+    check_table(table)
+    check_overwriting(path, _state_of_csv)
     frame = table.to_pandas()
     for name in frame.columns:
         if frame[name].dtype.kind == "f":
@@ -73,8 +73,8 @@ def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
         FileExistsError: if there is a file of that name that is no such table.
         ValueError: if `table` is no such table.
     """
-    _check_table(table)
-    _check_overwriting(path, _state_of_parquet)
+    check_table(table)
+    check_overwriting(path, _state_of_parquet)
     buffer = io.BytesIO()
     table.to_parquet(buffer)
     write_atomically(path, buffer.getvalue())
@@ -99,7 +99,7 @@ def to_cleanlab(table: datasets.Dataset, label_names: Sequence[str] | None = Non
     Raises:
         ValueError: if samples are missing, or a label is none of `label_names`.
     """
-    _check_table(table)
+    check_table(table)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
     if frame["sample_index"].tolist() != list(range(len(frame))):
         raise ValueError(
@@ -126,29 +126,28 @@ def _text(value: object) -> str:
     return "" if value is None or value != value else value if isinstance(value, str) else str(value)
 
 
-def _check_table(table: datasets.Dataset) -> None:
-    there_are = getattr(table, "column_names", None)
-    missing = [
-        name for name in ("sample_index", "label_score") if not isinstance(there_are, list) or name not in there_are
-    ]
+def check_table(table: datasets.Dataset) -> None:
+    """
+    Raises:
+        ValueError: if it has not the columns of the table of label issues.
+    """
+    there_are = table.column_names if isinstance(table, datasets.Dataset) else []
+    missing = [name for name in ("sample_index", "label_score") if name not in there_are]
     if missing:
         raise ValueError(
-            f"This is no table of label issues: it has no column {missing[0]!r}. Take that of `trainer.label_issues()`, "
-            "`find_label_issues` or `issue_table`."
+            f"This is no table of label issues: it has no column {missing[0]!r}. Take the `datasets.Dataset` that "
+            "`trainer.label_issues()`, `find_label_issues` or `issue_table` returns."
         )
 
 
-def check_csv(path: str | os.PathLike) -> None:
-    """Whether [`to_csv`] would write there; raises what it does."""
-    _check_overwriting(path, _state_of_csv)
+def check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:
+    """
+    Args:
+        state_of (`Callable`): from the path of a file to what speaks against overwriting it; None if nothing does.
 
-
-def check_parquet(path: str | os.PathLike) -> None:
-    """Whether [`to_parquet`] would write there; raises what it does."""
-    _check_overwriting(path, _state_of_parquet)
-
-
-def _check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:
+    Raises:
+        FileExistsError: if something does.
+    """
     state = state_of(os.fspath(path)) if os.path.lexists(path) else None
     if state is not None:
         raise FileExistsError(f"{os.fspath(path)} {state}. It stays as it is: choose another name, or move it away.")

@@ -8,8 +8,9 @@ none of it.
   [`check_output_dir`], [`paths_read`], [`note_outputs`]: and deletes nothing that a run did not write;
   [`begin_without_training`] for a run that predicts alone.
 - [`datasets_of_each_epoch`], [`ProbeTestCallback`]: what is scored while it goes on.
-- [`save_clean_probabilities`]: `clean_probabilities.parquet`, and how well it finds the wrong labels;
-  [`predict`], [`save_predictions`].
+- [`label_evidence`]: what a trainer thinks of its labels; [`save_label_issues`]: the table of them, with the rows that
+  were taken for validation; [`save_clean_probabilities`]: `clean_probabilities.parquet`, and how well it finds the
+  wrong labels; [`predict`], [`save_predictions`].
 - [`accuracy_over_epochs`], [`results_table`]: results of one run, and of several side by side.
 """
 
@@ -19,6 +20,7 @@ from .defaults import run_defaults
 from .effects import check_effects
 from .evaluation import ProbeTestCallback, datasets_of_each_epoch
 from .identity import RUN_ARGUMENTS, begin_without_training, detect_last_checkpoint, run_arguments
+from .label_issues import label_evidence, save_label_issues
 from .models import longest_input, order_of_classes, set_padding, trained_classes
 from .outputs import OUTPUTS, check_output_dir, note_outputs, paths_read
 from .predictions import labelled_part, predict
@@ -41,6 +43,7 @@ __all__ = [
     "datasets_of_each_epoch",
     "default_learning_rate",
     "detect_last_checkpoint",
+    "label_evidence",
     "labelled_part",
     "longest_input",
     "note_outputs",
@@ -52,6 +55,7 @@ __all__ = [
     "run_arguments",
     "run_defaults",
     "save_clean_probabilities",
+    "save_label_issues",
     "save_predictions",
     "set_padding",
     "trained_classes",

@@ -14,9 +14,12 @@ from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
 from ..data.files import check_file
+from ..data.labels import TEXTS
 from ..data.noise import add_noise
 from ..data.texts import labelled_texts
 from ..noise import NOISE_TYPES, load_transition_matrix
+from ..report import apply_corrections
+from ..report.issue_table import COLUMNS
 from ..tuners import PEFT_METHODS
 from .training_arguments import FULL_FINE_TUNING
 
@@ -113,6 +116,7 @@ class LabelArguments:
     noise_seed: int = field(default=42, metadata={"help": "Seed of the noise, independent of the training seed."})
 
     transition_matrix = None  # what the file holds; no argument
+    text_names = None  # what the text columns of the data are called, once they are read; no argument
 
     def __post_init__(self):
         if self.transition_matrix_file is not None:
@@ -189,7 +193,7 @@ class LabelArguments:
         """[`~hf_clear.data.labelled_texts`] from the columns that the arguments name."""
         options = {f"{name}_column": f"--{name}_column_name" for name in ("label", "clean_label")}
         options["text_columns"] = "--text_column_name"
-        text_columns = self.text_columns_among(next(iter(splits.values())).column_names)
+        text_columns = self.text_names = self.text_columns_among(next(iter(splits.values())).column_names)
         columns = (text_columns, self.label_column_name, self.clean_label_column_name)
         return labelled_texts(splits, *columns, source or "The data set", options, label_names)
 
@@ -231,6 +235,14 @@ class DataArguments(LabelArguments):
         default=None, metadata={"help": "Test data, in the format of train_file; with or without labels."}
     )
 
+    corrections_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Corrected labels of the training data: a label_issues.csv with 'corrected_label' filled "
+            "in, or what its report page downloads. Its texts and labels have to be those of the data."
+        },
+    )
+
     def __post_init__(self):
         sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(self, name) is not None]
         if len(sources) > 1:
@@ -239,9 +251,23 @@ class DataArguments(LabelArguments):
             raise ValueError(f"--validation_file and --test_file go with --train_file, not with --{sources[0]}.")
         for name, path in self.files.items():
             check_file(path, f"--{name}_file")
+        if self.corrections_file is not None:
+            check_file(self.corrections_file, "--corrections_file")
         if self.dataset_name is not None and os.path.isfile(self.dataset_name):
             raise ValueError(f"--dataset_name {self.dataset_name} is a file: that is for --train_file.")
         super().__post_init__()
+
+    def corrected(self, dataset: Dataset) -> Dataset:
+        """A training set as [`labelled_texts`] returns it, or with noise, with the labels of `--corrections_file`."""
+        if self.corrections_file is None:
+            return dataset
+        texts = [name for name in TEXTS if name in dataset.column_names]
+        own = {name: own for name, own in zip(texts, self.text_names or texts) if own != name and own not in COLUMNS}
+        try:
+            corrected = apply_corrections(dataset.rename_columns(own), self.corrections_file, "label")
+        except ValueError as error:
+            raise ValueError(f"--corrections_file {error}") from error
+        return corrected.rename_columns({own: name for name, own in own.items()})
 
     @property
     def files(self) -> dict[str, str]:

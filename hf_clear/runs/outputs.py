@@ -15,7 +15,9 @@ from xxhash import xxh3_64_hexdigest
 from .._version import __version__
 from ..checkpoints import INCOMPLETE
 from ..files import write_atomically
+from ..sample_store import FINAL_STATE_NAME
 from ..turn.state import STATE_NAME as TURN_STATE
+from .label_issues import LABEL_ISSUES
 
 ARGUMENTS_FILE = "run_arguments.json"  # says that a folder is a run's
 RESULTS = tuple(f"{name}_results.json" for name in ("all", "train", "eval", "test", "detection"))
@@ -24,6 +26,7 @@ _CHECKPOINT = r"checkpoint-\d+"
 OUTPUTS = (
     *(_CHECKPOINT, re.escape(INCOMPLETE)),
     *map(re.escape, (*RESULTS, "predict_results.txt", "clean_probabilities.parquet", "label_names.json")),
+    *map(re.escape, (*LABEL_ISSUES, FINAL_STATE_NAME)),
     *map(re.escape, ("adapter_config.json", "adapter_model.safetensors", "clear_config.json", "config.json")),
     *(r"model\.safetensors(\.index\.json)?", r"model-\d{5}-of-\d{5}\.safetensors"),
     *map(re.escape, ("README.md", ARGUMENTS_FILE, TRAINER_STATE_NAME, "training_args.bin", TURN_STATE)),
@@ -34,8 +37,8 @@ OUTPUTS = (
 PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt")
 # Arguments that name what a run reads.
 READ = (
-    *("train_file", "validation_file", "test_file", "transition_matrix_file", "dataset_name", "model_name_or_path"),
-    *("config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
+    *("train_file", "validation_file", "test_file", "transition_matrix_file", "corrections_file", "dataset_name"),
+    *("model_name_or_path", "config_name", "tokenizer_name", "deepspeed", "fsdp_config"),
 )
 _WRITTEN = "outputs"  # in `ARGUMENTS_FILE`: what was there when the run had ended
 _WRITTEN_BY = "hf_clear_version"

@@ -13,23 +13,25 @@ from datasets import Dataset
 from transformers import Trainer
 
 from .._names import TRUE_LABEL
-from ..estimators import gaussian_mixture
 from ..files import write_atomically
 from ..metrics import EpochAccuracy, detection_metrics
-from ..passes import per_sample_losses
 from ..tuners import RoutedLayerConfig, note_loading
 from .arguments import LabelArguments
+from .label_issues import LABEL_ISSUES, label_evidence
 from .models import LABEL_NAMES_FILE
 from .training_arguments import FULL_FINE_TUNING, NoisyTrainingArguments
 
 
 def save_clean_probabilities(
-    trainer: Trainer, dataset: Dataset, path: str | os.PathLike, row_column: str | None = None
+    trainer: Trainer,
+    dataset: Dataset,
+    path: str | os.PathLike,
+    row_column: str | None = None,
+    evidence: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Writes what a trainer thinks of the labels it was trained on, one row a sample.
+    """Writes what a trainer thinks of the labels it was trained on, one row a sample, in their order.
 
-    A trainer without clean probabilities of its own, such as a stock `Trainer`, gets those of a mixture over its losses
-    now. The file has the columns `sample_index`, `given_label` (its name), `clean_probability` (empty for a sample
+    The file has the columns `sample_index`, `given_label` (its name), `clean_probability` (empty for a sample
     whose loss is not finite), `loss` (nats) and, if the truth is known, `true_label` (empty for a sample of which it is
     not). Call it on every process; the first one writes.
 
@@ -40,18 +42,14 @@ def save_clean_probabilities(
         path (`str`): the parquet file.
         row_column (`str`, *optional*): a column of `dataset` with the `sample_index`; by default samples are numbered
             as they come.
+        evidence (`Mapping[str, np.ndarray]`, *optional*): what [`label_evidence`] has found, if it is known already.
 
     Returns:
         `dict[str, float]`: [`~hf_clear.metrics.detection_metrics`] of the samples whose truth is known; empty if it is
         known of none.
     """
-    store = getattr(trainer, "sample_store", None)
-    if store is not None and store.is_fitted:
-        table = trainer.clean_probabilities()
-        probability, loss = np.array(table["clean_probability"]), np.array(table["loss"])
-    else:
-        loss = per_sample_losses(trainer)
-        probability = np.where(np.isfinite(loss), gaussian_mixture(loss).clean_probability, np.nan)
+    evidence = label_evidence(trainer) if evidence is None else evidence
+    probability, loss = evidence["clean_probability"], evidence["loss"]
     labels = dataset.features["label"]
     columns = {
         "sample_index": range(len(dataset)) if row_column is None else dataset[row_column],
@@ -212,7 +210,7 @@ def summary(
             f"{first['train_samples']} training samples, {peft}, {training_args.num_train_epochs:g} epochs, seed "
             f"{training_args.seed}\n",
             table,
-            "\nOutputs, with clean_probabilities.parquet (suspect labels: the lowest) and all_results.json:",
+            f"\nOutputs, with {' and '.join(LABEL_ISSUES)} (suspect labels: worst first) and all_results.json:",
         ]
     text = "\n".join([*lines, *(f"  {folder}" for folder in folders)])
     return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text

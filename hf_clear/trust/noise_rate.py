@@ -44,8 +44,8 @@ def estimate_noise_rate(model: NoiseModel, scores: np.ndarray | Sequence[np.ndar
     """A range for the share of wrong labels, which is wide if hard samples and wrong labels look alike.
 
     Scores that never get sure explain the labels by noise as well as by hard samples: the likelihood hardly changes
-    with the rate, and the range says so. What no range knows of are errors that annotators repeat: labels of texts of one
-    kind that are all wrong in the same way look right to everything that learns from them.
+    with the rate, and the range says so. What no range knows of are errors that annotators repeat: labels of texts of
+    one kind that are all wrong in the same way look right to everything that learns from them.
 
     Args:
         model ([`NoiseModel`]): fitted to these.

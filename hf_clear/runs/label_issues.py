@@ -1,0 +1,142 @@
+"""`label_issues.parquet` and `label_issues.csv`: every row of the training data, worst label first."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from transformers import Trainer
+
+from ..data.labels import TEXTS
+from ..estimators import fit_noise_model, gaussian_mixture
+from ..estimators.noise_model import log_probabilities
+from ..passes import predict_samples, sample_dataloader
+from ..report import issue_table, to_csv, to_parquet
+from ..report.issue_table import COLUMNS
+from ..transition_matrices import symmetric_matrix
+
+logger = logging.getLogger(__name__)
+
+LABEL_ISSUES = ("label_issues.parquet", "label_issues.csv")
+_LEAST_NOISE = 0.01  # or no label could be called wrong
+
+
+def label_evidence(trainer: Trainer) -> dict[str, np.ndarray]:
+    """What a trainer thinks of the labels it was trained on. One without clean probabilities of its own, such as a
+    stock `Trainer`, gets those of a mixture over its losses now. Call it on every process.
+
+    Returns:
+        `dict[str, np.ndarray]`, `[num_samples]` each: arguments of [`~hf_clear.report.issue_table`].
+    """
+    store = getattr(trainer, "sample_store", None)
+    if store is not None and store.is_fitted:
+        return store.issue_columns()
+    dataloader = sample_dataloader(trainer, trainer.train_dataset)
+    predictions = predict_samples(trainer, dataloader, keep_probabilities=False)
+    loss = predictions.losses.numpy()
+    probability = np.where(np.isfinite(loss), gaussian_mixture(loss).clean_probability, np.nan)
+    return {
+        "label_score": probability,
+        "clean_probability": probability,
+        "loss": loss,
+        "given_label": predictions.labels.numpy(),
+        "predicted_label": predictions.predicted.numpy(),
+        "suggestion_confidence": predictions.confidence.numpy(),
+    }
+
+
+def held_out_evidence(
+    trainer: Trainer, dataset: Dataset, of_training: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What a trained model thinks of labels that it has not been trained on: its predictions, calibrated to these
+    labels, and the noise of the training set, by [`~hf_clear.fit_noise_model`]. Call it on every process.
+
+    The noise matrix is that of the training's last fit or, if that has none, symmetric noise of the rate that it found.
+    If predictions tell nothing about so few labels, scores are NaN, and a warning says so.
+
+    Args:
+        dataset (`Dataset`): tokenized as the training set.
+        of_training (`Mapping[str, np.ndarray]`): [`label_evidence`].
+
+    Returns:
+        `dict[str, np.ndarray]`, `[num_samples]` each: as [`label_evidence`]; `clean_probability` is NaN.
+    """
+    predictions = predict_samples(trainer, sample_dataloader(trainer, dataset), description="Held-out labels")
+    probabilities, labels = predictions.probabilities.numpy(), predictions.labels.numpy()
+    store = getattr(trainer, "sample_store", None)
+    matrix = None if store is None or store.transition_matrix is None else store.transition_matrix.cpu().numpy()
+    if matrix is None:
+        known = of_training["clean_probability"][np.isfinite(of_training["clean_probability"])]
+        num_labels = probabilities.shape[1]
+        rate = float(1 - known.mean()) if len(known) else 0.0
+        matrix = symmetric_matrix(num_labels, np.clip(rate, _LEAST_NOISE, 1 - 1 / num_labels))
+    noise = fit_noise_model(log_probabilities(probabilities), labels, matrix)
+    score = np.where(noise.has_scores & (labels >= 0), noise.clean_probability, np.nan)
+    found = noise.suggestion, noise.suggestion_confidence
+    if not noise.is_supported:
+        score, found = np.full(len(labels), np.nan), (predictions.predicted.numpy(), predictions.confidence.numpy())
+        if trainer.is_world_process_zero():
+            logger.warning(
+                f"What the model predicts for the {len(labels)} rows that were taken for validation says nothing about "
+                "their labels, or the rows are too few to tell: they have no score in the table of label issues."
+            )
+    return {
+        "label_score": score,
+        "clean_probability": np.full(len(labels), np.nan),
+        "loss": predictions.losses.numpy(),
+        "given_label": labels,
+        "predicted_label": np.where(noise.has_scores, found[0], -1),
+        "suggestion_confidence": np.where(noise.has_scores, found[1], np.nan),
+    }
+
+
+def save_label_issues(
+    trainer: Trainer,
+    evidence: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    held_out: Dataset | None = None,
+    row_column: str | None = None,
+    text_names: Sequence[str] | None = None,
+) -> None:
+    """Writes the table of [`~hf_clear.report.issue_table`], all rows, as `label_issues.parquet` and `label_issues.csv`
+    into the trainer's folder. Call it on every process; the first one writes.
+
+    Args:
+        evidence (`Mapping[str, np.ndarray]`): [`label_evidence`] of `dataset`.
+        dataset (`Dataset`): the training set in the trainer's order; `label` is a `ClassLabel`, texts are in `text`
+            (and `text_pair`).
+        held_out (`Dataset`, *optional*): rows of the same data that were taken for validation, tokenized: they are
+            scored by the trained model ([`held_out_evidence`]).
+        row_column (`str`, *optional*): a column of both with the `sample_index`; by default samples are numbered as
+            they come.
+        text_names (`Sequence[str]`, *optional*): what the text columns are called in the table.
+    """
+    parts, columns = [dataset], {name: [own] for name, own in evidence.items()}
+    if held_out is not None:
+        parts.append(held_out)
+        found = held_out_evidence(trainer, held_out, evidence)
+        none = np.zeros(len(held_out), dtype=bool)
+        columns = {name: [*own, found.get(name, none)] for name, own in columns.items()}
+    if not trainer.is_world_process_zero():
+        return
+    texts = [name for name in TEXTS if name in dataset.column_names]
+    names = [own if own not in COLUMNS else text for text, own in zip(texts, text_names or texts)]
+    shown = {name: [row for part in parts for row in part[text][:]] for text, name in zip(texts, names)}
+    rows = None if row_column is None else [row for part in parts for row in part[row_column][:]]
+    table = issue_table(
+        **{name: np.concatenate(own) for name, own in columns.items()},
+        held_out=np.repeat(np.arange(len(parts)) > 0, [len(part) for part in parts]),
+        texts=datasets.Dataset.from_dict(shown),
+        label_names=dataset.features["label"].names,
+        sample_index=rows,
+        return_all=True,
+    )
+    parquet, sheet = (os.path.join(trainer.args.output_dir, name) for name in LABEL_ISSUES)
+    to_parquet(table, parquet)
+    to_csv(table, sheet)
+    issues = sum(table["is_label_issue"])
+    logger.info(f"{issues} of {len(table)} labels are suspect: {sheet}, worst first, and {parquet}.")
