@@ -184,7 +184,9 @@ def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_name
                 audit.table,
                 warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
                 label_names=label_names,
-                sections=[("How many of the first labels of the list are wrong", precision_table(audit))],
+                sections=[
+                    ("How many of the first labels of the list are wrong", precision_table(audit.expected_precision))
+                ],
             )
             written["report"] = folder / PAGE
         except ImportError as error:

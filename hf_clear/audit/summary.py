@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -36,7 +37,7 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
         )
     if audit.is_supported and audit.expected_precision:
         lines += ["", "How many of the first labels of the list are wrong:", ""]
-        lines += ["  " + line for line in precision_table(audit).to_string(index=False).splitlines()]
+        lines += ["  " + line for line in precision_table(audit.expected_precision).to_string(index=False).splitlines()]
     for text in warnings_of(audit):
         lines += ["", textwrap.fill(f"Warning: {text}", 100)]
     if len(suspects):
@@ -44,8 +45,12 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
     return "\n".join(lines)
 
 
-def precision_table(audit: LabelAudit) -> pd.DataFrame:
-    """Expected precision at each cut, for people: `first`, `noise model`, `planted errors`, `95 % interval`."""
+def precision_table(cuts: Sequence[Mapping[str, float | None]]) -> pd.DataFrame:
+    """Expected precision at each cut, for people: `first`, `noise model`, `planted errors`, `95 % interval`.
+
+    Args:
+        cuts (`Sequence[Mapping[str, float]]`): `expected_precision` of a [`LabelAudit`], or of `audit.json`.
+    """
     rows = [
         {
             "first": f"{row['num_labels']:,}",
@@ -53,7 +58,7 @@ def precision_table(audit: LabelAudit) -> pd.DataFrame:
             "planted errors": _percent(row["precision_planted"]),
             "95 % interval": f"{_percent(row['precision_low'])} to {_percent(row['precision_high'])}",
         }
-        for row in audit.expected_precision
+        for row in cuts
     ]
     return pd.DataFrame(rows, columns=["first", "noise model", "planted errors", "95 % interval"])
 
@@ -100,7 +105,7 @@ def _printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
 
 
-def _percent(share: float) -> str:
-    if share != share:
+def _percent(share: float | None) -> str:
+    if share is None or share != share:
         return "-"
     return f"{100 * share:.1f} %" if 0 < share < 0.095 else f"{100 * share:.0f} %"
