@@ -23,7 +23,7 @@ from ..metrics import detection_metrics
 from ..report.exports import _state_of_csv, _state_of_parquet, check_overwriting, to_csv, to_parquet
 from .features import frozen_features
 from .labels import LabelAudit, audit_labels
-from .summary import precision_table, warnings_of
+from .summary import PRECISION_TITLE, precision_table, warnings_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +184,7 @@ def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_name
                 audit.table,
                 warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
                 label_names=label_names,
-                sections=[
-                    ("How many of the first labels of the list are wrong", precision_table(audit.expected_precision))
-                ],
+                sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
             )
             written["report"] = folder / PAGE
         except ImportError as error:

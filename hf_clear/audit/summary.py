@@ -9,6 +9,7 @@ import pandas as pd
 
 from .labels import LabelAudit
 
+PRECISION_TITLE = "How many of the first labels of the list are wrong"
 _WIDE = 0.3  # of the range of the noise rate
 _WORST, _WIDTH = 10, 60  # suspects that are shown, and characters of their texts
 _LEAST_FOUND = 0.5  # of the planted errors
@@ -36,7 +37,7 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
             f"{_percent(accuracy.estimate)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})."
         )
     if audit.is_supported and audit.expected_precision:
-        lines += ["", "How many of the first labels of the list are wrong:", ""]
+        lines += ["", f"{PRECISION_TITLE}:", ""]
         lines += ["  " + line for line in precision_table(audit.expected_precision).to_string(index=False).splitlines()]
     for text in warnings_of(audit):
         lines += ["", textwrap.fill(f"Warning: {text}", 100)]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .. import report
 from ..audit.files import FINDINGS, PAGE, PARQUET
-from ..audit.summary import precision_table
+from ..audit.summary import PRECISION_TITLE, precision_table
 
 _STATE = "trainer_state.json"
 
@@ -22,8 +22,8 @@ _STATE = "trainer_state.json"
 def run(argv: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="hf-clear report",
-        description="Writes one HTML page about a run of `hf-clear train`, or about an audit: what was found, pictures, "
-        "and a table of suspects in which suggestions are accepted. It needs no network to be read.",
+        description="Writes one HTML page about a run of `hf-clear train`, or about an audit: what was found, "
+        "pictures, and a table of suspects in which suggestions are accepted. It needs no network to be read.",
     )
     parser.add_argument("output_dir", help="The folder of the run, or of the audit.")
     parser.add_argument("--output", help=f"The page. Default: {PAGE} in the folder.")
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> None:
         raise ImportError('A report needs more packages: pip install "hf-clear[report]"')
     state, findings = _read(folder / _STATE), _read(folder / FINDINGS)
     cuts = findings.get("expected_precision") or []
-    sections = [("How many of the first labels of the list are wrong", precision_table(cuts))] if cuts else []
+    sections = [(PRECISION_TITLE, precision_table(cuts))] if cuts else []
     path = save_report(
         args.output or folder / PAGE,
         datasets.Dataset(pq.read_table(folder / PARQUET)),
