@@ -26,12 +26,14 @@ class PlantedErrors:
         untouched (`np.ndarray` of shape `[num_untouched]`): the clean probabilities of the labels that were not, in the
             same rounds.
         num_labels (`int`): the number of classes.
+        noise_rate (`float`): the share of labels that were wrong before, by the noise model.
     """
 
     planted: np.ndarray
     kind: np.ndarray
     untouched: np.ndarray
     num_labels: int
+    noise_rate: float = 0.0
 
     @classmethod
     def none(cls, model: NoiseModel) -> PlantedErrors:
@@ -39,8 +41,12 @@ class PlantedErrors:
 
     @property
     def found(self) -> float:
-        """The share of planted errors with a clean probability below 0.5; NaN without any."""
-        return float((self.planted < 0.5).mean()) if len(self.planted) else float("nan")
+        """The share of planted errors with a clean probability below 0.5; NaN without any. Flips of wrong labels that
+        made them right, as far as that is to be expected, are no errors."""
+        if not len(self.planted):
+            return float("nan")
+        found, flagged = (self.planted < 0.5).mean(), (self.untouched < 0.5).mean() if len(self.untouched) else 0.0
+        return float(share_of_errors(found, flagged, self.noise_rate, self.num_labels))
 
     @property
     def auroc(self) -> float:
@@ -90,7 +96,23 @@ def plant_and_find(
         untouched.append(clean[np.setdiff1d(rows, flipped)])
     joined = [np.concatenate(part) if part else np.empty(0) for part in (planted, kinds, untouched)]
     seen = [np.isfinite(part) for part in (joined[0], joined[2])]
-    return PlantedErrors(joined[0][seen[0]], joined[1][seen[0]], joined[2][seen[1]], num_labels)
+    rate = float(np.nan_to_num(model.noise_rate))
+    return PlantedErrors(joined[0][seen[0]], joined[1][seen[0]], joined[2][seen[1]], num_labels, rate)
+
+
+def share_of_errors(
+    flipped: np.ndarray | float, untouched: np.ndarray | float, rate: float, num_labels: int
+) -> np.ndarray | float:
+    """The share of wrong labels that a cut takes, from the shares of flipped and of untouched labels that it takes. A
+    wrong label that is flipped may have become right, at random with probability `1 / (num_labels - 1)`.
+
+    Args:
+        rate (`float`): the share of wrong labels before.
+    """
+    right = rate / (num_labels - 1)
+    if 1 - rate - right < 0.05:  # flipped or not, labels say next to nothing
+        return flipped
+    return np.clip(((1 - rate) * flipped - right * untouched) / (1 - rate - right), 0, 1)
 
 
 def _other_labels(labels: np.ndarray, kind: np.ndarray, matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:

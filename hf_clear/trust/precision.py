@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .noise_rate import NoiseRate
-from .planted import KINDS, PlantedErrors
+from .planted import KINDS, PlantedErrors, share_of_errors
 
 _Z, _TAIL = 1.96, 0.025  # of intervals of 95 %
 _GRID = 40  # cuts at which the planted errors are looked at
@@ -71,22 +71,13 @@ def _by_planting(
         of_kind = planted.planted[planted.kind == kind]
         found = (of_kind[:, None] <= threshold).mean(axis=0)
         for error, observed in zip(rates, (_wilson(found, len(of_kind))[0], found, _wilson(found, len(of_kind))[1])):
-            taken = _of_wrong_labels(observed, grid, error, planted.num_labels)
+            taken = share_of_errors(observed, grid, error, planted.num_labels)
             ends.append(np.clip(error * taken / grid, 0, 1))
     low, middle, high = np.min(ends[::3], axis=0), np.mean(ends[1::3], axis=0), np.max(ends[2::3], axis=0)
     low = np.maximum.accumulate(low[::-1])[::-1]  # a shorter list is not worse than a longer one
     high = np.maximum(np.minimum.accumulate(high), low)
     at = np.searchsorted(grid, share)
     return middle[at], low[at], high[at]
-
-
-def _of_wrong_labels(found: np.ndarray, share: np.ndarray, rate: float, num_labels: int) -> np.ndarray:
-    """The share of wrong labels that a cut takes, from that of the flipped ones. A wrong label that is flipped may have
-    become right, at random with probability `1 / (num_labels - 1)`."""
-    right = rate / (num_labels - 1)
-    if 1 - rate - right < 0.05:  # flipped or not, labels say next to nothing
-        return found
-    return np.clip(((1 - rate) * found - right * share) / (1 - rate - right), 0, 1)
 
 
 def _wilson(share: np.ndarray, size: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
