@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hf-clear: there is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
     command = importlib.import_module(f".{argv[0]}", __name__)
+    if argv[0] == "train":  # whatever goes wrong there, with its traceback
+        return command.run(argv[1:]) or 0
     try:
         return command.run(argv[1:]) or 0
     except (ValueError, OSError, ImportError) as error:  # said to people, with what to do
