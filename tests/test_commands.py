@@ -23,7 +23,7 @@ COLORS = ("red", "green", "blue")
 def labelled_file(tmp_path_factory):
     """Texts that a bag of words tells apart, a quarter of them with a wrong label."""
     rng, rows = np.random.default_rng(0), []
-    for number in range(240):
+    for number in range(180):
         true = number % 3
         words = [f"{COLORS[true]}{rng.integers(12)}" for _ in range(6)] + [f"filler{rng.integers(12)}"]
         given = (true + rng.integers(1, 3)) % 3 if number % 4 == 0 else true
@@ -42,21 +42,21 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
     arguments = ["audit", str(path), *columns, "--output_dir", str(out), "--model_name_or_path", tiny_model]
     assert hf_clear_command([*arguments, "--clean_label_column_name", "truth"]) == 0
     said = capsys.readouterr().out
-    assert "240 labels, 3 classes" in said and "more likely wrong than right" in said and "\x1b" not in said
+    assert "180 labels, 3 classes" in said and "more likely wrong than right" in said and "\x1b" not in said
     assert "Share of wrong labels: between" in said and "planted errors" in said and str(out / "audit.json") in said
     found = json.loads((out / "audit.json").read_text())
     assert found["noise_rate"]["low"] <= is_wrong.mean() <= found["noise_rate"]["high"]
     assert found["measured"]["noise_rate"] == pytest.approx(is_wrong.mean())
     assert found["measured"]["detection_auroc"] > 0.8 and found["arguments"]["seed"] == 0
     table = pd.read_parquet(out / "label_issues.parquet")
-    assert len(table) == 240 and list(table.columns[:3]) == ["sample_index", "sentence", "given_label"]
+    assert len(table) == 180 and list(table.columns[:3]) == ["sample_index", "sentence", "given_label"]
     order = np.cumsum(is_wrong[table["sample_index"]])
     for row in found["expected_precision"]:
         assert row["precision_low"] <= order[row["num_labels"] - 1] / row["num_labels"] <= row["precision_high"]
     issues = table[table["is_label_issue"]]
     assert len(issues) == found["num_label_issues"] and set(issues["predicted_label"]) <= set(COLORS)
     assert is_wrong[issues["sample_index"]].mean() > 0.6
-    assert len(pd.read_csv(out / "label_issues.csv")) == 240
+    assert len(pd.read_csv(out / "label_issues.csv")) == 180
 
     assert hf_clear_command(arguments) == 0  # its own files are replaced
     (out / "label_issues.csv").write_text("mine")
