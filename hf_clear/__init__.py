@@ -24,8 +24,10 @@ _set_up_logging()
 if TYPE_CHECKING:
     from ._names import SAMPLE_INDEX
     from .adapters.loading import load_adapter
+    from .audit.labels import LabelAudit, audit_labels
     from .callbacks import CleanProbabilityCallback, MemorizationCallback
     from .detection import find_label_issues
+    from .dynamics import TrainingDynamics, TrainingDynamicsCallback
     from .estimators import (
         CleanProbabilityEstimate,
         SampleEvidence,
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "_names": ("SAMPLE_INDEX",),
     "adapters.loading": ("load_adapter",),
+    "audit.labels": ("LabelAudit", "audit_labels"),
     "detection": ("find_label_issues",),
+    "dynamics": ("TrainingDynamics", "TrainingDynamicsCallback"),
     "evidence": ("register_evidence",),
     "callbacks": ("CleanProbabilityCallback", "MemorizationCallback"),
     "estimators": (
@@ -91,15 +95,19 @@ __all__ = [
     "ClearPromptConfig",
     "ClearTrainer",
     "ClearTrainingArguments",
+    "LabelAudit",
     "LossEvidence",
     "LossPart",
     "MemorizationCallback",
     "SampleEvidence",
+    "TrainingDynamics",
+    "TrainingDynamicsCallback",
     "TurnArguments",
     "TurnMixin",
     "TurnTrainer",
     "TurnTrainingArguments",
     "apply_corrections",
+    "audit_labels",
     "consistency_loss",
     "export_to_peft",
     "find_label_issues",

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers.simulated import asymmetric, simulated
 from scipy.special import softmax
 
 from hf_clear import find_label_issues, fit_noise_model
@@ -24,19 +25,6 @@ from hf_clear.evidence.probes import _fit
 from hf_clear.fold_assignment import assign_folds
 from hf_clear.metrics import detection_metrics
 from hf_clear.transition_matrices import symmetric_matrix
-
-
-def simulated(matrix, size=5000, separation=4.0, seed=0):
-    """Scores that are the log-likelihoods of Gaussian classes, true labels, and given labels drawn from `matrix`."""
-    rng, num_labels = np.random.default_rng(seed), len(matrix)
-    true = rng.integers(0, num_labels, size)
-    x = rng.normal(size=(size, num_labels)) + separation * np.eye(num_labels)[true]
-    given = (rng.random(size)[:, None] > np.cumsum(matrix, axis=1)[true]).sum(axis=1).clip(0, num_labels - 1)
-    return separation * x, true, given
-
-
-def asymmetric(rate, num_labels):
-    return (1 - rate) * np.eye(num_labels) + rate * np.roll(np.eye(num_labels), 1, axis=1)
 
 
 def by_hand(scores, labels, matrix, scale, bias):

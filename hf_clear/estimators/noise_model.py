@@ -180,16 +180,26 @@ def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
     return best
 
 
+def fit_halves(some: Rows, num_labels: int, known: np.ndarray | None = None) -> list[tuple[np.ndarray, Rows]]:
+    """The matrix that one half of the samples gives, with the rows of the other; twice."""
+    return [(_fit(some.select(half), num_labels, known)[0], some.select(~half)) for half in _halves(some)]
+
+
+def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples are in each half, class by class."""
+    order = np.random.default_rng(_SEED).permutation(len(some.labels))
+    order = order[np.argsort(some.labels[order], kind="stable")]
+    half = np.zeros(len(order), dtype=bool)
+    half[order[::2]] = True
+    return half, ~half
+
+
 def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float, bool]:
     """See [`NoiseModel`]."""
     from scipy.stats import t
 
-    order = np.random.default_rng(_SEED).permutation(len(some.labels))
-    order = order[np.argsort(some.labels[order], kind="stable")]  # class by class
-    half = np.zeros(len(order), dtype=bool)
-    half[order[::2]] = True
-    gains = np.empty(len(half))
-    for rows in (half, ~half):
+    gains = np.empty(len(some.labels))
+    for rows in _halves(some):
         if not (rows.any() and (~rows).any()):
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)

@@ -1,4 +1,4 @@
-"""What a pretrained model brings along: names of its classes, an adapter, a padding token, a longest input."""
+"""What a pretrained model brings along: names of its classes, an adapter."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils import CONFIG_NAME
-from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig
 
 from ..adapters.config_checks import read_config
 from ..demo import demo_backbone
+from ..model_inputs import longest_input as longest_input
+from ..model_inputs import set_padding as set_padding
 from ..tuners import PEFT_METHODS
 from .outputs import ARGUMENTS_FILE
 
 LABEL_NAMES_FILE = "label_names.json"  # beside an adapter, which doesn't say what its classes are called
 _OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
-POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")  # of learned positions
 
 logger = logging.getLogger(__name__)
 
@@ -186,42 +186,3 @@ def check_head(loading_info: Mapping[str, Any], model: str, num_labels: int) -> 
             f"--model_name_or_path {model} has no trained head for {num_labels} classes. Without --do_train, name a "
             "model that was trained before: the --output_dir of its run."
         )
-
-
-def set_padding(tokenizer: Any, config: PretrainedConfig) -> None:
-    """Lets a model without a padding token, such as GPT-2 and Llama, take batches: the token for the end of a text
-    pads, on the right. What its head looks at is the last token that is no padding.
-
-    Raises:
-        ValueError: if there is no end of a text, either.
-    """
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                "The tokenizer has neither a padding token nor one for the end of a text, so texts of different "
-                "lengths make no batch. Set `pad_token` in its tokenizer_config.json."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"
-    if config.pad_token_id != tokenizer.pad_token_id:
-        config.pad_token_id = tokenizer.pad_token_id
-
-
-def longest_input(model: nn.Module, tokenizer: Any, asked_for: int) -> int:
-    """The number of tokens to truncate to: what is asked for, or what tokenizer and positions of the model allow.
-
-    Raises:
-        ValueError: if that leaves nothing of a text.
-    """
-    limit = min(asked_for, tokenizer.model_max_length)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
-            # RoBERTa and BART leave the first rows to padding.
-            padding = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
-            limit = min(limit, module.num_embeddings - padding)
-    if limit < asked_for:
-        logger.warning(f"Texts are truncated to {limit} tokens, not {asked_for}: that is what the model takes.")
-    least = tokenizer.num_special_tokens_to_add() + 1
-    if limit < least:
-        raise ValueError(f"--max_seq_length {asked_for} leaves nothing of a text: it has to be {least} or above.")
-    return limit

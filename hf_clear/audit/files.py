@@ -1,0 +1,203 @@
+"""From a file of labelled texts to a table of suspects, a summary, and a report. What `hf-clear audit` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import report
+from .._version import __version__
+from ..data import check_file, labelled_texts, read_files
+from ..data.labels import TEXTS
+from ..demo import demo_backbone
+from ..files import write_atomically
+from ..metrics import detection_metrics
+from ..report.exports import _state_of_csv, _state_of_parquet, check_overwriting, to_csv, to_parquet
+from .features import frozen_features
+from .labels import LabelAudit, audit_labels
+from .summary import PRECISION_TITLE, precision_table, warnings_of
+
+logger = logging.getLogger(__name__)
+
+CSV, PARQUET, FINDINGS, PAGE = "label_issues.csv", "label_issues.parquet", "audit.json", "report.html"
+
+
+@dataclass
+class AuditArguments:
+    """What to audit, and by what."""
+
+    text_column_name: str | None = field(
+        default=None, metadata={"help": "Column with the text; two, separated by a comma, for pairs. Default: 'text'."}
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
+    clean_label_column_name: str | None = field(
+        default=None,
+        metadata={"help": "Column with the true label, empty where it is unknown: to measure what is found."},
+    )
+    output_dir: str = field(
+        default="label_audit", metadata={"help": f"Folder for {CSV}, {PARQUET}, {FINDINGS} and {PAGE}."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model whose features are used, as it is. Default: all-MiniLM-L6-v2."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for the Hub, if not that of `hf auth login`."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated (in tokens)."})
+    batch_size: int = field(default=64, metadata={"help": "Texts in a forward pass."})
+    threshold: float = field(
+        default=0.5, metadata={"help": "A label is an issue if the probability that it is right is below this."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of folds and planted errors."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+
+    def __post_init__(self):
+        for name in ("max_seq_length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold has to be a probability in [0, 1]; got {self.threshold}.")
+        if self.seed < 0:
+            raise ValueError(f"--seed has to be 0 or above; got {self.seed}.")
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [name.strip() for name in (self.text_column_name or "text").split(",")]
+
+
+def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudit, dict[str, str]]:
+    """Audits the labels of a file and writes what it finds to `args.output_dir`.
+
+    Args:
+        file (`str`): `.csv`, `.json`, `.jsonl` or `.parquet`.
+        args ([`AuditArguments`]): its columns, the model, and where to write.
+
+    Returns:
+        `tuple[LabelAudit, dict[str, str]]`: what was found, and the files that were written, by what they are.
+
+    Raises:
+        ValueError: before any work, if file, columns, texts or labels are not such.
+        FileExistsError: before any work, if something is in the way that is no output of an audit.
+    """
+    check_file(file)
+    columns = args.text_columns
+    if len(columns) > 2:
+        raise ValueError(f"--text_column_name takes one column, or two for pairs; got {len(columns)}.")
+    folder = Path(args.output_dir)
+    check_writable(folder)
+    names = [*columns, args.label_column_name, args.clean_label_column_name]
+    splits = read_files({"train": file}, [name for name in names if name is not None])
+    splits, label_names = labelled_texts(
+        splits,
+        columns,
+        args.label_column_name,
+        args.clean_label_column_name,
+        os.fspath(file),
+        {name: f"--{name[:-1]}_name" for name in ("text_columns",)}
+        | {"label_column": "--label_column_name", "clean_label_column": "--clean_label_column_name"},
+    )
+    train = splits["train"]
+    texts = train.select_columns([name for name in TEXTS if name in train.column_names])
+    hub_args = {} if args.model_name_or_path is None else {"revision": args.model_revision, "token": args.token}
+    features = frozen_features(
+        texts,
+        args.model_name_or_path or demo_backbone("--model_name_or_path"),
+        args.max_seq_length,
+        args.batch_size,
+        not args.disable_tqdm,
+        **hub_args,
+    )
+    shown = texts.rename_columns(dict(zip(TEXTS, columns))) if columns != list(TEXTS[: len(columns)]) else texts
+    labels = np.array(train["label"])
+    audit = audit_labels(
+        labels, features=features, texts=shown, label_names=label_names, threshold=args.threshold, seed=args.seed
+    )
+    findings = findings_of(audit) | {"file": os.fspath(file), "arguments": dataclasses.asdict(args)}
+    findings["arguments"].pop("token")
+    if "true_label" in train.column_names:
+        findings["measured"] = _measured(audit, np.array(train["true_label"]), labels)
+    return audit, _write(folder, audit, findings, label_names)
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Raises:
+        FileExistsError: if a file is in the way that no audit has written, or that somebody has filled in.
+        NotADirectoryError: if the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output_dir {folder} is a file. Name a folder.")
+    check_overwriting(folder / CSV, _state_of_csv)
+    check_overwriting(folder / PARQUET, _state_of_parquet)
+    path = folder / FINDINGS
+    if os.path.lexists(path) and not _is_findings(path):
+        raise FileExistsError(f"{path} is there, and is not of an audit. It stays as it is: name another --output_dir.")
+
+
+def findings_of(audit: LabelAudit) -> dict[str, Any]:
+    """What was found, for JSON: null for what is not known."""
+    rate, accuracy = audit.noise_rate, audit.accuracy
+    return {
+        "hf_clear_version": __version__,
+        "num_labels": len(audit.table),
+        "num_label_issues": len(audit.label_issues),
+        "is_supported": audit.is_supported,
+        "noise_rate": {name: _number(value) for name, value in dataclasses.asdict(rate).items()},
+        "accuracy": {name: _number(value) for name, value in dataclasses.asdict(accuracy).items()},
+        "planted_errors": {"num": len(audit.planted.planted), "found": _number(audit.planted.found)},
+        "expected_precision": [
+            {name: _number(value) for name, value in row.items()} for row in audit.expected_precision
+        ],
+        "warnings": warnings_of(audit),
+    }
+
+
+def _measured(audit: LabelAudit, true: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How good the list is, by the truth."""
+    index, score = (np.array(audit.table[name]) for name in ("sample_index", "label_score"))
+    known = (true[index] >= 0) & np.isfinite(score)
+    is_wrong = (true != labels)[index]
+    found = {"true_labels": int(known.sum())}
+    if known.any():
+        found["noise_rate"] = float(is_wrong[known].mean())
+    return found | detection_metrics(score[known], is_wrong[known])
+
+
+def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_names: list[str]) -> dict[str, str]:
+    written = {"all labels, worst first, for a spreadsheet": folder / CSV, "the same": folder / PARQUET}
+    written["what was found"] = folder / FINDINGS
+    to_csv(audit.table, folder / CSV)
+    to_parquet(audit.table, folder / PARQUET)
+    write_atomically(folder / FINDINGS, (json.dumps(findings, indent=2, ensure_ascii=False) + "\n").encode())
+    save_report = getattr(report, "save_report", None)
+    if save_report is not None:
+        try:
+            save_report(
+                folder / PAGE,
+                audit.table,
+                warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
+                label_names=label_names,
+                sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
+            )
+            written["report"] = folder / PAGE
+        except ImportError as error:
+            logger.warning(f"No {PAGE}: {error}")
+    return {name: os.fspath(path) for name, path in written.items()}
+
+
+def _is_findings(path: Path) -> bool:
+    try:
+        return "expected_precision" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,67 @@
+"""`hf-clear report OUTPUT_DIR`."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+
+from .. import report
+from ..audit.files import FINDINGS, PAGE, PARQUET
+from ..audit.summary import PRECISION_TITLE, precision_table
+
+_STATE = "trainer_state.json"
+
+
+def run(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        prog="hf-clear report",
+        description="Writes one HTML page about a run of `hf-clear train`, or about an audit: what was found, "
+        "pictures, and a table of suspects in which suggestions are accepted. It needs no network to be read.",
+    )
+    parser.add_argument("output_dir", help="The folder of the run, or of the audit.")
+    parser.add_argument("--output", help=f"The page. Default: {PAGE} in the folder.")
+    args = parser.parse_args(list(argv))
+    folder = Path(args.output_dir)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder.")
+    if not (folder / PARQUET).is_file():
+        raise ValueError(
+            f"{folder} has no {PARQUET}, the table of all labels. `hf-clear train` and `hf-clear audit` write it: name "
+            "the --output_dir of one of them."
+        )
+    save_report = getattr(report, "save_report", None)
+    if save_report is None:
+        raise ImportError('A report needs more packages: pip install "hf-clear[report]"')
+    state, findings = _read(folder / _STATE), _read(folder / FINDINGS)
+    cuts = findings.get("expected_precision") or []
+    sections = [(PRECISION_TITLE, precision_table(cuts))] if cuts else []
+    path = save_report(
+        args.output or folder / PAGE,
+        datasets.Dataset(pq.read_table(folder / PARQUET)),
+        log_history=state.get("log_history") or [],
+        warnings=[text[0].upper() + text[1:] for text in findings.get("warnings") or []],
+        sections=sections,
+    )
+    print(os.fspath(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds; nothing if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}).") from error
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,126 @@
+"""Planted errors: some labels are flipped on purpose, and it is counted how many of them are found. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._names import IGNORED_LABEL
+from ..estimators import NoiseModel, fit_noise_model
+
+SHARE = 0.05  # of the labels that are flipped in one round
+_ENOUGH, _MOST_ROUNDS = 300, 4  # planted errors in all, if so many rounds give them
+KINDS = ("uniform", "found")
+
+
+@dataclass(frozen=True)
+class PlantedErrors:
+    """What [`plant_and_find`] saw.
+
+    Attributes:
+        planted (`np.ndarray` of shape `[num_planted]`): the clean probabilities of labels that were flipped.
+        kind (`np.ndarray` of shape `[num_planted]`): 0 if another class was drawn uniformly, 1 if as the noise model
+            says that labels go wrong (see `KINDS`).
+        untouched (`np.ndarray` of shape `[num_untouched]`): the clean probabilities of the labels that were not, in the
+            same rounds.
+        num_labels (`int`): the number of classes.
+        noise_rate (`float`): the share of labels that were wrong before, by the noise model.
+    """
+
+    planted: np.ndarray
+    kind: np.ndarray
+    untouched: np.ndarray
+    num_labels: int
+    noise_rate: float = 0.0
+
+    @classmethod
+    def none(cls, model: NoiseModel) -> PlantedErrors:
+        return cls(np.empty(0), np.empty(0, dtype=int), np.empty(0), model.target.shape[1])
+
+    @property
+    def found(self) -> float:
+        """The share of planted errors with a clean probability below 0.5; NaN without any. Flips of wrong labels that
+        made them right, as far as that is to be expected, are no errors."""
+        if not len(self.planted):
+            return float("nan")
+        found, flagged = (self.planted < 0.5).mean(), (self.untouched < 0.5).mean() if len(self.untouched) else 0.0
+        return float(share_of_errors(found, flagged, self.noise_rate, self.num_labels))
+
+    @property
+    def auroc(self) -> float:
+        """How often a planted error has a lower clean probability than a label that was left as it is, among which are
+        all errors that were there before: even a perfect ranking doesn't reach 1."""
+        from scipy.stats import rankdata
+
+        size = len(self.planted)
+        if not (size and len(self.untouched)):
+            return float("nan")
+        ranks = rankdata(np.concatenate([self.planted, self.untouched]))[:size]
+        return float(1 - (ranks.sum() - size * (size + 1) / 2) / size / len(self.untouched))
+
+
+def plant_and_find(
+    model: NoiseModel, rescore: Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]], seed: int = 0
+) -> PlantedErrors:
+    """Flips 5 % of the labels, scores all samples anew, and fits the noise model again; as often as it takes to see 300
+    planted errors, four times at most.
+
+    Half of the errors are of any other class, half are as the noise model says that labels go wrong, which are harder
+    to find if classes are confused that look alike.
+
+    Args:
+        model ([`NoiseModel`]): fitted to the labels as they are.
+        rescore (`Callable`): from labels, `[num_samples]`, to scores `[num_samples, num_labels]` of one source or a
+            sequence of them, by models that have not seen the label of the sample.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Returns:
+        [`PlantedErrors`]
+    """
+    rng, num_labels = np.random.default_rng(seed), model.target.shape[1]
+    rows = np.flatnonzero((model.labels != IGNORED_LABEL) & model.has_scores)
+    size = int(round(SHARE * len(rows)))
+    planted, kinds, untouched = [], [], []
+    rounds = min(-(-_ENOUGH // max(size, 1)), _MOST_ROUNDS) if num_labels > 1 and size else 0
+    for _ in range(rounds):
+        flipped = rng.choice(rows, size, replace=False)
+        kind = np.arange(size) % len(KINDS)
+        labels = model.labels.copy()
+        labels[flipped] = _other_labels(labels[flipped], kind, model.transition_matrix, rng)
+        again = fit_noise_model(rescore(labels), labels)
+        clean = np.where(again.has_scores, again.clean_probability, np.nan)
+        planted.append(clean[flipped])
+        kinds.append(kind)
+        untouched.append(clean[np.setdiff1d(rows, flipped)])
+    joined = [np.concatenate(part) if part else np.empty(0) for part in (planted, kinds, untouched)]
+    seen = [np.isfinite(part) for part in (joined[0], joined[2])]
+    rate = float(np.nan_to_num(model.noise_rate))
+    return PlantedErrors(joined[0][seen[0]], joined[1][seen[0]], joined[2][seen[1]], num_labels, rate)
+
+
+def share_of_errors(
+    flipped: np.ndarray | float, untouched: np.ndarray | float, rate: float, num_labels: int
+) -> np.ndarray | float:
+    """The share of wrong labels that a cut takes, from the shares of flipped and of untouched labels that it takes. A
+    wrong label that is flipped may have become right, at random with probability `1 / (num_labels - 1)`.
+
+    Args:
+        rate (`float`): the share of wrong labels before.
+    """
+    right = rate / (num_labels - 1)
+    if 1 - rate - right < 0.05:  # flipped or not, labels say next to nothing
+        return flipped
+    return np.clip(((1 - rate) * flipped - right * untouched) / (1 - rate - right), 0, 1)
+
+
+def _other_labels(labels: np.ndarray, kind: np.ndarray, matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    num_labels = len(matrix)
+    others = (labels + rng.integers(1, num_labels, len(labels))) % num_labels
+    as_found = np.where(np.eye(num_labels, dtype=bool), 0, matrix)
+    total = as_found.sum(axis=1, keepdims=True)
+    as_found = np.divide(as_found, total, out=np.zeros_like(as_found), where=total > 0)
+    for row in np.flatnonzero((kind == 1) & (total[labels, 0] > 0)):
+        others[row] = rng.choice(num_labels, p=as_found[labels[row]])
+    return others

@@ -1,0 +1,128 @@
+"""The console script: from a file to a table, a summary and findings, and what it says when it can't."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hf_clear import commands
+from hf_clear.commands import grid
+from hf_clear.commands import main as hf_clear_command
+
+COLORS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def labelled_file(tmp_path_factory):
+    """Texts that a bag of words tells apart, a quarter of them with a wrong label."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(180):
+        true = number % 3
+        words = [f"{COLORS[true]}{rng.integers(12)}" for _ in range(6)] + [f"filler{rng.integers(12)}"]
+        given = (true + rng.integers(1, 3)) % 3 if number % 4 == 0 else true
+        rows.append((" ".join(words), COLORS[given], COLORS[true]))
+    rows[7] = ("\x1b[31m=red1 red2 red3 <script>", *rows[7][1:])
+    path = tmp_path_factory.mktemp("data") / "train.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("sentence", "colour", "truth"), *rows])
+    return path, np.array([row[1] != row[2] for row in rows])
+
+
+def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_model, tmp_path, capsys):
+    path, is_wrong = labelled_file
+    out = tmp_path / "audit"
+    columns = ["--text-column-name", "sentence", "--label-column-name", "colour", "--disable_tqdm"]
+    arguments = ["audit", str(path), *columns, "--output_dir", str(out), "--model_name_or_path", tiny_model]
+    assert hf_clear_command([*arguments, "--clean_label_column_name", "truth"]) == 0
+    said = capsys.readouterr().out
+    assert "180 labels, 3 classes" in said and "more likely wrong than right" in said and "\x1b" not in said
+    assert "Share of wrong labels: between" in said and "planted errors" in said and str(out / "audit.json") in said
+    found = json.loads((out / "audit.json").read_text())
+    assert found["noise_rate"]["low"] <= is_wrong.mean() <= found["noise_rate"]["high"]
+    assert found["measured"]["noise_rate"] == pytest.approx(is_wrong.mean())
+    assert found["measured"]["detection_auroc"] > 0.8 and found["arguments"]["seed"] == 0
+    table = pd.read_parquet(out / "label_issues.parquet")
+    assert len(table) == 180 and list(table.columns[:3]) == ["sample_index", "sentence", "given_label"]
+    order = np.cumsum(is_wrong[table["sample_index"]])
+    for row in found["expected_precision"]:
+        assert row["precision_low"] <= order[row["num_labels"] - 1] / row["num_labels"] <= row["precision_high"]
+    issues = table[table["is_label_issue"]]
+    assert len(issues) == found["num_label_issues"] and set(issues["predicted_label"]) <= set(COLORS)
+    assert is_wrong[issues["sample_index"]].mean() > 0.6
+    assert len(pd.read_csv(out / "label_issues.csv")) == 180
+
+    assert hf_clear_command(arguments) == 0  # its own files are replaced
+    (out / "label_issues.csv").write_text("mine")
+    capsys.readouterr()
+    assert hf_clear_command(arguments) == 2
+    assert "label_issues.csv is there, and is no table" in capsys.readouterr().err
+    assert (out / "label_issues.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "{file}"], "The train data have no column 'text' (--text_column_name)"),
+        (["audit", "nowhere.csv"], "nowhere.csv: there is no such file."),
+        (["audit", "{file}", "--text_column_name", "a,b,c"], "takes one column, or two for pairs; got 3"),
+        (["audit", "{file}", "--threshold", "2"], "--threshold has to be a probability in [0, 1]; got 2.0."),
+        (["audit", "{file}", "--output_dir", "{file}"], "is a file. Name a folder."),
+        (["report", "{folder}"], "has no label_issues.parquet"),
+        (["report", "nowhere"], "nowhere: there is no such folder."),
+        (["grid", "--output_dir", "{folder}", "--seed", "3"], "--seed is what the grid goes over"),
+        (["grid", "--output_dir", "{folder}", "--noise_rates", "0.2"], "--noise_type and --noise_rates go together"),
+        (["audits"], "there is no command 'audits'"),
+    ],
+)
+def test_what_cant_be_used_is_said_before_work_starts(arguments, message, labelled_file, tmp_path, capsys):
+    names = {"file": str(labelled_file[0]), "folder": str(tmp_path)}
+    assert hf_clear_command([argument.format(**names) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_and_the_module_are_one(capsys):
+    config = ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    assert config["options.entry_points"]["console_scripts"].strip() == "hf-clear = hf_clear.commands:main"
+    assert config["options"]["py_modules"] == "run_glue_noisy"  # what `hf-clear train` runs
+    run = subprocess.run([sys.executable, "-m", "hf_clear"], capture_output=True, text=True)
+    assert run.returncode == 0 and all(name in run.stdout for name in commands.COMMANDS), run.stderr
+    for name in commands.COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            hf_clear_command([name, "--help"])
+        assert end.value.code == 0
+    assert re.search(r"--method .*--lora_r ", capsys.readouterr().out, re.DOTALL)
+
+
+def test_a_grid_trains_what_is_not_trained_yet(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def train(command, stdout):
+        ran.append(command)
+        given = dict(zip(command[4::2], command[5::2]))
+        folder, is_broken = Path(given["--output_dir"]), given["--seed"] == "3"
+        folder.mkdir(parents=True, exist_ok=True)
+        accuracy = 0.5 + 0.1 * (given["--method"] == "clear") + 0.01 * int(given["--seed"])
+        (folder / "all_results.json").write_text(json.dumps({"test_accuracy": accuracy, "train_loss": 1.0}))
+        return subprocess.CompletedProcess(command, int(is_broken))
+
+    monkeypatch.setattr(grid.subprocess, "run", train)
+    arguments = ["grid", "--output_dir", str(tmp_path), "--noise_type", "symmetric", "--noise_rates", "0.2"]
+    assert hf_clear_command([*arguments, "--seeds", "1", "2", "--lora_r", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "0.515" in said and "0.615" in said and "train_loss" not in said  # means over seeds
+    assert len(ran) == 4 and ran[0][1:4] == ["-m", "hf_clear", "train"] and ran[0][-4:-2] == ["--lora_r", "4"]
+    table = pd.read_csv(tmp_path / "grid.csv")
+    assert len(table) == 4 and list(table.columns) == ["method", "noise_rate", "seed", "test_accuracy"]
+    assert hf_clear_command([*arguments, "--seeds", "1", "2", "--lora_r", "4"]) == 0 and len(ran) == 4
+    assert hf_clear_command([*arguments, "--seeds", "1", "--lora_r", "8"]) == 0 and len(ran) == 6  # other arguments
+    assert hf_clear_command([*arguments, "--seeds", "3", "--lora_r", "4"]) == 1
+    assert "failed (exit status 1" in capsys.readouterr().err
