@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hf_clear import commands
+from hf_clear.audit.summary import PRECISION_TITLE
 from hf_clear.commands import grid
 from hf_clear.commands import main as hf_clear_command
 
@@ -57,6 +58,9 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
     assert len(issues) == found["num_label_issues"] and set(issues["predicted_label"]) <= set(COLORS)
     assert is_wrong[issues["sample_index"]].mean() > 0.6
     assert len(pd.read_csv(out / "label_issues.csv")) == 180
+    page = tmp_path / "again.html"
+    assert hf_clear_command(["report", str(out), "--output", str(page)]) == 0
+    assert PRECISION_TITLE in page.read_text() and PRECISION_TITLE in (out / "report.html").read_text()
 
     assert hf_clear_command(arguments) == 0  # its own files are replaced
     (out / "label_issues.csv").write_text("mine")

@@ -54,7 +54,7 @@ def assert_same(first: dict, second: dict) -> None:
 
 @pytest.mark.parametrize("name", runs.SETTINGS)
 def test_two_processes(ranks, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("hf_clear.probing.head_start._LEAST_SKILL", 0.0)  # as there
+    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 0.0)  # as there
     settings, config = runs.SETTINGS[name]
     first, second = (results[name] for results in ranks)
     assert first["world_size"] == 2 and first["steps"] == second["steps"]

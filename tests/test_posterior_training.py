@@ -256,7 +256,7 @@ def test_tokens_are_trained_with_gates_and_said(training_arguments, caplog):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_has_evidence_and_a_posterior(training_arguments, monkeypatch, name):
-    monkeypatch.setattr("hf_clear.probing.head_start._LEAST_SKILL", 0.0)  # of so few samples
+    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 0.0)  # of so few samples
     batch = {key: value for key, value in batch_of(name).items() if key != "labels"}
     size = len(next(iter(batch.values())))
     data = [{key: value[row % size] for key, value in batch.items()} | {"labels": row % 2} for row in range(16)]

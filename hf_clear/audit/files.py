@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import report
 from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
 from ..data.labels import TEXTS
 from ..demo import demo_backbone
 from ..files import write_atomically
 from ..metrics import detection_metrics
-from ..report.exports import _state_of_csv, _state_of_parquet, check_overwriting, to_csv, to_parquet
+from ..report import save_report
+from ..report.exports import check_overwriting, state_of_csv, state_of_parquet, to_csv, to_parquet
 from .features import frozen_features
 from .labels import LabelAudit, audit_labels
 from .summary import PRECISION_TITLE, precision_table, warnings_of
@@ -134,8 +134,8 @@ def check_writable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output_dir {folder} is a file. Name a folder.")
-    check_overwriting(folder / CSV, _state_of_csv)
-    check_overwriting(folder / PARQUET, _state_of_parquet)
+    check_overwriting(folder / CSV, state_of_csv)
+    check_overwriting(folder / PARQUET, state_of_parquet)
     path = folder / FINDINGS
     if os.path.lexists(path) and not _is_findings(path):
         raise FileExistsError(f"{path} is there, and is not of an audit. It stays as it is: name another --output_dir.")
@@ -176,19 +176,17 @@ def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_name
     to_csv(audit.table, folder / CSV)
     to_parquet(audit.table, folder / PARQUET)
     write_atomically(folder / FINDINGS, (json.dumps(findings, indent=2, ensure_ascii=False) + "\n").encode())
-    save_report = getattr(report, "save_report", None)
-    if save_report is not None:
-        try:
-            save_report(
-                folder / PAGE,
-                audit.table,
-                warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
-                label_names=label_names,
-                sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
-            )
-            written["report"] = folder / PAGE
-        except ImportError as error:
-            logger.warning(f"No {PAGE}: {error}")
+    try:
+        save_report(
+            folder / PAGE,
+            audit.table,
+            warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
+            label_names=label_names,
+            sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
+        )
+        written["report"] = folder / PAGE
+    except ImportError as error:
+        logger.warning(f"No {PAGE}: {error}")
     return {name: os.fspath(path) for name, path in written.items()}
 
 

@@ -9,14 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow.parquet as pq
-
-from .. import report
 from ..audit.files import FINDINGS, PAGE, PARQUET
 from ..audit.summary import PRECISION_TITLE, precision_table
-
-_STATE = "trainer_state.json"
+from ..report import save_run_report
 
 
 def run(argv: Sequence[str]) -> None:
@@ -36,16 +31,12 @@ def run(argv: Sequence[str]) -> None:
             f"{folder} has no {PARQUET}, the table of all labels. `hf-clear train` and `hf-clear audit` write it: name "
             "the --output_dir of one of them."
         )
-    save_report = getattr(report, "save_report", None)
-    if save_report is None:
-        raise ImportError('A report needs more packages: pip install "hf-clear[report]"')
-    state, findings = _read(folder / _STATE), _read(folder / FINDINGS)
+    findings = _read(folder / FINDINGS)
     cuts = findings.get("expected_precision") or []
     sections = [(PRECISION_TITLE, precision_table(cuts))] if cuts else []
-    path = save_report(
+    path = save_run_report(
+        folder,
         args.output or folder / PAGE,
-        datasets.Dataset(pq.read_table(folder / PARQUET)),
-        log_history=state.get("log_history") or [],
         warnings=[text[0].upper() + text[1:] for text in findings.get("warnings") or []],
         sections=sections,
     )

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._names import IGNORED_LABEL
-from ..transition_matrices import check_transition_matrix, symmetric_matrix
+from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._matrix_fit import fit_matrix, skill
 from ._registry import register_estimator
-from ._transition import expected_counts, matrix_of_counts
-from ._weights import Rows, Weights, centered, fit_weights, posterior, score_tables
+from ._weights import Rows, Weights, centered, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
-_START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
-_ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
-_CONVERGED = 1e-3
 _SIGNIFICANCE, _SEED = 0.01, 71_205
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
@@ -78,9 +75,7 @@ class NoiseModel:
     def expected_skill(self) -> float:
         """How far predictions go from the best constant one (0) to perfect ones (1), if f is calibrated: the expected
         accuracy, the mean of `max f_i`, between that of the constant one, the largest class mean of f, and 1."""
-        accuracy = float(self.prediction.max(axis=1).mean(dtype=np.float64))
-        constant = float(self.prediction.mean(axis=0, dtype=np.float64).max())
-        return (accuracy - constant) / (1 - constant) if constant < 1 else 0.0
+        return skill(self.prediction)
 
     @property
     def explained(self) -> float:
@@ -112,7 +107,8 @@ def fit_noise_model(
 
     T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
-    many pseudo-counts as there are classes; b has a standard normal prior.
+    many pseudo-counts as there are classes; b has a standard normal prior. If predictions tell too little, a free
+    matrix can't be told from classes that they confuse, and T is symmetric noise of the likeliest rate.
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
@@ -144,45 +140,14 @@ def fit_noise_model(
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))
-    matrix, weights = _fit(some, num_labels, known)
+    matrix, weights = fit_matrix(some, num_labels, known)
     gain, is_supported = _gain(some, num_labels, known)
     return _model(tables, labels, matrix, weights, gain, is_supported)
 
 
-def _fit(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, Weights]:
-    """T, and the weights of the prediction."""
-    if known is not None:
-        return known, fit_weights(some, known)
-    matrix, weights = _symmetric(some, num_labels)
-    # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
-    frequencies = weights.predict(some.scores).mean(axis=0, dtype=np.float64) if len(some.labels) else None
-    for _ in range(_ROUNDS):
-        f, before = weights.predict(some.scores), matrix
-        for _ in range(_STEPS):
-            t, _ = posterior(f, matrix.T[some.labels].astype(np.float32))
-            matrix = matrix_of_counts(expected_counts(t, some.labels))
-        weights = fit_weights(some, matrix, weights, steps=20, frequencies=frequencies)
-        if np.abs(matrix - before).max() < _CONVERGED:
-            break
-    return matrix, weights
-
-
-def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
-    """Of a few rates of symmetric noise, the likeliest: expectation maximization is slow to find it."""
-    best, weights, likeliest = None, None, -np.inf
-    for share in _START_RATES:
-        matrix = symmetric_matrix(num_labels, share * (1 - 1 / num_labels))  # at 1, labels say nothing
-        weights = fit_weights(some, matrix, weights, steps=20)
-        _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
-        likelihood = np.log(total).mean() if len(total) else 0.0
-        if likelihood > likeliest:
-            best, likeliest = (matrix, weights), likelihood
-    return best
-
-
 def fit_halves(some: Rows, num_labels: int, known: np.ndarray | None = None) -> list[tuple[np.ndarray, Rows]]:
     """The matrix that one half of the samples gives, with the rows of the other; twice."""
-    return [(_fit(some.select(half), num_labels, known)[0], some.select(~half)) for half in _halves(some)]
+    return [(fit_matrix(some.select(half), num_labels, known)[0], some.select(~half)) for half in _halves(some)]
 
 
 def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +168,7 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float,
         if not (rows.any() and (~rows).any()):
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)
-        matrix, weights = _fit(seen, num_labels, known)
+        matrix, weights = fit_matrix(seen, num_labels, known)
         likelihood = (weights.predict(held_out.scores) * matrix.T[held_out.labels]).sum(axis=1)
         same_for_all = (weights.predict(seen.scores).mean(axis=0) @ matrix)[held_out.labels]
         gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))

@@ -14,6 +14,7 @@ from transformers import Trainer
 
 from .._processes import run_on_main
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
+from ..estimators._matrix_fit import LEAST_SKILL
 from ..evidence import EvidenceSource, evidence_sources
 from ..features import FrozenFeatures
 from ..folds.cross_fitting import HeldOutScores
@@ -24,9 +25,6 @@ from .probe import Probe, features_for_probe, find_head, probe_predictions, set_
 logger = logging.getLogger(__name__)
 
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
-# That the noise model expects of its predictions. Between those on intents and news (0.70 and more), where it is good
-# to begin with them, and those on sentiment and question types (below 0.44). Chosen with a look at true labels.
-_LEAST_SKILL = 0.6
 _DEVICE_BYTES = 2**31  # that features may take on the training device
 
 
@@ -121,7 +119,7 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         names = ["cross_fit"] * (held_out is not None) + [source.name for source in sources]
         logs = {f"evidence_scale_{name}": float(scale) for name, scale in zip(names, noise.scales)}
         logs |= {"evidence_gain": noise.gain, "evidence_skill": noise.expected_skill}
-        if held_out is None and noise.expected_skill < _LEAST_SKILL:
+        if held_out is None and noise.expected_skill < LEAST_SKILL:
             if first.trainer.is_world_process_zero():
                 logger.warning(_too_weak(noise, first))
             return logs, False
@@ -142,7 +140,7 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
     if noise.is_supported:
         found = (
             f"little about the labels: predictions from them are expected to go {max(noise.expected_skill, 0):.0%} of "
-            f"the way from a constant one to perfect ones, and it takes {_LEAST_SKILL:.0%}"
+            f"the way from a constant one to perfect ones, and it takes {LEAST_SKILL:.0%}"
         )
     epochs = settings.clear_warmup_epochs
     then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`); the first fit is to what it predicts."

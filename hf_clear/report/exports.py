@@ -47,7 +47,7 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     ```
     """
     check_table(table)
-    check_overwriting(path, _state_of_csv)
+    check_overwriting(path, state_of_csv)
     frame = table.to_pandas()
     for name in frame.columns:
         if name in _LABELS and frame[name].dtype.kind == "f":  # whole numbers, and some that are missing
@@ -77,7 +77,7 @@ def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
         ValueError: if `table` is no such table.
     """
     check_table(table)
-    check_overwriting(path, _state_of_parquet)
+    check_overwriting(path, state_of_parquet)
     buffer = io.BytesIO()
     table.to_parquet(buffer)
     write_atomically(path, buffer.getvalue())
@@ -163,7 +163,7 @@ def check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | N
         raise FileExistsError(f"{os.fspath(path)} {state}. It stays as it is: choose another name, or move it away.")
 
 
-def _state_of_csv(path: str) -> str | None:
+def state_of_csv(path: str) -> str | None:
     """What speaks against overwriting a file."""
     try:
         frame = read_sheet(path)
@@ -176,7 +176,7 @@ def _state_of_csv(path: str) -> str | None:
     return None
 
 
-def _state_of_parquet(path: str) -> str | None:
+def state_of_parquet(path: str) -> str | None:
     try:
         is_table = {"sample_index", "label_score"} <= set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException):

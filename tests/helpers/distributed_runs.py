@@ -301,7 +301,7 @@ def resume(folder: Path) -> dict:
 
 
 def main() -> None:
-    hf_clear.probing.head_start._LEAST_SKILL = 0.0  # of so few samples, too, evidence is to be used
+    hf_clear.probing.head_start.LEAST_SKILL = 0.0  # of so few samples, too, evidence is to be used
     faulthandler.dump_traceback_later(900, exit=True)  # should it hang, it says where
     folder = Path(sys.argv[1])
     results = {name: run(name, folder) for name in SETTINGS}
