@@ -11,7 +11,7 @@ import numpy as np
 from .._names import IGNORED_LABEL
 from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
-from ._matrix_fit import fit_matrix, skill
+from ._matrix_fit import LEAST_SKILL, fit_matrix, skill
 from ._registry import register_estimator
 from ._weights import Rows, Weights, centered, posterior, score_tables
 
@@ -81,12 +81,13 @@ class NoiseModel:
     def explained(self) -> float:
         """The share of what speaks against the given labels that the noise matrix takes for wrong labels: the noise
         rate over the mean of `1 - f_i[y_i]`. Near 1 if T says how labels went wrong. Near 0 if there are hardly any
-        wrong ones, or people erred on samples that f is in doubt about, too. NaN if no scores support it, or nothing
-        speaks against a label."""
+        wrong ones, or people erred on samples that f is in doubt about, too. NaN if nothing speaks against a label, or
+        predictions tell too little (`expected_skill` below 0.6): their doubts are about everything."""
         known = np.flatnonzero((self.labels != IGNORED_LABEL) & self.has_scores)
         doubt = 1 - self.prediction[known, self.labels[known]].astype(np.float64).mean()
         found = 1 - self.clean_probability[known].mean()
-        return float(np.clip(found / doubt, 0, 1)) if self.is_supported and doubt > _LEAST_GAIN else float("nan")
+        is_told = self.is_supported and self.expected_skill >= LEAST_SKILL and doubt > _LEAST_GAIN
+        return float(np.clip(found / doubt, 0, 1)) if is_told else float("nan")
 
     @property
     def noise_rate(self) -> float:
