@@ -181,11 +181,13 @@ def metadata_of(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_the_wheel_holds_nothing_but_the_package(wheel):
+def test_the_wheel_holds_the_package_the_script_and_nothing_else(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
-    own = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_clear").rglob("*.py")}
+    modules = [*(ROOT / "hf_clear").rglob("*.py"), *(ROOT / "hf_clear" / "report" / "assets").iterdir()]
+    own = {str(path.relative_to(ROOT)) for path in modules if path.is_file()} | {"run_glue_noisy.py"}
     assert own == {file for file in files if ".dist-info/" not in file}
-    assert {file.split("/")[-1] for file in files - own} == {"METADATA", "WHEEL", "top_level.txt", "RECORD", "LICENSE"}
+    about = {"METADATA", "WHEEL", "top_level.txt", "RECORD", "LICENSE", "entry_points.txt"}
+    assert {file.split("/")[-1] for file in files - own} == about
 
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
@@ -207,7 +209,11 @@ def test_what_is_pushed(pushed, name, expected, in_training, also_there):
     files = {path for path in repository.files() if not path.startswith("last-checkpoint/")}
     assert expected | TOKENIZER | {"README.md"} <= files
     ever = set().union(*repository.commits.values())  # what was deleted again is still there for all to see
-    secret = {path for path in ever if re.search(r"state\.safetensors|clean_prob|features|optimizer", path)}
+    secret = {
+        path
+        for path in ever
+        if re.search(r"state\.safetensors|clean_prob|label_issues|report|features|optimizer", path)
+    }
     if name == "checkpoints":
         asked = {f"last-checkpoint/{file}" for file in ("clear_state.safetensors", "optimizer.pt")}
         assert secret == asked <= set(repository.files())
