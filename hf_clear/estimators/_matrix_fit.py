@@ -28,11 +28,14 @@ def skill(prediction: np.ndarray) -> float:
     return (accuracy - constant) / (1 - constant) if constant < 1 else 0.0
 
 
-def fit_matrix(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[np.ndarray, Weights]:
+def fit_matrix(
+    some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float = LEAST_SKILL
+) -> tuple[np.ndarray, Weights]:
     """T, and the weights of the prediction.
 
     Args:
         known (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is not to be found.
+        least_skill (`float`, *optional*): of the predictions, for another T than symmetric noise.
     """
     if known is not None:
         return known, fit_weights(some, known)
@@ -47,7 +50,7 @@ def fit_matrix(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[n
         weights = fit_weights(some, matrix, weights, steps=20, frequencies=frequencies)
         if np.abs(matrix - before).max() < _CONVERGED:
             break
-    is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores)) < LEAST_SKILL
+    is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores)) < least_skill
     return _one_rate(some, num_labels) if is_weak else (matrix, weights)
 
 

@@ -98,7 +98,10 @@ class NoiseModel:
 
 
 def fit_noise_model(
-    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, transition_matrix: np.ndarray | None = None
+    scores: np.ndarray | Sequence[np.ndarray],
+    labels: np.ndarray,
+    transition_matrix: np.ndarray | None = None,
+    least_skill: float = LEAST_SKILL,
 ) -> NoiseModel:
     """Fits how scores tell the true class, and how the given labels come from it.
 
@@ -108,8 +111,7 @@ def fit_noise_model(
 
     T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
-    many pseudo-counts as there are classes; b has a standard normal prior. If predictions tell too little, a free
-    matrix can't be told from classes that they confuse, and T is symmetric noise of the likeliest rate.
+    many pseudo-counts as there are classes; b has a standard normal prior.
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
@@ -120,6 +122,9 @@ def fit_noise_model(
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
             1. Then the weights of the prediction alone are fitted.
+        least_skill (`float`, *optional*, defaults to 0.6): if `expected_skill` is below it, predictions tell too little
+            for a free T, which can't be told from classes that they confuse: it is symmetric noise of the likeliest
+            rate. 0 for predictions that follow the targets of this model, as at its refits in training.
 
     Returns:
         [`NoiseModel`]
@@ -141,8 +146,8 @@ def fit_noise_model(
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))
-    matrix, weights = fit_matrix(some, num_labels, known)
-    gain, is_supported = _gain(some, num_labels, known)
+    matrix, weights = fit_matrix(some, num_labels, known, least_skill)
+    gain, is_supported = _gain(some, num_labels, known, least_skill)
     return _model(tables, labels, matrix, weights, gain, is_supported)
 
 
@@ -160,7 +165,7 @@ def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
     return half, ~half
 
 
-def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float, bool]:
+def _gain(some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float) -> tuple[float, bool]:
     """See [`NoiseModel`]."""
     from scipy.stats import t
 
@@ -169,7 +174,7 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None) -> tuple[float,
         if not (rows.any() and (~rows).any()):
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)
-        matrix, weights = fit_matrix(seen, num_labels, known)
+        matrix, weights = fit_matrix(seen, num_labels, known, least_skill)
         likelihood = (weights.predict(held_out.scores) * matrix.T[held_out.labels]).sum(axis=1)
         same_for_all = (weights.predict(seen.scores).mean(axis=0) @ matrix)[held_out.labels]
         gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
@@ -249,7 +254,7 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     """The estimator `"noise_model"`: [`fit_noise_model`] to the predicted probabilities."""
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
-    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels)
+    model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, least_skill=0.0)
     warn_if_unsupported(model)
     diagnostics = {
         "noise_model_rate": model.noise_rate,
