@@ -27,7 +27,7 @@ from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
-from .unexplained import say_unexplained, with_settings
+from .unexplained import GATES, WITHOUT_EVIDENCE, say_unexplained, with_settings
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Refit:
         self._dataloader: DataLoader | None = None
         self._base_features = self._gate_probability = None
         self._instead: NamedEstimator | None = None  # see `_go_by_losses`
-        self._all_act, self._told_of_missing = False, False
+        self._all_act = self._told_of_missing = False
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
         if takes_part is not None:
             takes_part.fill_(True)
@@ -95,9 +95,10 @@ class Refit:
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
         probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
-        cross-fitting warm-up has ended with. Returns what was found, for the log: nothing in the warm-up, and if this
-        epoch has its fit."""
+        cross-fitting warm-up has ended with. Returns what was found, for the log; nothing if there was no fit."""
         self.resolve()
+        if self.settings.clear_warmup == "evidence" and epoch > 0 and not self.store.is_fitted:  # it was too weak
+            self._go_by_losses(WITHOUT_EVIDENCE)
         settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         is_warmup = epoch < settings.clear_warmup_epochs and not (
@@ -110,6 +111,7 @@ class Refit:
             of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
             if not fits:
+                self._go_by_losses(WITHOUT_EVIDENCE)
                 return logs
         elif not is_warmup:
             features = self._frozen_features() if estimator.uses_features else None
@@ -123,32 +125,31 @@ class Refit:
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
-        least = self.settings.clear_min_explained
         if self.loss.uses_posterior and not self.store.is_fitted:
-            estimator = mixture_if_unexplained(estimator, least)
+            estimator = mixture_if_unexplained(estimator, self.settings.clear_min_explained)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
-            say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
+            say_unexplained(self._trainer, self.loss.name, estimator, logs, self.settings.clear_min_explained)
             self._go_by_losses()
             self._begin(predictions)
         return logs
 
-    def _go_by_losses(self) -> None:
-        """If the first fit has no posterior, training goes on as CleaR with gates."""
-        self.settings = with_settings(self.settings)
-        self._instead = get_estimator(self.settings.clear_estimator)
-        self.resolve()
+    def _go_by_losses(self, others: dict = GATES) -> None:
+        """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
+        if self.loss.uses_posterior and self.settings.clear_min_explained > 0:
+            self.settings = with_settings(self.settings, others)
+            self._instead = get_estimator(self.settings.clear_estimator)
+            self.resolve()
 
     def _predictions(self, keep_probabilities: bool) -> SamplePredictions:
         """What the fit looks at: one pass over the training set in evaluation mode with every module active. With
         `clear_loss_source="online"` no pass, but the running mean of the predictions of training (routed, with
         dropout); samples that it has not seen are predicted."""
         store, is_online = self.store, self.settings.clear_loss_source == "online"
-        unseen = None
+        unseen = predictions = None
         if self.keeps_predictions:
             unseen = (store.labels == IGNORED_LABEL) | (store.targets is None)
             unseen = unseen.nonzero().squeeze(1) if (unseen & ~self._never_returned).any() else None
-        predictions = None
         if not is_online or unseen is not None:
             predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)
         if unseen is not None:
@@ -166,8 +167,7 @@ class Refit:
         return mean_of_members(lambda member: self._predict(functools.partial(routed, member)).probabilities, size)
 
     def _frozen_features(self) -> torch.Tensor:
-        """The base model's features of every training sample, `[num_samples, hidden_size]`; computed once, since
-        training doesn't change them."""
+        """The frozen model's features of every training sample, `[num_samples, hidden_size]`; computed once."""
         if self._base_features is None:
             self._base_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
         return self._base_features
@@ -270,7 +270,7 @@ class Refit:
         """Goes on from what [`SampleStore.save`] wrote; raises what [`Identity.load_store`] does."""
         self.store = self._identity.load_store(path, self._trainer.args.device, num_labels)
         self._gate_probability = None
-        if self.loss.uses_posterior and self.store.is_fitted and self.store.posterior is None:
+        if self.store.is_fitted and self.store.posterior is None:  # so the first fit has decided
             self._go_by_losses()
         self._leave_out()
 

@@ -1,4 +1,4 @@
-"""What is trained if no noise matrix explains the labels: CleaR with gates."""
+"""What is trained if evidence is weak, or no noise matrix explains the labels: CleaR with gates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ GATES: dict[str, Any] = {
 }
 
 
-def with_settings(settings: Settings, others: Mapping[str, Any] = GATES) -> Settings:
+WITHOUT_EVIDENCE = {**GATES, "clear_warmup": "epochs"}  # from outside the sample: early learning is all there is
+
+
+def with_settings(settings: Settings, others: Mapping[str, Any]) -> Settings:
     """A copy of arguments, with some in place of their own."""
     instead = copy.copy(settings)
     for name, value in others.items():

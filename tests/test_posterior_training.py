@@ -130,15 +130,24 @@ def test_features_that_say_nothing_leave_the_labels_as_they_are(training_argumen
     with caplog.at_level(logging.WARNING, "hf_clear"):
         trainer.train()
     assert "The frozen features say nothing about the labels" in caplog.text and "2 plain epochs" in caplog.text
+    assert "and gates follow it, as in CleaR" in caplog.text
     plain.train()
     for epoch in range(2):
         assert_same(weights["evidence"][epoch][0], weights["plain"][epoch][0])
     assert [fitted for _, fitted in weights["evidence"]] == [-1, -1, 2]
-    assert trainer.sample_store.posterior is not None
+    assert trainer.sample_store.posterior is None and trainer.clear_args.clear_routing == "clean"
 
 
-def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments):
-    settings = POSTERIOR | {"num_train_epochs": 4, "clear_warmup_epochs": 2, "save_strategy": "steps", "save_steps": 5}
+@pytest.mark.parametrize("least", [0.5, 0.0])
+def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least):
+    """With gates after its warm-up, and without."""
+    settings = POSTERIOR | {
+        "clear_min_explained": least,
+        "num_train_epochs": 4,
+        "clear_warmup_epochs": 2,
+        "save_strategy": "steps",
+        "save_steps": 5,
+    }
     dataset = noisy_dataset(64)  # too few
     build = training_arguments(**settings)
     straight = trainer_of(build, dataset)
@@ -148,7 +157,10 @@ def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments):
         resumed = trainer_of(build, dataset)
         resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
         assert_same(state_of(straight), state_of(resumed))
-        assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
+        stores = straight.sample_store, resumed.sample_store
+        assert torch.equal(*(store.clean_probability for store in stores))
+        assert [store.posterior is None for store in stores] == [least > 0] * 2
+        assert resumed.clear_args.clear_routing == straight.clear_args.clear_routing == ("clean" if least else "none")
 
 
 def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_arguments, caplog):
