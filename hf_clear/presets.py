@@ -44,7 +44,6 @@ def clear(peft_method: str) -> dict[str, Any]:
         # Targets are of the running mean of the predictions that training makes anyway; "step" if tokens have labels.
         **GATES,
         "clear_warmup": "epochs",
-        "clear_loss_source": "epoch",
     }
 
 

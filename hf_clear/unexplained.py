@@ -15,11 +15,12 @@ from .estimators.noise_model import EXPLAINED
 Settings = TypeVar("Settings")
 logger = logging.getLogger(__name__)
 
-# What makes CleaR with gates. Where losses are from, and the warm-up, stay.
+# What makes CleaR with gates (`preset("clear")`). The warm-up stays.
 GATES: dict[str, Any] = {
     "clear_loss": "clear",
     "clear_estimator": "gaussian_mixture",
     "clear_routing": "clean",
+    "clear_loss_source": "epoch",  # those of training, which are routed, tell wrong labels less well
     "clear_ensemble_size": 2,
 }
 
