@@ -8,23 +8,11 @@ from typing import Any
 from transformers import Trainer
 
 from .features import check_features
-from .presets import preset
 from .probing import find_head
 from .training_args import BY_EVIDENCE, ClearArguments
-from .unexplained import with_settings
+from .without_posterior import WITHOUT_EVIDENCE, with_gates
 
 logger = logging.getLogger(__name__)
-
-# Of `preset("clear")`, what makes the method; all else stays as it is given.
-_METHOD = (
-    "clear_loss",
-    "clear_estimator",
-    "clear_warmup",
-    "clear_routing",
-    "clear_loss_source",
-    "clear_ensemble_size",
-    "clear_ensemble_source",
-)
 
 
 def settings_for_task(
@@ -51,7 +39,7 @@ def settings_for_task(
         "here, and this is trained as `preset('clear')`: gates by a mixture of losses, after a warm-up of "
         f"{settings.clear_warmup_epochs} epochs."
     )
-    return with_settings(settings, {name: preset("clear")[name] for name in _METHOD})
+    return with_gates(settings, {**WITHOUT_EVIDENCE, "clear_ensemble_source": None})
 
 
 def _reason(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .tuners import PEFT_METHODS
-from .unexplained import GATES
+from .without_posterior import GATES
 
 # `γ` of the official code, by PEFT method.
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}

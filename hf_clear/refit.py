@@ -27,7 +27,7 @@ from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
-from .unexplained import GATES, WITHOUT_EVIDENCE, say_unexplained, with_settings
+from .without_posterior import GATES, WITHOUT_EVIDENCE, say_unexplained, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,9 @@ class Refit:
         probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
         cross-fitting warm-up has ended with. Returns what was found, for the log; nothing if there was no fit."""
         self.resolve()
-        if self.settings.clear_warmup == "evidence" and epoch > 0 and not self.store.is_fitted:  # it was too weak
-            self._go_by_losses(WITHOUT_EVIDENCE)
+        if self.loss.uses_posterior and self.store.posterior is None:  # if a run is resumed, it has decided
+            if self.store.is_fitted or (epoch > 0 and self.settings.clear_warmup == "evidence"):
+                self._go_by_losses(GATES if self.store.is_fitted else WITHOUT_EVIDENCE)
         settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         is_warmup = epoch < settings.clear_warmup_epochs and not (
@@ -137,7 +138,7 @@ class Refit:
     def _go_by_losses(self, others: dict = GATES) -> None:
         """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
         if self.loss.uses_posterior and self.settings.clear_min_explained > 0:
-            self.settings = with_settings(self.settings, others)
+            self.settings = with_gates(self.settings, others)
             self._instead = get_estimator(self.settings.clear_estimator)
             self.resolve()
 
@@ -270,8 +271,6 @@ class Refit:
         """Goes on from what [`SampleStore.save`] wrote; raises what [`Identity.load_store`] does."""
         self.store = self._identity.load_store(path, self._trainer.args.device, num_labels)
         self._gate_probability = None
-        if self.store.is_fitted and self.store.posterior is None:  # so the first fit has decided
-            self._go_by_losses()
         self._leave_out()
 
     def _gate_probabilities(self) -> torch.Tensor:

@@ -166,7 +166,7 @@ def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least)
 def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_arguments, caplog):
     """Without wrong labels, for one; resumed, too. The settings of the user stay as they are."""
     dataset = noisy_dataset(400).remove_columns("labels").rename_column("true_label", "labels")
-    settings = POSTERIOR | {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 30}
+    settings = POSTERIOR | {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 10}
     build = training_arguments(**settings | {"per_device_train_batch_size": 16, "clear_gamma": 0.7})
     straight = trainer_of(build, dataset)
     with caplog.at_level(logging.WARNING, "hf_clear"):
@@ -181,10 +181,16 @@ def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_ar
     assert [entry["epoch"] for entry in fits] == [0, 1] and fits[0]["noise_model_explained"] < 0.5
     assert straight.sample_store.posterior is None and straight.sample_store.targets is not None
     assert [entry for entry in straight.state.log_history if "consistency" in entry]
-    resumed = trainer_of(build, dataset)
-    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-30")  # in mid-epoch
-    assert_same(state_of(straight), state_of(resumed))
-    assert resumed.clear_args.clear_routing == "clean"
+    for step in (10, 30):  # in the first epoch, and in the second
+        resumed = trainer_of(build, dataset)
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
+        assert_same(state_of(straight), state_of(resumed))
+        assert resumed.clear_args.clear_routing == "clean"
+    asked = {"clear_routing": "deterministic", "clear_ensemble_size": 3, "max_steps": 1}
+    others = trainer_of(training_arguments(**settings | asked), dataset)
+    others.train()
+    assert others.clear_args.clear_loss == "clear"
+    assert (others.clear_args.clear_routing, others.clear_args.clear_ensemble_size) == ("deterministic", 3)
     always = trainer_of(training_arguments(**settings | {"clear_min_explained": 0, "max_steps": 1}), dataset)
     always.train()
     assert always.sample_store.posterior is not None and always.clear_args is always.args

@@ -39,7 +39,7 @@ def fit_matrix(
     """
     if known is not None:
         return known, fit_weights(some, known)
-    matrix, weights = _symmetric(some, num_labels)
+    matrix, weights = symmetric = _symmetric(some, num_labels)
     # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
     frequencies = weights.predict(some.scores).mean(axis=0, dtype=np.float64) if len(some.labels) else None
     for _ in range(_ROUNDS):
@@ -51,16 +51,15 @@ def fit_matrix(
         if np.abs(matrix - before).max() < _CONVERGED:
             break
     is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores)) < least_skill
-    return _one_rate(some, num_labels) if is_weak else (matrix, weights)
+    return _one_rate(some, *symmetric) if is_weak else (matrix, weights)
 
 
-def _one_rate(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
-    """Symmetric noise of the likeliest rate."""
-    matrix, weights = _symmetric(some, num_labels)
+def _one_rate(some: Rows, matrix: np.ndarray, weights: Weights) -> tuple[np.ndarray, Weights]:
+    """Symmetric noise of the likeliest rate, from a rate near it."""
     for _ in range(_ROUNDS):
         t, _ = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
         of_label = t[np.arange(len(t)), some.labels].mean(dtype=np.float64)
-        before, matrix = matrix, symmetric_matrix(num_labels, float(np.clip(1 - of_label, 0, 1)))
+        before, matrix = matrix, symmetric_matrix(len(matrix), float(np.clip(1 - of_label, 0, 1)))
         weights = fit_weights(some, matrix, weights, steps=20)
         if np.abs(matrix - before).max() < _CONVERGED:
             break

@@ -28,11 +28,14 @@ GATES: dict[str, Any] = {
 WITHOUT_EVIDENCE = {**GATES, "clear_warmup": "epochs"}  # from outside the sample: early learning is all there is
 
 
-def with_settings(settings: Settings, others: Mapping[str, Any]) -> Settings:
-    """A copy of arguments, with some in place of their own."""
+def with_gates(settings: Settings, others: Mapping[str, Any] = GATES) -> Settings:
+    """A copy of arguments, with others in place of their own. Gates that they have already stay, and so does a larger
+    ensemble."""
     instead = copy.copy(settings)
     for name, value in others.items():
-        setattr(instead, name, value)
+        own = getattr(settings, name)
+        is_asked_for = (name == "clear_routing" and own != "none") or (name == "clear_ensemble_size" and own > value)
+        setattr(instead, name, own if is_asked_for else value)
     return instead
 
 
