@@ -12,7 +12,7 @@ import torch
 
 from ._names import IGNORED_LABEL
 from .estimators import NoiseModel, fit_noise_model
-from .estimators.neighbors import neighbors_disagree
+from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
 from .estimators.noise_model import log_probabilities, warn_if_unsupported
 from .evidence import cross_fitted_probe
 from .report.issue_table import issue_table
@@ -122,6 +122,7 @@ class LabelEvidence:
                 "`np.unique(names, return_inverse=True)`); got "
                 f"{labels.dtype} of shape {list(labels.shape)}."
             )
+        labels = labels.astype(np.int64)
         given = [] if pred_probs is None else [_scores_of(pred_probs)]
         tables = [] if features is None else _features(features, len(labels))
         num_labels = given[0].shape[1] if given else num_labels or int(max(labels.max(initial=-1) + 1, 2))
@@ -163,7 +164,7 @@ class LabelEvidence:
         rows = np.flatnonzero(self.labels != IGNORED_LABEL)
         given = self.labels[rows]
         prediction = self.model.prediction[rows, given].astype(np.float64)
-        known = self.model.has_scores[rows]
+        known, looks = self.model.has_scores[rows], self.features and len(rows) <= MOST_NEIGHBORS
         if texts is not None:
             texts = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
             if len(texts) != len(self.labels):
@@ -175,7 +176,7 @@ class LabelEvidence:
             np.where(known, self.model.suggestion[rows], -1),
             suggestion_confidence=np.where(known, self.model.suggestion_confidence[rows], np.nan),
             loss=np.where(known, -np.log(np.maximum(prediction, _LEAST)), np.nan),
-            neighbors_disagree=neighbors_disagree(self.features[0][rows], given) if self.features else None,
+            neighbors_disagree=neighbors_disagree(self.features[0][rows], given) if looks else None,
             texts=texts,
             label_names=label_names,
             sample_index=rows,

@@ -12,7 +12,7 @@ from ._names import IGNORED_LABEL
 from ._processes import run_on_main
 from .class_tables import table_type
 from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
-from .estimators.neighbors import neighbors_disagree
+from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
@@ -20,8 +20,6 @@ from .sample_index import num_labels
 from .sample_store import SampleStore
 
 logger = logging.getLogger(__name__)
-
-_MOST_NEIGHBORS = 20_000  # samples whose neighbors are looked for if the estimator doesn't: it takes seconds
 
 
 def store_of(predictions: SamplePredictions) -> SampleStore:
@@ -85,7 +83,7 @@ def fit_clean_probability(
             f"model has {num_labels(trainer)}."
         )
     _suggest(store, predictions, finite)
-    if features is not None and not per_token and (estimator.uses_features or len(features) <= _MOST_NEIGHBORS):
+    if features is not None and not per_token and (estimator.uses_features or len(features) <= MOST_NEIGHBORS):
         _look_at_neighbors(trainer, store, evidence)
     matrix = estimate.transition_matrix
     store.transition_matrix = None if matrix is None else torch.from_numpy(matrix).float()

@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ._names import IGNORED_LABEL
 from .fingerprint import Fingerprint, fingerprint
 from .known_labels import labels_without_items
-from .report.issue_table import COLUMNS, check_threshold, issue_table, with_columns
+from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
 from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
 from .sample_store import FINAL_STATE_NAME, STATE_NAME, SampleStore
@@ -72,6 +72,9 @@ def load_label_issues(
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     if (folder / TABLE_NAME).is_file():
+        state = folder / FINAL_STATE_NAME
+        if state.is_file() and os.path.getmtime(state) > os.path.getmtime(folder / TABLE_NAME):
+            logger.warning(f"{folder / TABLE_NAME} is read, and {state} is newer: move the table away to read that.")
         return _from_table(folder / TABLE_NAME, dataset, threshold, return_all, columns)
     path, store = _last_state(folder)
     names = label_names or class_names(dataset, LABEL_COLUMNS) or _saved_names(folder, path.parent)
@@ -215,6 +218,11 @@ def _from_table(
     try:
         table = datasets.Dataset(pq.read_table(path))
         texts = [name for name in table.column_names if name not in COLUMNS]
+        if (return_all or threshold > DEFAULT_THRESHOLD) and len(table) and all(table["is_label_issue"][:]):
+            raise ValueError(
+                f"{path} holds suspects alone, not all samples: move it away to read the state of the run instead, or "
+                "write it with `return_all=True`."
+            )
         rows, score = np.array(table["sample_index"][:]), np.array(table["label_score"][:], dtype=float)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path} is damaged, or is no table of label issues ({error}).") from error

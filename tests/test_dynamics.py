@@ -118,6 +118,11 @@ def test_a_resumed_training_goes_on_with_the_epochs_before(tmp_path):
     again.train(resume_from_checkpoint=str(checkpoint))
     assert resumed.records.epochs == [1, 2, 3] and resumed.records.run == resumed._run
     np.testing.assert_allclose(resumed.records.losses, all_epochs.records.losses, atol=1e-5)
+    short, shorter = trainer_in(
+        tmp_path / "out", dataset, get_peft_model(tiny_bert(), lora), **settings | {"epochs": 2}
+    )
+    short.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-15"))
+    assert shorter.records.epochs == [1, 2]  # without the third, of the training that it was resumed from
 
     other = dataset.select(range(1, SIZE)).add_item(dataset[0])
     different, _ = trainer_in(tmp_path / "out", other, get_peft_model(tiny_bert(), lora), **settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
@@ -19,8 +20,9 @@ from ..data.labels import TEXTS
 from ..demo import demo_backbone
 from ..files import write_atomically
 from ..metrics import detection_metrics
-from ..report import save_report
+from ..report import check_replaceable, save_report
 from ..report.exports import check_overwriting, state_of_csv, state_of_parquet, to_csv, to_parquet
+from ..report.issue_table import COLUMNS
 from .features import frozen_features
 from .labels import LabelAudit, audit_labels
 from .summary import PRECISION_TITLE, precision_table, warnings_of
@@ -92,6 +94,10 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
         raise ValueError(f"--text_column_name takes one column, or two for pairs; got {len(columns)}.")
     folder = Path(args.output_dir)
     check_writable(folder)
+    taken = (*columns, args.label_column_name, args.clean_label_column_name)
+    twice = next((name for name in taken if name is not None and taken.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"The column {twice!r} is named twice: texts, labels, and true labels are different columns.")
     names = [*columns, args.label_column_name, args.clean_label_column_name]
     splits = read_files({"train": file}, [name for name in names if name is not None])
     splits, label_names = labelled_texts(
@@ -114,7 +120,9 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
         not args.disable_tqdm,
         **hub_args,
     )
-    shown = texts.rename_columns(dict(zip(TEXTS, columns))) if columns != list(TEXTS[: len(columns)]) else texts
+    # Under their own names, unless the table has a column of that name.
+    own_names = {text: own for text, own in zip(TEXTS, columns) if own != text and own not in COLUMNS}
+    shown = texts.rename_columns(own_names)
     labels = np.array(train["label"])
     audit = audit_labels(
         labels, features=features, texts=shown, label_names=label_names, threshold=args.threshold, seed=args.seed
@@ -134,6 +142,9 @@ def check_writable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output_dir {folder} is a file. Name a folder.")
+    if (folder / TRAINER_STATE_NAME).exists():
+        raise FileExistsError(f"{folder} holds a training, whose table stays as it is. Name another --output_dir.")
+    check_replaceable(folder / PAGE)
     check_overwriting(folder / CSV, state_of_csv)
     check_overwriting(folder / PARQUET, state_of_parquet)
     path = folder / FINDINGS
@@ -192,7 +203,8 @@ def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_name
 
 def _is_findings(path: Path) -> bool:
     try:
-        return "expected_precision" in json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(found, dict) and "expected_precision" in found
     except (OSError, ValueError):
         return False
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._names import IGNORED_LABEL
 from ..detection import LabelEvidence
+from ..estimators._weights import centered
 from ..trust import (
     CleanAccuracy,
     NoiseRate,
@@ -100,12 +101,14 @@ def audit_labels(
     num_labels = None if label_names is None else len(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, num_labels, seed)
     table = evidence.table(texts, label_names, threshold, return_all=True)
-    model, rate = evidence.model, estimate_noise_rate(evidence.model, evidence.scores, evidence.labels)
+    labels_scored = np.where(evidence.model.has_scores, evidence.labels, IGNORED_LABEL)
+    model, rate = evidence.model, estimate_noise_rate(evidence.model, evidence.scores, labels_scored)
     planted = plant_and_find(model, evidence.rescore, seed) if model.is_supported else PlantedErrors.none(model)
     score, suspects = evidence.label_score, int(sum(table["is_label_issue"]))
     if cuts is None:
         cuts = default_cuts(suspects, int(np.isfinite(score).sum()))
-    predicted = np.mean([own - own.mean(axis=1, keepdims=True) for own in evidence.scores], axis=0).argmax(axis=1)
+    cuts = sorted({*cuts, *([suspects] if suspects else [])})
+    predicted = np.mean([centered(own) for own in evidence.scores], axis=0).argmax(axis=1)
     known = model.has_scores & (evidence.labels != IGNORED_LABEL)
     return LabelAudit(
         table=table,
@@ -119,10 +122,10 @@ def audit_labels(
 
 
 def default_cuts(num_suspects: int, num_samples: int) -> list[int]:
-    """10, 20, 50, 100 and so on, up to twice the number of suspects; and that number."""
+    """10, 20, 50, 100 and so on, up to twice the number of suspects."""
     most = min(max(2 * num_suspects, 20), num_samples)
     steps = [factor * 10**power for power in range(1, 10) for factor in (1, 2, 5)]
-    return sorted({*(step for step in steps if step <= most), *([num_suspects] if num_suspects else [])})
+    return [step for step in steps if step <= most]
 
 
 def _accuracy(predicted: np.ndarray, labels: np.ndarray, matrix: np.ndarray, rate: NoiseRate) -> CleanAccuracy:

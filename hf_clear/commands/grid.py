@@ -17,6 +17,7 @@ import pandas as pd
 from ..files import write_atomically
 
 _TABLE, _DONE = "grid.csv", "grid.json"
+_COLUMNS = "method,noise_rate,seed"
 _NUMBERS = ("test_accuracy", "test_peak_accuracy", "test_average_accuracy", "detection_auroc")
 _TAKEN = ("__method", "__noise_rate", "__seed", "__noise_seed")
 
@@ -45,6 +46,9 @@ def run(argv: Sequence[str]) -> int:
         )
     if (args.noise_type == "none") != (not args.noise_rates):
         raise ValueError("--noise_type and --noise_rates go together: name a type and one rate or more, or neither.")
+    table_path = Path(args.output_dir) / _TABLE
+    if table_path.is_file() and not table_path.read_text(encoding="utf-8", errors="replace").startswith(_COLUMNS):
+        raise ValueError(f"{table_path} is there, and is no table of a grid. It stays as it is: name another folder.")
     combinations = list(itertools.product(args.methods, args.noise_rates or [None], args.seeds))
     output_dir, rows, failed = Path(args.output_dir), [], 0
     for number, (method, rate, seed) in enumerate(combinations, 1):

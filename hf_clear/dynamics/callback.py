@@ -123,7 +123,7 @@ class TrainingDynamicsCallback(TrainerCallback):
                 )
         self._labels = found.labels
         if self.trainer.is_world_process_zero():
-            logits = torch.from_numpy(log_probabilities(found.probabilities.float().numpy()))
+            logits = torch.from_numpy(log_probabilities(found.probabilities.numpy()))
             dynamics = EpochDynamics(found.losses, found.labels, logits.clamp_min(torch.finfo(torch.float16).min))
             write_epoch(self.folder, max(_epochs_done(state, math.ceil), 1), self._run, dynamics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -61,6 +62,11 @@ def write_epoch(folder: str | os.PathLike, epoch: int, run: str, dynamics: Epoch
     metadata = {"format": _FORMAT, "state": json.dumps({"epoch": epoch, "run": run})}
     content = serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     write_atomically(path, *sealed(content))
+    for later in (number for number in epochs_in(folder) if number > epoch):
+        # Of the same training, before it was resumed from an earlier epoch; what can't be read is somebody else's.
+        with contextlib.suppress(OSError, ValueError):
+            if read_epoch(epoch_path(folder, later))[1] == run:
+                epoch_path(folder, later).unlink()
 
 
 def check_epoch(path: Path) -> None:

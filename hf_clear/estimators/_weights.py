@@ -55,8 +55,8 @@ class Rows:
 
     @classmethod
     def drawn(cls, tables: list[np.ndarray], labels: np.ndarray) -> Rows:
-        """All samples with a label; of very many, some that are drawn with a fixed seed."""
-        rows = np.flatnonzero(labels != IGNORED_LABEL)
+        """All samples with a label and a score; of very many, some that are drawn with a fixed seed."""
+        rows = np.flatnonzero((labels != IGNORED_LABEL) & has_scores(tables))
         most = int(np.clip(_MOST_NUMBERS // tables[0].shape[1], _LEAST_ROWS, _MOST_ROWS))
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
@@ -82,6 +82,11 @@ def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
             f"`scores` has to be of shape [num_samples, num_labels], the same for each source; got {shapes}."
         )
     return tables
+
+
+def has_scores(tables: list[np.ndarray]) -> np.ndarray:
+    """Which samples have a finite row in any table: `[num_samples]`."""
+    return np.any([np.isfinite(table).all(axis=1) for table in tables], axis=0)
 
 
 def centered(table: np.ndarray) -> np.ndarray:

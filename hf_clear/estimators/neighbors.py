@@ -8,6 +8,8 @@ from ._evidence import features_and_labels
 from ._registry import register_estimator
 from .mixtures import gaussian_mixture
 
+MOST_NEIGHBORS = 20_000  # samples whose neighbors are looked for if nobody asks: it takes seconds, and their square
+
 
 def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.ndarray:
     """The share of each sample's nearest neighbors that have its given label (Deep k-NN, Bahri et al., 2020, arXiv

@@ -13,7 +13,7 @@ from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL, fit_matrix, skill
 from ._registry import register_estimator
-from ._weights import Rows, Weights, centered, posterior, score_tables
+from ._weights import Rows, Weights, centered, has_scores, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class NoiseModel:
             `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`. If there is no label (-100), it is f.
         labels (`np.ndarray` of shape `[num_samples]`): the given labels.
         has_scores (`np.ndarray` of shape `[num_samples]`): False for samples without a finite row of scores. Nothing is
-            known of them: their target is the given label.
-        log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label, in nats.
+            known of them: their target is the given label, and they are no part of any fit, share or mean.
+        log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label and a score, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
         is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is
@@ -75,7 +75,7 @@ class NoiseModel:
     def expected_skill(self) -> float:
         """How far predictions go from the best constant one (0) to perfect ones (1), if f is calibrated: the expected
         accuracy, the mean of `max f_i`, between that of the constant one, the largest class mean of f, and 1."""
-        return skill(self.prediction)
+        return skill(self.prediction[self.has_scores]) if self.has_scores.any() else 0.0
 
     @property
     def explained(self) -> float:
@@ -91,10 +91,10 @@ class NoiseModel:
 
     @property
     def noise_rate(self) -> float:
-        """The estimated share of wrong labels, 1 - the mean clean probability of samples with a label. NaN if no scores
-        support one."""
-        is_labelled = self.labels != IGNORED_LABEL
-        return float(1 - self.clean_probability[is_labelled].mean()) if self.is_supported else float("nan")
+        """The estimated share of wrong labels, 1 - the mean clean probability of samples with a label and a score. NaN
+        if no scores support one."""
+        known = (self.labels != IGNORED_LABEL) & self.has_scores
+        return float(1 - self.clean_probability[known].mean()) if self.is_supported else float("nan")
 
 
 def fit_noise_model(
@@ -185,7 +185,7 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None, least_skill: fl
 def _model(
     tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, weights: Weights, gain: float, is_supported: bool
 ) -> NoiseModel:
-    shape, is_labelled = tables[0].shape, labels != IGNORED_LABEL
+    shape, is_labelled, known = tables[0].shape, labels != IGNORED_LABEL, has_scores(tables)
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
     predictions, target, total = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind), 0.0
     for rows in _blocks(len(labels)):
@@ -193,18 +193,15 @@ def _model(
         likelihood = matrix.T[np.maximum(labels[rows], 0)].astype(np.float32)
         likelihood = np.where(labelled[:, None], likelihood, 1)
         target[rows], sums = posterior(f, likelihood)
-        total += np.log(sums[labelled]).sum(dtype=np.float64)
+        total += np.log(sums[labelled & known[rows]]).sum(dtype=np.float64)
         predictions[rows] = f
-    has_scores = np.any([np.isfinite(table).all(axis=1) for table in tables], axis=0)
     if not is_supported:
         predictions[:] = 1 / shape[1]
-    stays = is_labelled & ~(has_scores & is_supported)  # nothing is known against these labels
+    stays = is_labelled & ~(known & is_supported)  # nothing is known against these labels
     target[stays] = 0
     target[stays, labels[stays]] = 1
-    log_likelihood = float(total / is_labelled.sum()) if is_labelled.any() else float("nan")
-    return NoiseModel(
-        matrix, weights.scales, predictions, target, labels, has_scores, log_likelihood, gain, is_supported
-    )
+    log_likelihood = float(total / (is_labelled & known).sum()) if (is_labelled & known).any() else float("nan")
+    return NoiseModel(matrix, weights.scales, predictions, target, labels, known, log_likelihood, gain, is_supported)
 
 
 def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:

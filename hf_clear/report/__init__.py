@@ -12,6 +12,7 @@ from .exports import to_cleanlab as to_cleanlab
 from .exports import to_csv as to_csv
 from .exports import to_parquet as to_parquet
 from .issue_table import issue_table as issue_table
+from .page import check_replaceable as check_replaceable
 from .page import save_report as save_report
 from .plots import plot_cleansing as plot_cleansing
 from .plots import plot_feature_drift as plot_feature_drift

@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import write_atomically
+from .issue_table import COLUMNS
 from .sheets import escaped, read_sheet
 
 CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
@@ -53,7 +55,8 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
         if name in _LABELS and frame[name].dtype.kind == "f":  # whole numbers, and some that are missing
             frame[name] = ["" if value != value else str(int(value)) for value in frame[name]]
         elif frame[name].dtype.kind == "f":
-            frame[name] = [float(f"{value:.{_DIGITS}g}") for value in frame[name]]
+            if name in COLUMNS:  # others are the user's
+                frame[name] = [float(f"{value:.{_DIGITS}g}") for value in frame[name]]
         elif name == "reasons":
             frame[name] = [_BETWEEN.join(reasons) for reasons in frame[name]]
         elif frame[name].dtype.kind not in "iub":
@@ -133,7 +136,8 @@ def _numbers(labels: pd.Series, label_names: Sequence[str]) -> pd.Series:
 
 
 def _text(value: object) -> str:
-    return "" if value is None or value != value else value if isinstance(value, str) else str(value)
+    value = value.tolist() if isinstance(value, np.ndarray) else value  # of a column of lists
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
 
 
 def check_table(table: datasets.Dataset) -> None:

@@ -102,6 +102,8 @@ def _losses(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> Picture | N
         known = ~np.isnan(truth)
         loss, groups, names = loss[known], truth[known] == 1, ("right labels", "wrong labels")
         caption = "By the known truth: right labels in blue, wrong ones in orange."
+    if not np.isfinite(loss).any():
+        return None
     mixture = fits[-1] if fits and mixture_of(fits[-1]) else None
     if len(np.unique(loss[np.isfinite(loss)])) < 2:
         mixture, told = {}, ""

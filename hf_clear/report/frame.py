@@ -83,13 +83,20 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     is_issue = frame["is_label_issue"].to_numpy(dtype=bool) if "is_label_issue" in frame else rows[score] < 0.5
     rows["is_label_issue"] = np.asarray(is_issue)
     if "reasons" in frame:
-        rows["reasons"] = [[] if value is None else [str(reason) for reason in value] for value in frame["reasons"]]
+        rows["reasons"] = [_reasons(value) for value in frame["reasons"]]
     others = [name for name in frame.columns if name not in (*COLUMNS, TRUE_LABEL)]
     texts = [str(name) for name in others if pd.api.types.infer_dtype(frame[name].dropna()) == "string"]
     for name in texts:
         rows[name] = pd.Series(["" if pd.isna(value) else value for value in _values(frame[name])], dtype=object)
     rows = rows[rows["given_label"].notna()].reset_index(drop=True)  # without a label, nothing can be wrong with it
     return IssueFrame(rows, texts, names or _classes(rows))
+
+
+def _reasons(value: Any) -> list[str]:
+    """A csv file has one text for them, or nothing."""
+    if isinstance(value, str):
+        return [reason for reason in value.split(", ") if reason]
+    return [] if pd.api.types.is_scalar(value) else [str(reason) for reason in value]
 
 
 def _name(value: Any, is_missing: bool, names: list[str] | None) -> str | None:
@@ -99,6 +106,8 @@ def _name(value: Any, is_missing: bool, names: list[str] | None) -> str | None:
         if names is not None and not 0 <= value < len(names):
             raise ValueError(f"The table holds the label {value}, and there are {len(names)} label names.")
         return str(int(value)) if names is None else names[int(value)]
+    if names is not None and str(value) not in names:
+        raise ValueError(f"The table holds the label {str(value)!r}, which is none of the label names.")
     return str(value)
 
 

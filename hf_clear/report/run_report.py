@@ -22,7 +22,7 @@ from .page import save_report
 
 REPORT = "report.html"
 _ISSUES, _PROBABILITIES, _NAMES = "label_issues.parquet", "clean_probabilities.parquet", "label_names.json"
-_STATES = ("clear_state.safetensors", "_turn_state.safetensors")
+_STATES = ("clear_state.safetensors", "_turn_state.safetensors", "_clear_state.safetensors")
 _KINDS = {  # of warnings, if their text is not to be had
     "no_better_than_chance": "The model's predictions agree with the given labels no more than guesses would.",
     "lost_classes": "Nearly all labels of some classes are called wrong: the model may not have learned these classes.",
@@ -117,7 +117,7 @@ def _warnings(folder: Path, fits: list[dict[str, Any]]) -> list[str]:
     """Of the last fit: as they stand in the last checkpoint, or else in short."""
     kinds = [name for name in _KINDS if fits and fits[-1].get(f"fit_{name}")]
     told: dict[str, str] = {}
-    for place in _places(folder):
+    for place in reversed(_places(folder)):  # the folder's own is the last that was saved
         for path in (place / name for name in _STATES if (place / name).is_file()):
             told |= _told_in(path)
     return [told.get(kind, _KINDS[kind]) for kind in kinds]
@@ -137,8 +137,9 @@ def _label_names(folder: Path, table: Any) -> list[str] | None:
     names = _read_json(folder / _NAMES)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    given = table["given_label"] if isinstance(table, pd.DataFrame) else table["given_label"][:]
-    return names if set(given) <= {*names, None} else None
+    frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
+    given = frame["given_label"].dropna() if "given_label" in frame else ()  # the report says that it is missing
+    return names if set(given) <= set(names) else None
 
 
 def _read_json(path: Path) -> Any:

@@ -88,7 +88,8 @@ def shown_columns(
     features, table = dict(shown.features), shown.with_format("arrow")[:]
     arrays = {name: table[name] for name in features}
     for name, feature in shown.features.items():
-        is_truth = name == TRUE_LABEL and label_names is not None and not isinstance(feature, ClassLabel)
+        is_number = getattr(feature, "dtype", "").startswith(("int", "uint")) and not isinstance(feature, ClassLabel)
+        is_truth = name == TRUE_LABEL and label_names is not None and is_number
         names = label_names if is_truth else getattr(feature, "names", None)
         values = None
         if names is not None:

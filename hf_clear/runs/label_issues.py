@@ -38,14 +38,15 @@ def label_evidence(trainer: Trainer) -> dict[str, np.ndarray]:
     dataloader = sample_dataloader(trainer, trainer.train_dataset)
     predictions = predict_samples(trainer, dataloader, keep_probabilities=False)
     loss = predictions.losses.numpy()
-    probability = np.where(np.isfinite(loss), gaussian_mixture(loss).clean_probability, np.nan)
+    finite = np.isfinite(loss)
+    probability = np.where(finite, gaussian_mixture(loss).clean_probability, np.nan)
     return {
         "label_score": probability,
         "clean_probability": probability,
         "loss": loss,
         "given_label": predictions.labels.numpy(),
-        "predicted_label": predictions.predicted.numpy(),
-        "suggestion_confidence": predictions.confidence.numpy(),
+        "predicted_label": np.where(finite, predictions.predicted.numpy(), -1),
+        "suggestion_confidence": np.where(finite, predictions.confidence.numpy(), np.nan),
     }
 
 

@@ -83,7 +83,7 @@ def clean_accuracy(
     share = np.linalg.lstsq(matrix.T, shares, rcond=None)[0].clip(0)  # of true classes
     found = 1 - float(share @ np.diag(matrix)) / max(share.sum(), 1e-12)
     matrices, most = [matrix], 1 / max((1 - np.diag(matrix)).max(), 1e-12)
-    for rate in noise_rate or ():
+    for rate in (noise_rate or ()) if len(matrix) > 1 else ():
         if found > 0:
             matrices.append(scaled_matrix(matrix, min(rate / found, most)))
         matrices.append(symmetric_matrix(len(matrix), min(rate, 1 - 1 / len(matrix))))

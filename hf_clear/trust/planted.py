@@ -48,18 +48,6 @@ class PlantedErrors:
         found, flagged = (self.planted < 0.5).mean(), (self.untouched < 0.5).mean() if len(self.untouched) else 0.0
         return float(share_of_errors(found, flagged, self.noise_rate, self.num_labels))
 
-    @property
-    def auroc(self) -> float:
-        """How often a planted error has a lower clean probability than a label that was left as it is, among which are
-        all errors that were there before: even a perfect ranking doesn't reach 1."""
-        from scipy.stats import rankdata
-
-        size = len(self.planted)
-        if not (size and len(self.untouched)):
-            return float("nan")
-        ranks = rankdata(np.concatenate([self.planted, self.untouched]))[:size]
-        return float(1 - (ranks.sum() - size * (size + 1) / 2) / size / len(self.untouched))
-
 
 def plant_and_find(
     model: NoiseModel, rescore: Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]], seed: int = 0

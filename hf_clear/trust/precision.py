@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .noise_rate import NoiseRate
-from .planted import KINDS, PlantedErrors, share_of_errors
+from .planted import PlantedErrors, share_of_errors
 
 _Z, _TAIL = 1.96, 0.025  # of intervals of 95 %
 _GRID = 40  # cuts at which the planted errors are looked at
@@ -67,7 +67,7 @@ def _by_planting(
     grid = np.unique(np.concatenate([share, np.geomspace(min(share.min(), 0.01), 1, _GRID)]))
     threshold = np.quantile(planted.untouched, grid)
     ends = []
-    for kind in range(len(KINDS)):
+    for kind in np.unique(planted.kind):  # of very few errors, there may be one kind alone
         of_kind = planted.planted[planted.kind == kind]
         found = (of_kind[:, None] <= threshold).mean(axis=0)
         for error, observed in zip(rates, (_wilson(found, len(of_kind))[0], found, _wilson(found, len(of_kind))[1])):
