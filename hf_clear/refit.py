@@ -16,7 +16,7 @@ from transformers import Trainer
 from ._names import IGNORED_LABEL, TRUE_LABEL
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator, get_estimator
-from .estimators.unexplained import mixture_if_unexplained
+from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
 from .folds.cross_fitting import CrossFitting, HeldOutScores

@@ -12,9 +12,9 @@ from scipy.special import softmax
 from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
+from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators._weights import Rows, centered, fit_weights
 from hf_clear.estimators.noise_model import log_probabilities
-from hf_clear.estimators.unexplained import mixture_if_unexplained
 from hf_clear.evidence import (
     EVIDENCE_SOURCES,
     cross_fitted_probe,
