@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from _ablations import ABLATIONS
+
 COMPARED = ["plain", "recommended", "oracle_head_start", "cleanlab", "probe", "clear", "cleanlab_plain", "elr", "paper"]
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -30,6 +32,11 @@ GRIDS: dict[str, dict[str, Any]] = {
         "methods": COMPARED,
     },
     "full": {"settings": ["banking77:symmetric:0.6"], "methods": COMPARED, "seeds": [42]},
+    # What each part of the recommended settings is worth.
+    "ablations": {
+        "settings": ["banking77-20:asymmetric:0.4", "noisyagnews@2000:real", "banking77-20:symmetric:0.6"],
+        "methods": ["recommended", *ABLATIONS],
+    },
     # In minutes.
     "quick": {
         "data_sets": ["banking77-20"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from _ablations import ABLATIONS, prepare
 from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
 from _jobs import Job, Stopwatch, train_and_test
 from transformers import HfArgumentParser, Trainer
@@ -35,6 +36,7 @@ def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 def run_clear(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     trainer = job.trainer(ClearTrainer, **settings)
+    prepare(trainer, without_head_start=job.cell.method == "without_head_start")
     measured = train_and_test(trainer)
     names = [field.name for field in dataclasses.fields(ClearArguments)]
     resolved = {name: getattr(trainer.args, name) for name in names}  # as they are now: defaults may change
@@ -82,6 +84,7 @@ class Method:
 METHODS = {
     "plain": Method(run_plain),
     **{name: Method(run_clear, {"preset": name}) for name in PRESETS},
+    **{name: Method(run_clear, {"preset": "recommended", **changed}) for name, changed in ABLATIONS.items()},
     "elr": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "elr", "clear_ensemble_size": 3}),  # the paper's beta of 0.7
     "gce": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "gce"}),
     "turn": Method(run_turn),

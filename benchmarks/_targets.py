@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from _ablations import ABLATIONS
 from _loading import NO_NOISE
 from _methods import NEED_CLEANLAB, ORACLES
 from _summary import TABLE, Table, compare, paired, tables_of
@@ -98,8 +99,8 @@ def cell_name(key: tuple) -> str:
 
 
 def competitors(table: Table, method: str) -> list[str]:
-    """All others but oracles, and variants with other settings than their preset's."""
-    return [other for other in table if other not in (method, *ORACLES) and ":" not in other]
+    """All others but oracles, ablations, and variants with other settings than their preset's."""
+    return [other for other in table if other not in (method, *ORACLES, *ABLATIONS) and ":" not in other]
 
 
 def _gap(tables: dict[tuple, Table], method: str) -> Target:

@@ -12,8 +12,9 @@ Methods with PEFT: `plain`; ClearTrainer with its presets, `recommended` (its de
 (`clear:key=value,key=value` with other settings); `elr` and `gce`, training losses without routing; `turn`;
 `cleanlab_plain`, plain on what cleanlab leaves; `oracle`, plain on the samples whose label is right;
 `oracle_head_start`, the same with a head that was fitted to these before. The last three take as many steps as all
-others. On frozen features, without PEFT: `logistic_regression` on mean-pooled last hidden states, `cleanlab` (that
-after its pruning), `probe` (TURN's).
+others. `without_refresh` and others of _ablations.py: `recommended` with one part left out, changed, or added. On
+frozen features, without PEFT: `logistic_regression` on mean-pooled last hidden states, `cleanlab` (that after its
+pruning), `probe` (TURN's).
 
 Each cell is a line of OUTPUT/results.jsonl; what has its line is skipped. The seed is that of the noise, too. Cells run
 seed by seed, then in the order of settings and methods: the most valuable come first. Needs `pip install -e

@@ -1,7 +1,10 @@
 """The grid of accuracy.py: settings, methods end to end, targets, learning rates."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
+import _ablations
 import _loading
 import _methods
 import _running
@@ -11,10 +14,13 @@ import cells
 import learning_rates
 import numpy as np
 import pytest
+import torch
 from _settings import Cell, Setting
 from helpers.texts import rows, write
 
 from hf_clear.data.files import read_files
+from hf_clear.estimators import SampleEvidence
+from hf_clear.estimators.noise_model import noise_model
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +95,18 @@ def cell(model: str, method: str, **coordinates) -> Cell:
 def test_every_method_runs(method, data, tiny_model):
     if method.partition(":")[0] in _methods.NEED_CLEANLAB:
         pytest.importorskip("cleanlab")
-    line = json.loads(json.dumps(cells.run_cell(cell(tiny_model, method), data)))
-    assert Cell.of_line(line) == cell(tiny_model, method)
+    own = {"epochs": 4} if method == "with_folds" else {}  # it trains folds for 3 of them
+    line = json.loads(json.dumps(cells.run_cell(cell(tiny_model, method, **own), data)))
+    assert Cell.of_line(line) == cell(tiny_model, method, **own)
     assert 0 < line["realized_noise_rate"] < 1 and line["seconds"] > 0 and line["commit"] and line["torch"]
     assert (line["train_samples"], line["test_samples"]) == (90, 30)
     if method in _methods.PEERS:
         assert 0 <= line["accuracy"] <= 1
         return
     assert 0 < line["cpu_seconds"]
-    assert len(line["accuracies"]) == 2 and line["accuracies"][-1] == line["accuracy"]
+    assert len(line["accuracies"]) == line["epochs"] and line["accuracies"][-1] == line["accuracy"]
     assert line["peak_accuracy"] == max(line["accuracies"])
-    assert line["steps"] == 6 or method == "turn"  # of 90 samples, or of fewer of them
+    assert line["steps"] == 3 * line["epochs"] or method == "turn"  # of 90 samples, or of fewer of them
     assert (line["detection_auroc"] is None) == (method in _methods.ORACLES)
     if _methods.METHODS[method.partition(":")[0]].run is _methods.run_clear:
         assert _methods.changed_settings(line) == []
@@ -200,3 +207,27 @@ def test_a_grid_runs_the_most_valuable_cells_first(data, capsys):
         with pytest.raises(SystemExit):
             accuracy.main([*parsed, *argv])
         assert message in capsys.readouterr().err
+
+
+def test_ablations_leave_out_what_their_names_say():
+    true = np.repeat([0, 1, 2], 200)
+    given = np.where(np.arange(600) % 3 == 0, (true + 1) % 3, true)  # class c goes to c + 1
+    evidence = SampleEvidence(
+        np.zeros(600), labels=given, probabilities=np.full((600, 3), 0.04) + 0.88 * np.eye(3)[true]
+    )
+    matrix = _ablations.symmetric_noise_model(evidence).transition_matrix
+    others = matrix[~np.eye(3, dtype=bool)]
+    assert np.allclose(others, others[0]) and others[0] > 0.05
+    assert noise_model(evidence).transition_matrix[0, 1] > 0.25  # which the free one tells apart
+
+    once = _ablations.FirstNoiseModel()
+    first = once(evidence)
+    assert once(dataclasses.replace(evidence, labels=true)) is first
+
+    model = torch.nn.Linear(2, 3)
+    before = model.weight.detach().clone()
+    callback = _ablations.OwnHead(model)
+    for step, is_own in ((0, True), (1, False)):
+        model.weight.data += 1  # a head start, or training
+        callback.on_step_begin(None, SimpleNamespace(global_step=step), None, model=model)
+        assert torch.equal(model.weight, before) == is_own
