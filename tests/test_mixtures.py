@@ -8,7 +8,12 @@ import pytest
 from helpers.losses import two_groups
 from sklearn.mixture import GaussianMixture
 
-from hf_clear.estimators import CleanProbabilityEstimate, gaussian_mixture, per_class_gaussian_mixture
+from hf_clear.estimators import (
+    CleanProbabilityEstimate,
+    gaussian_mixture,
+    per_class_gaussian_mixture,
+    plain_gaussian_mixture,
+)
 
 NO_MIXTURE = {
     **{f"mixture_{name}": np.nan for name in ("mean_clean", "mean_noisy", "std_clean", "std_noisy", "separation")},
@@ -46,6 +51,26 @@ def test_posterior_of_the_component_with_the_smaller_mean():
     assert found["mixture_weight_noisy"] == pytest.approx(0.3, abs=0.03)
     assert found["mixture_separation"] == pytest.approx(2.4 / (0.34 / 2) ** 0.5, rel=0.1)
     assert found.keys() == NO_MIXTURE.keys() and set(map(type, found.values())) == {float}
+
+
+def test_the_plain_mixture_is_that_of_scikit_learn():
+    rng = np.random.default_rng(3)
+    losses = np.concatenate([rng.normal(0.5, 0.05, 600), rng.normal(1.5, 1.0, 400)])  # one component is much wider
+    estimate = plain_gaussian_mixture(losses)
+    standardized = ((losses - losses.mean()) / losses.std())[:, None]
+    reference = GaussianMixture(2, random_state=0, max_iter=500).fit(standardized)
+    clean = reference.means_.argmin()
+    assert np.array_equal(estimate.clean_probability, reference.predict_proba(standardized)[:, clean])
+    assert estimate.diagnostics["mixture_weight_noisy"] == reference.weights_[1 - clean]
+    assert estimate.diagnostics.keys() == NO_MIXTURE.keys()
+    # The wide one's tail on the left: what ours never says.
+    left = losses < 0.3
+    assert estimate.clean_probability[left].max() < 0.1 and gaussian_mixture(losses).clean_probability[left].min() > 0.9
+
+    for odd in ([], [1.0], [2.0] * 5, [0.0, 1.0, np.nan, np.inf, 0.1, 0.9]):
+        ours, plain = gaussian_mixture(np.array(odd)), plain_gaussian_mixture(np.array(odd))
+        assert plain.clean_probability == pytest.approx(ours.clean_probability, abs=0.05)
+        assert np.isnan(plain.diagnostics["mixture_mean_clean"]) == np.isnan(ours.diagnostics["mixture_mean_clean"])
 
 
 def test_scale_and_offset_of_the_losses_do_not_matter():

@@ -32,10 +32,11 @@ def test_presets_are_arguments_of_the_trainer(name, method, tmp_path):
 def test_no_preset_depends_on_a_default(name, method):
     own = {field.name for field in dataclasses.fields(ClearArguments)}
     own -= {field.name for field in dataclasses.fields(ProbeArguments)}
-    assert preset(name, method).keys() - {"per_device_train_batch_size"} == own
+    of_trainer = {"per_device_train_batch_size", "lr_scheduler_type", "weight_decay"} if name == "official" else set()
+    assert preset(name, method).keys() == own | of_trainer
 
 
-def test_clear_is_the_paper_but_for_where_its_targets_come_from():
+def test_clear_is_the_paper_but_for_its_targets_and_its_mixture():
     assert preset("clear") == {
         "clear_gamma": 0.9,
         "clear_warmup": "epochs",
@@ -56,7 +57,8 @@ def test_clear_is_the_paper_but_for_where_its_targets_come_from():
         "clear_ensemble_temperature": 1.0,
         "clear_dropout_after_warmup": True,
     }
-    assert preset("paper") == preset("clear") | {"clear_ensemble_source": "step"}
+    changed = {"clear_ensemble_source": "step", "clear_estimator": "plain_gaussian_mixture"}
+    assert preset("paper") == preset("clear") | changed
 
 
 def test_recommended_is_the_default(tmp_path):
@@ -77,8 +79,14 @@ def test_what_the_official_code_does_otherwise():
     assert preset("paper")["clear_ensemble_source"] == "step" and preset("official")["clear_ensemble_source"] == "epoch"
     assert not preset("official")["clear_dropout_after_warmup"]
     adapter, lora = preset("official", "adapter"), preset("official", "lora")
-    assert adapter["clear_estimator"] == "ema_gaussian_mixture" != lora["clear_estimator"]
-    assert adapter["clear_ensemble_temperature"] == 0.5 and adapter["clear_warmup_random_routing"]
+    assert (adapter["clear_estimator"], lora["clear_estimator"]) == (
+        "plain_ema_gaussian_mixture",
+        "plain_gaussian_mixture",
+    )
+    assert (adapter["clear_ensemble_temperature"], lora["clear_ensemble_temperature"]) == (0.5, 1.0)
+    assert (adapter["clear_ensemble_size"], lora["clear_ensemble_size"]) == (1, 2)
+    assert adapter["clear_warmup_random_routing"] and lora["clear_warmup_random_routing"]
+    assert (lora["lr_scheduler_type"], lora["weight_decay"]) == ("constant", 0.01)
 
 
 def test_unknown_names():

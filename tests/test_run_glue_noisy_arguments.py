@@ -33,8 +33,8 @@ def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(parsed, tmp
         given = [f"--{name}={value}" for name, value in arguments.items()]
         model_args, _, used = parsed(*given, "--use_cpu", "--routing", "random", *spelling.split(" "))
     assert used.learning_rate == default_learning_rate("adapter") != 2e-3
-    assert (used.clear_gamma, used.clear_routing, model_args.lora_r) == (0.6, "random", 16)
-    assert used.clear_estimator == "ema_gaussian_mixture" and used.clear_dropout_after_warmup is False
+    assert (used.clear_gamma, used.clear_routing, model_args.adapter_size) == (0.6, "random", 16)
+    assert used.clear_estimator == "plain_ema_gaussian_mixture" and used.clear_dropout_after_warmup is False
 
 
 # ---- What is registered before `main()` is called ----

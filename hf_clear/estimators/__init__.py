@@ -9,6 +9,7 @@ from ._registry import ESTIMATORS, Estimator, NamedEstimator, get_estimator, reg
 from .mixtures import gaussian_mixture, per_class_gaussian_mixture
 from .neighbors import knn_agreement
 from .noise_model import NoiseModel, fit_noise_model
+from .plain_mixture import plain_gaussian_mixture
 from .probe import out_of_sample_cross_entropy
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "knn_agreement",
     "out_of_sample_cross_entropy",
     "per_class_gaussian_mixture",
+    "plain_gaussian_mixture",
     "register_estimator",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ._registry import register_estimator
 from ._two_gaussians import NoMixture, TwoGaussians, fit_two_gaussians
 
 logger = logging.getLogger(__name__)
+Fit = Callable[[np.ndarray, int], tuple[np.ndarray, TwoGaussians]]  # of finite losses, with a seed
 
 _NAMED = 10  # how many sample indices or classes a message lists
 _CLASS_SAMPLES = 20  # finite losses that a class needs for a mixture of its own: five parameters are fitted
@@ -58,13 +60,18 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
     Raises:
         ValueError: where `losses` is not one-dimensional.
     """
+    return mixture_estimate(losses, seed, fit_two_gaussians)
+
+
+def mixture_estimate(losses: np.ndarray, seed: int, fit: Fit) -> CleanProbabilityEstimate:
+    """What `fit` finds, with the answers of [`gaussian_mixture`] if it can't, or if losses are not finite."""
     losses = _as_float(_one_dimensional("losses", losses))
     finite = np.isfinite(losses)
     all_finite = finite.all()
     if not all_finite:
         logger.warning(f"The loss of {_samples(~finite)} is not finite: left out of the mixture, clean probability 0.")
     try:
-        posterior, mixture = fit_two_gaussians(losses if all_finite else losses[finite], seed)
+        posterior, mixture = fit(losses if all_finite else losses[finite], seed)
     except NoMixture as reason:
         logger.warning(f"{reason}: clean probability 1 for every finite loss.")
         return CleanProbabilityEstimate(finite.astype(np.float64), TwoGaussians().diagnostics())
@@ -161,5 +168,4 @@ register_estimator(
     uses_labels=True,
     uses_probabilities=False,
 )
-# As CleaR's official code does for adapters.
 register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses), uses_probabilities=False)

@@ -84,6 +84,8 @@ class NoiseModel:
         wrong ones, or people erred on samples that f is in doubt about, too. NaN if nothing speaks against a label, or
         predictions tell too little (`expected_skill` below 0.6): their doubts are about everything."""
         known = np.flatnonzero((self.labels != IGNORED_LABEL) & self.has_scores)
+        if not len(known):
+            return float("nan")
         doubt = 1 - self.prediction[known, self.labels[known]].astype(np.float64).mean()
         found = 1 - self.clean_probability[known].mean()
         is_told = self.is_supported and self.expected_skill >= LEAST_SKILL and doubt > _LEAST_GAIN
