@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _loading import accuracy
+from _loading import accuracy, scores_of
 from _settings import Cell
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, set_seed
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, Trainer, set_seed
 
 from hf_clear import TurnTrainer
 from hf_clear.noise import TRUE_LABEL
@@ -121,6 +121,14 @@ def train_and_test(trainer: Trainer, watch: Stopwatch | None = None) -> dict[str
     """`watch` is that of a method that does something before. Tests take no time on it."""
     watch = watch or Stopwatch()
     watch.leave_out_tests(trainer)
+    tests: list[np.ndarray] = []
+    compute_metrics = trainer.compute_metrics
+
+    def remember(prediction: EvalPrediction) -> dict[str, float]:
+        tests[:] = [scores_of(prediction).argmax(axis=1) == prediction.label_ids]
+        return compute_metrics(prediction)
+
+    trainer.compute_metrics = remember
     trainer.train()
     seconds, cpu_seconds = watch.seconds().tolist()
     history = trainer.state.log_history
@@ -130,6 +138,7 @@ def train_and_test(trainer: Trainer, watch: Stopwatch | None = None) -> dict[str
     measured = {
         "accuracy": accuracies[-1],
         "accuracies": accuracies,
+        "correct": np.packbits(tests[-1]).tobytes().hex(),  # in the last test, a bit for each sample
         "peak_accuracy": max(accuracies),
         "average_accuracy": float(np.mean(accuracies[-AVERAGED_EPOCHS:])),
         "seconds": seconds,

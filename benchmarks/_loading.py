@@ -145,6 +145,10 @@ def load_model(path: str, num_labels: int, seed: int) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_pretrained(path, num_labels=num_labels, ignore_mismatched_sizes=True)
 
 
+def scores_of(prediction: EvalPrediction) -> np.ndarray:
+    """`[num_samples, num_labels]`."""
+    return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+
+
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    scores = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return Accuracy().compute(predictions=scores.argmax(axis=1), references=prediction.label_ids)
+    return Accuracy().compute(predictions=scores_of(prediction).argmax(axis=1), references=prediction.label_ids)

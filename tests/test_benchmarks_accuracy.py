@@ -106,6 +106,8 @@ def test_every_method_runs(method, data, tiny_model):
     assert 0 < line["cpu_seconds"]
     assert len(line["accuracies"]) == line["epochs"] and line["accuracies"][-1] == line["accuracy"]
     assert line["peak_accuracy"] == max(line["accuracies"])
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(line["correct"]), np.uint8), count=30)
+    assert bits.mean() == pytest.approx(line["accuracy"])
     assert line["steps"] == 3 * line["epochs"] or method == "turn"  # of 90 samples, or of fewer of them
     assert (line["detection_auroc"] is None) == (method in _methods.ORACLES)
     if _methods.METHODS[method.partition(":")[0]].run is _methods.run_clear:
