@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ._processes import together
+from ._typing import MapDataset
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .fit_checks import FitFindings
@@ -43,8 +44,6 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
     Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.
     """
 
-    method: str  # what messages call it
-
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         before = cls.__mro__[: cls.__mro__.index(BaseTrainerMixin)]
@@ -58,14 +57,12 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
                 f"first: `class {cls.__name__}({mixin.__name__}, {wrong[0].__name__})`."
             )
 
-    sample_store: SampleStore | None  # None before there is anything in it
-
     def __init__(
         self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
     ):
         self._peft_config = peft_config
         if model is not None and peft_config is not None:
-            model = self._with_peft(model)
+            model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
         self.labels_tokens = False  # whether every token has a label, instead of every sample
 
@@ -86,7 +83,7 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
         """As in `Trainer`."""
         return super().predict(*args, **kwargs)
 
-    def per_sample_losses(self, dataset: Dataset | None = None) -> np.ndarray:
+    def per_sample_losses(self, dataset: MapDataset | None = None) -> np.ndarray:
         """See [`hf_clear.per_sample_losses`]."""
         return per_sample_losses(self, dataset)
 
@@ -206,7 +203,7 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        self._check_checkpoint(self.state.best_model_checkpoint)
+        self._check_checkpoint(cast(str, self.state.best_model_checkpoint))
         super()._load_best_model()
 
     def _check_checkpoint(self, folder: str) -> None:
@@ -217,7 +214,7 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super().call_model_init(*args, **kwargs)
-        return model if self._peft_config is None else self._with_peft(model)
+        return model if self._peft_config is None else self._with_peft(model, self._peft_config)
 
     def push_to_hub(self, *args: Any, **kwargs: Any):
         """As in `Trainer`, without what tells of single training samples."""
@@ -248,13 +245,13 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
         """When there will be clean probabilities, for a message."""
         raise NotImplementedError
 
-    def _with_peft(self, model: nn.Module) -> nn.Module:
+    def _with_peft(self, model: nn.Module, peft_config: PeftConfig) -> nn.Module:
         if isinstance(model, PeftModel):
             raise ValueError(
                 "`peft_config` was given for a model that is a PeftModel already. Pass the base model with "
                 "`peft_config`, or the PeftModel without it."
             )
-        return get_peft_model(model, copy.deepcopy(self._peft_config))  # peft writes into the config it is given
+        return get_peft_model(model, copy.deepcopy(peft_config))  # peft writes into the config it is given
 
     def _use_one_gpu(self) -> None:
         if self.args.n_gpu > 1:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ._modes import random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import shifts_labels
+from ._typing import AnyTrainer
 from .estimators import Estimator, NamedEstimator, get_estimator
 from .known_labels import labels_without_items
 from .metrics import memorization
@@ -26,9 +28,14 @@ logger = logging.getLogger(__name__)
 class RefittingTrainer(Protocol):
     """What [`CleanProbabilityCallback`] asks of its trainer: [`~hf_clear.ClearMixin`] has it."""
 
-    is_routed: bool
-    clear_args: ClearArguments
-    sample_store: SampleStore | None
+    @property
+    def is_routed(self) -> bool: ...
+
+    @property
+    def clear_args(self) -> ClearArguments: ...
+
+    @property
+    def sample_store(self) -> SampleStore | None: ...
 
     def check_before_training(self, estimator: NamedEstimator | None) -> None: ...
 
@@ -67,13 +74,12 @@ class CleanProbabilityCallback(TrainerCallback):
 
     def __init__(self, estimator: str | Estimator | None = None):
         if estimator is not None and not isinstance(estimator, NamedEstimator):
-            named = isinstance(estimator, str)
-            if named:
+            if isinstance(estimator, str):
                 estimator = get_estimator(estimator)
             else:
                 estimator = NamedEstimator(_name_of(estimator), estimator, gives_posterior=None)
-        self.estimator = estimator
-        self.trainer: RefittingTrainer | None = None
+        self.estimator: NamedEstimator | None = estimator
+        self.trainer: RefittingTrainer | None = None  # there is one as soon as training begins
 
     def set_trainer(self, trainer: RefittingTrainer) -> None:
         """Callbacks are not given their trainer; [`ClearTrainer`] calls this."""
@@ -86,7 +92,7 @@ class CleanProbabilityCallback(TrainerCallback):
             return
         self.trainer.check_before_training(self.estimator)
         warmup = self.trainer.clear_args.clear_warmup_epochs
-        is_fitted = self.trainer.sample_store.is_fitted  # in a resumed run
+        is_fitted = cast(SampleStore, self.trainer.sample_store).is_fitted  # in a resumed run
         if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs" and not is_fitted:
             logger.warning(
                 f"The warm-up of {warmup} epochs is not shorter than the training of {state.num_train_epochs}: the "
@@ -94,13 +100,13 @@ class CleanProbabilityCallback(TrainerCallback):
             )
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        self.trainer.refit(int(state.epoch), self.estimator)
+        cast(RefittingTrainer, self.trainer).refit(int(state.epoch), self.estimator)
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        self.trainer.check_step()
+        cast(RefittingTrainer, self.trainer).check_step()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        self.trainer.end_epoch()
+        cast(RefittingTrainer, self.trainer).end_epoch()
 
 
 class MemorizationCallback(TrainerCallback):
@@ -126,11 +132,11 @@ class MemorizationCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, true_labels: Sequence[int]):
-        self.trainer = trainer
+        self.trainer = cast(AnyTrainer, trainer)
         self.true_labels = np.array([IGNORED_LABEL if label is None else label for label in true_labels])
-        if self.true_labels.shape != (len(trainer.train_dataset),):
+        if self.true_labels.shape != (len(self.trainer.train_dataset),):
             raise ValueError(
-                f"`true_labels` of shape {list(self.true_labels.shape)} for {len(trainer.train_dataset)} training "
+                f"`true_labels` of shape {list(self.true_labels.shape)} for {len(self.trainer.train_dataset)} training "
                 "samples: there has to be one for each."
             )
 
@@ -141,15 +147,15 @@ class MemorizationCallback(TrainerCallback):
             with random_state_preserved():  # a transform may be random
                 item = dataset[0]
             labels = [item.get(name) for name in names if isinstance(item, Mapping) and name in item]
-        label = labels[0] if len(labels) else None
+        label: Any = labels[0] if len(labels) else None
         if shifts_labels(self.trainer) or np.ndim(label) > 0:
             raise ValueError("MemorizationCallback is for one class a sample, and here every token has a label.")
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         dataloader = sample_dataloader(self.trainer, self.trainer.train_dataset)
         predictions = predict_samples(self.trainer, dataloader, keep_probabilities=False)
-        predicted, given = predictions.predicted.numpy(), predictions.labels.numpy()
-        self.trainer.log(memorization(predicted, given, self.true_labels))
+        predicted = cast(torch.Tensor, predictions.predicted).numpy()
+        self.trainer.log(memorization(predicted, predictions.labels.numpy(), self.true_labels))
 
 
 def _name_of(estimator: Estimator) -> str:

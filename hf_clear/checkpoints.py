@@ -8,14 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import gather_object
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
-from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+from ._typing import AnyTrainer
 from .checkpoint_folders import (
     INCOMPLETE,
     complete_checkpoint,
@@ -43,7 +43,7 @@ def alone(phase: Callable) -> Callable:
     return phase_alone
 
 
-class CompleteCheckpointsMixin:
+class CompleteCheckpointsMixin(AnyTrainer):
     """For a [`~transformers.Trainer`] whose runs can be killed at any moment.
 
     `Trainer` writes the files of `checkpoint-N` one by one, and takes a folder that holds a part of them for the last
@@ -54,7 +54,6 @@ class CompleteCheckpointsMixin:
     run goes on from it: `Trainer` begins with a new optimizer, and says nothing, if `optimizer.pt` is gone.
     """
 
-    state: TrainerState
     _is_saving = False
     _is_finalizing = False
     _is_alone = False
@@ -107,7 +106,7 @@ class CompleteCheckpointsMixin:
             self._checked = checkpoint
 
     def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
+        best = cast(str, self.state.best_model_checkpoint)  # `Trainer` has looked whether there is one
         if not self._is_stock:
             is_needed = read_on_resume(self.args.world_size) if self.is_deepspeed_enabled else holds_weights
             self._on_each_node(lambda: check_files(best, is_needed))

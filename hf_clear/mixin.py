@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -50,8 +50,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._default_args = ClearArguments()
-        self._refit: Refit | None = None  # of the training that was prepared last
-        self._takes_part: torch.Tensor | None = None  # in shared memory: workers read it
+        self._refit = self._takes_part = None
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
         self._num_routed = 0  # batches since the last optimizer step
         self._num_layers = num_routed_layers(self.model)
@@ -104,30 +103,31 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
-        self._first_batch = check_first_batch(self, self._refit, estimator, ClearMixin)
+        refit = self._prepared_refit
+        self._first_batch = check_first_batch(self, refit, estimator, ClearMixin)
         self._estimator = get_estimator(self.clear_args.clear_estimator)
-        self.labels_tokens = self._refit.labels_tokens
-        self._refit.cross_fitting = self._cross_fitting
-        self._refit.resolve()
+        self.labels_tokens = refit.labels_tokens
+        refit.cross_fitting = self._cross_fitting
+        refit.resolve()
 
     def refit(self, epoch: int, estimator: NamedEstimator | None = None) -> None:
         """Fits the clean probabilities anew at the beginning of an epoch (counted from 0), and logs what was found. In
         the warm-up, and in an epoch that has its fit already, nothing happens."""
         if not self.is_routed:
             return
-        held_out = None
+        refit, held_out = cast(Refit, self._refit), None
         if self._cross_fitting is not None and self.state.global_step == 0:
-            start_fold_heads(self, self._cross_fitting, self._refit.settings, self._refit.bypassed)
+            start_fold_heads(self, self._cross_fitting, refit.settings, refit.bypassed)
         if self._cross_fitting is not None and epoch >= self.clear_args.clear_warmup_epochs:
-            held_out, self._refit.cross_fitting = self.end_cross_fitting(self._refit.dataloader), None
-        logs = self._refit.run(epoch, estimator or self._estimator, held_out)
+            held_out, refit.cross_fitting = self.end_cross_fitting(refit.dataloader), None
+        logs = refit.run(epoch, estimator or self._estimator, held_out)
         if logs:
             self.log(logs)
 
     def end_epoch(self) -> None:
         """Gives every process what the others recorded in this epoch."""
         if self.is_routed:
-            self._refit.merge()
+            self._prepared_refit.merge()
 
     def check_step(self) -> None:
         """Makes sure, before the optimizer acts, that the step was CleaR's.
@@ -192,7 +192,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         self._num_routed += 1
-        inputs, refit = dict(inputs), self._refit
+        inputs, refit = dict(inputs), self._prepared_refit
         index, labels = inputs.pop(SAMPLE_INDEX), inputs[self.label_names[0]]
         if refit.store.is_fitted and not self.clear_args.clear_dropout_after_warmup:
             self._step.enter_context(evaluation_mode(model))
@@ -204,10 +204,11 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
             self._step.enter_context(route(model, gates))
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
+        logits = cast(torch.Tensor, task.logits)  # or nobody would look at them
         p, is_warmup = refit.clean_probability(index), not refit.store.is_fitted
         known = (p, target, self.state.epoch, is_warmup, refit.posterior(index))
-        parts = refit.loss(LossEvidence(task.logits, task.labels, *known))
-        refit.record(index, task.logits, labels)
+        parts = refit.loss(LossEvidence(logits, task.labels, *known))
+        refit.record(index, logits, labels)
         loss = self._reduce(task, parts if folds is None else folds.weighed(parts, index))
         if folds is not None:
             self._added_loss = loss.detach() * (1 - 1 / folds.num_folds)  # the log has the folds' mean
@@ -248,14 +249,14 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.is_routed:
-            self._refit.merge()
+            self._prepared_refit.merge()
         if self.is_routed and self.args.should_save:
-            self.sample_store.save(os.path.join(output_dir, STATE_NAME))
+            self._prepared_refit.store.save(os.path.join(output_dir, STATE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.is_routed and checkpoint is not None:
-            self._refit.load(os.path.join(checkpoint, STATE_NAME), num_labels(self))
+            self._prepared_refit.load(os.path.join(checkpoint, STATE_NAME), num_labels(self))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

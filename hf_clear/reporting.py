@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 
 from ._names import TRUE_LABEL
+from ._trainer_types import OwnTrainer
 from .report.callback import ReportCallback
 from .report.page import save_report
 from .report.run_report import REPORT
@@ -18,7 +19,7 @@ from .report.shown_columns import class_names
 from .sample_index import label_names
 
 
-class ReportMixin:
+class ReportMixin(OwnTrainer):
     """For a [`~transformers.Trainer`] with `label_issues`, `true_labels` and `fit_findings`."""
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -14,8 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 
+from ._typing import AnyTrainer
 
-class ExplicitArguments:
+
+class ExplicitArguments(AnyTrainer):
     """Comes first among the bases of a trainer: what it takes is what `Trainer` takes, and a `peft_config`."""
 
     def __init__(
@@ -50,5 +52,5 @@ class ExplicitArguments:
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            peft_config=peft_config,
+            peft_config=peft_config,  # type: ignore[call-arg]  # of the next class, not of `Trainer`
         )

@@ -3,7 +3,7 @@ and their place in the log."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from ._modes import evaluation_mode, low_precision
 from ._names import IGNORED_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, scores_in, scores_of
+from ._typing import RoutingTrainer
 from .losses import LossPart, cross_entropy
 from .refit import Refit
 from .routing import route
@@ -28,17 +29,22 @@ INDEX_LOST = (
 )
 
 
-class StepLossMixin:
+class StepLossMixin(RoutingTrainer):
     """The part of [`~hf_clear.ClearMixin`] that knows how a loss is computed, scaled and logged. It knows no method:
     what is added to the task loss, or takes its place, is up to the training loss."""
 
-    is_routed: bool
-    _refit: Refit
+    _refit: Refit | None  # of the training that was prepared last
+    _takes_part: torch.Tensor | None  # in shared memory: workers read it
     _first_batch: FirstBatch  # what the look at it found
     _shifts_labels: bool
     _labels_in_step: torch.Tensor | int  # of all batches of the optimizer step
     _loss_parts: dict[str, tuple[torch.Tensor, int]]  # sums since the last log, with the step that they begin at
     _added_loss: torch.Tensor | float  # of the batch at hand, what is added to the task loss
+
+    @property
+    def _prepared_refit(self) -> Refit:
+        """The refit, which is there as soon as a training is prepared."""
+        return cast(Refit, self._refit)
 
     def _task_loss(
         self,
@@ -48,7 +54,9 @@ class StepLossMixin:
         num_items_in_batch: torch.Tensor | int | None,
     ) -> TaskLoss:
         """What `L(f, y)` is for a batch, under the gates that are set."""
-        refit, labels = self._refit, inputs[self.label_names[0]]
+        refit, labels = self._prepared_refit, inputs[self.label_names[0]]
+        loss: torch.Tensor | None
+        logits: torch.Tensor | None
         if self._first_batch.base_loss is None:
             outputs = self._forward(model, inputs)
             logits, labels = scores_and_labels(outputs, labels, self._shifts_labels)
@@ -64,10 +72,10 @@ class StepLossMixin:
         needs_scores, loss, outputs = refit.loss.is_active or refit.keeps_predictions, None, None
         if not refit.leaves_out(labels):
             needs_outputs = needs_outputs or (needs_scores and self._first_batch.base_predicts)
-            loss = super().compute_loss(
+            found: Any = super().compute_loss(  # a pair, if the outputs are asked for
                 model, dict(inputs), return_outputs=needs_outputs, num_items_in_batch=num_items_in_batch
             )
-            loss, outputs = loss if needs_outputs else (loss, None)
+            loss, outputs = found if needs_outputs else (found, None)
         logits = scores_in(outputs) if needs_scores and outputs is not None else None
         if loss is None:  # a batch of samples that are left out: nothing to ask a loss about
             outputs = self._forward(model, inputs)
@@ -101,7 +109,7 @@ class StepLossMixin:
                 self._added_loss = self._added_loss + part.weight * value.detach()
             value = part.weight * value * task.scale
             loss = value if loss is None else loss + value
-        return loss
+        return cast(torch.Tensor, loss)  # without a task loss there is a part
 
     def _forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The model's outputs without its loss."""
@@ -124,8 +132,8 @@ class StepLossMixin:
             if self.accelerator.num_processes > 1:  # DDP takes the mean of the processes' gradients
                 count = self.accelerator.reduce(torch.as_tensor(count, device=self.args.device).float(), "mean")
             self._labels_in_step = count.clamp_min(1e-6) if isinstance(count, torch.Tensor) else count
-            if self._refit.cross_fitting is not None:
-                self._refit.cross_fitting.begin_step(batches, self._labels_in_step)
+            if (folds := self._prepared_refit.cross_fitting) is not None:
+                folds.begin_step(batches, self._labels_in_step)
         return batches, num_items_in_batch
 
     def _num_labels_of(self, batch: dict[str, Any]) -> torch.Tensor | int:

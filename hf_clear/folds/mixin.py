@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from .._typing import RoutingTrainer
 from .adapters import STATE_NAME
 from .cross_fitting import CrossFitting, HeldOutScores
 
 logger = logging.getLogger(__name__)
 
 
-class CrossFitMixin:
+class FoldSettings(Protocol):
+    """What the folds ask of the arguments of training, [`~hf_clear.ClearArguments`]."""
+
+    clear_warmup: str
+    clear_warmup_epochs: int
+    clear_folds: int
+
+
+class CrossFitMixin(RoutingTrainer):
     """For a [`~transformers.Trainer`] with `clear_args`: its training begins with the folds, if they are asked for, and
     goes on with the model's own adapter, which starts anew, as do optimizer and learning rate.
 
     Everything else is one training: steps, epochs, callbacks, and the progress bar go on. In the warm-up, evaluation,
     saved models and the Hub have the adapter of the first fold, which is a model like any other.
     """
+
+    if TYPE_CHECKING:
+
+        @property
+        def clear_args(self) -> FoldSettings: ...
 
     _cross_fitting: CrossFitting | None = None  # while the folds are in the model
 
@@ -49,9 +63,10 @@ class CrossFitMixin:
     def end_cross_fitting(self, dataloader: DataLoader) -> HeldOutScores:
         """Ends the warm-up: scores all samples, takes the folds out of the model, and starts its own adapter, optimizer
         and learning rate anew."""
-        found = self._cross_fitting.score(dataloader)
+        cross_fitting = cast(CrossFitting, self._cross_fitting)
+        found = cross_fitting.score(dataloader)
         self.log(found.logs())
-        self._cross_fitting.adapters.restore()
+        cross_fitting.adapters.restore()
         self._drop_folds()
         self._renew_optimizer()
         logger.info(
@@ -141,7 +156,7 @@ class CrossFitMixin:
             )
 
     def _drop_folds(self) -> None:
-        self._cross_fitting.adapters.drop()
+        cast(CrossFitting, self._cross_fitting).adapters.drop()
         self._cross_fitting = None
 
     def _renew_optimizer(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import datasets
@@ -23,9 +24,11 @@ class ReportedTrainer(Protocol):
 
     callback_handler: Any
     labels_tokens: bool
-    sample_store: Any
 
-    def report_table(self, columns: list[str] | None = None) -> datasets.Dataset: ...
+    @property
+    def sample_store(self) -> Any: ...
+
+    def report_table(self, columns: Sequence[str] | None = None) -> datasets.Dataset: ...
 
 
 class ReportCallback(TrainerCallback):
@@ -55,7 +58,8 @@ class ReportCallback(TrainerCallback):
         losses = losses[np.isfinite(losses)]
         if len(losses):
             counts, edges = np.histogram(losses, loss_edges(losses))
-            logs[number] = {**logs[number], HISTOGRAM: {"counts": counts.tolist(), "edges": edges.tolist()}}
+            entry: dict[str, Any] = {**logs[number], HISTOGRAM: {"counts": counts.tolist(), "edges": edges.tolist()}}
+            logs[number] = entry
         if state.is_world_process_zero and not self.trainer.labels_tokens and not self._has_failed:
             self._draw(logs, state.global_step)
 

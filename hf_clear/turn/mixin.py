@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import enable_full_determinism, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .._names import IGNORED_LABEL
 from .._processes import together
+from .._typing import MapDataset
 from ..checkpoints import alone
 from ..checks import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
-from ..identity import fingerprint_of
+from ..identity import Identity, fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
@@ -108,7 +110,7 @@ class TurnMixin(ResumablePhasesMixin):
         settings = self.turn_args
         keep_mean = get_estimator(settings.turn_estimator).uses_features
         metrics = self._probing.run(self, settings, keep_mean, on_epoch_end)
-        predictions = self._probing.predictions
+        predictions, _ = self._probing.evidence(self, settings, keep_mean)
         self.sample_store = store_of(predictions)
         metrics["probe_loss"] = next(log["probe_loss"] for log in reversed(self._logs) if "probe_loss" in log)
         is_noisy, known = self._is_noisy(predictions)
@@ -183,14 +185,15 @@ class TurnMixin(ResumablePhasesMixin):
         Raises:
             RuntimeError: where [`cleanse`] has not run.
         """
-        checkpoint = self._folder_to_resume(resume_from_checkpoint)
-        if checkpoint is not None and self.fine_tuning_samples is None:
-            self._restore(checkpoint)
+        folder = self._folder_to_resume(resume_from_checkpoint)
+        if folder is not None and self.fine_tuning_samples is None:
+            self._restore(folder)
         if self.fine_tuning_samples is None:
             raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
         self._check_replaced()
-        checkpoint = str(checkpoint) if checkpoint is not None and is_checkpoint(checkpoint) else None
-        model_init, self.model_init = self.model_init, None  # or `Trainer` would draw a model that was never probed
+        checkpoint = str(folder) if folder is not None and is_checkpoint(folder) else None
+        model_init = self.model_init
+        self.model_init = None  # type: ignore[assignment]  # or `Trainer` would draw a model that was never probed
         try:
             output = super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -202,7 +205,7 @@ class TurnMixin(ResumablePhasesMixin):
     # ---- What users ask ----
 
     @together
-    def predict_probe(self, dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
+    def predict_probe(self, dataset: MapDataset, metric_key_prefix: str = "test") -> PredictionOutput:
         """What the probe predicts from the features of the model as it is now, without its adapter if it has one: until
         fine-tuning, those that it was trained on.
 
@@ -223,14 +226,15 @@ class TurnMixin(ResumablePhasesMixin):
         return self._probing.predict(self, self.turn_args, dataset, metric_key_prefix)
 
     @together
-    def features(self, dataset: Dataset | None = None) -> np.ndarray:
+    def features(self, dataset: MapDataset | None = None) -> np.ndarray:
         """The last hidden states of the model as it is now, averaged over the tokens: `[num_samples, hidden_size]`.
 
         Args:
             dataset (`torch.utils.data.Dataset`, *optional*): the training set by default.
         """
         dataset = self.train_dataset if dataset is None else dataset
-        return predict_features(self, sample_dataloader(self, dataset, needs_labels=False)).mean.numpy()
+        found = predict_features(self, sample_dataloader(self, dataset, needs_labels=False))
+        return cast(torch.Tensor, found.mean).numpy()
 
     # ---- Fine-tuning ----
 
@@ -238,7 +242,9 @@ class TurnMixin(ResumablePhasesMixin):
         if self.fine_tuning_samples is None:
             return super().get_train_dataloader()
         stock, rows = self.train_dataset, self.fine_tuning_samples.tolist()
-        self.train_dataset = stock.select(rows) if isinstance(stock, datasets.Dataset) else Subset(stock, rows)
+        self.train_dataset = (
+            stock.select(rows) if isinstance(stock, datasets.Dataset) else Subset(cast(Dataset, stock), rows)
+        )
         try:
             return super().get_train_dataloader()
         finally:
@@ -274,7 +280,7 @@ class TurnMixin(ResumablePhasesMixin):
     def _check_replaced(self) -> None:
         if self.train_dataset is self._identified:
             return
-        before = self._identity.data
+        before = cast(Identity, self._identity).data
         if changed := fingerprint_of(self, self.train_dataset).differences(before.as_json(), before.label_values):
             raise ValueError(
                 f"The training set was replaced since the probe was trained: {' and '.join(changed)} changed. Begin "

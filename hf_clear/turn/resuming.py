@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from ..base_trainer import BaseTrainerMixin
 from ..identity import FINE_TUNING_SETTINGS, SELECTION_SETTINGS, Identity, settings_of
 from ..probing import Probe, find_head, set_head
+from ..sample_store import SampleStore
 from ..state_files import damaged
 from .probe_phase import ProbePhase
 from .state import STATE_NAME, TurnState
@@ -27,6 +28,8 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         fine_tuning_samples (`np.ndarray`, *optional*): the rows of the training set to fine-tune on; after cleansing.
         phase_metrics (`dict[str, float]`): of the phases so far, with the phase as prefix.
     """
+
+    sample_store: SampleStore | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -85,9 +88,10 @@ class ResumablePhasesMixin(BaseTrainerMixin):
     def _save_state(self, folder: str | None = None) -> None:
         if not self.args.should_save:
             return
-        self._identity.settings = settings_of(self, self.method_settings())  # that were in force in the last phase
+        identity = cast(Identity, self._identity)  # every phase begins with one
+        identity.settings = settings_of(self, self.method_settings())  # that were in force in the last phase
         state = TurnState(
-            identity=self._identity.as_json(),
+            identity=identity.as_json(),
             probe_epochs=self._probing.epochs,
             probe={} if self.probe is None else self.probe.state_dict(),
             head_shape=() if self.probe is None else self.probe.head_shape,
@@ -127,7 +131,7 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         self._probing = ProbePhase(probe, state.probe_epochs, state.optimizer)
         self.sample_store = state.sample_store
         if self.sample_store is not None:
-            set_head(self, self.turn_args.probe_head, self.probe)
+            set_head(self, self.turn_args.probe_head, probe)
         if not set(changed) & set(SELECTION_SETTINGS):
             self.fine_tuning_samples = state.fine_tuning_samples
 

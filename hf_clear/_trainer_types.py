@@ -1,0 +1,39 @@
+"""What the parts of hf_clear's trainers know of each other, for type checkers. At run time these types are nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._typing import AnyTrainer
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+    from .fit_checks import FitFindings
+    from .sample_store import SampleStore
+
+    class OwnTrainer(AnyTrainer):
+        """Of [`~hf_clear.base_trainer.BaseTrainerMixin`]."""
+
+        method: str  # what messages call it
+        labels_tokens: bool  # whether every token has a label, instead of every sample
+
+        @property
+        def sample_store(self) -> SampleStore | None: ...  # None before there is anything in it
+
+        @property
+        def true_labels(self) -> np.ndarray | None: ...
+
+        @property
+        def fit_findings(self) -> FitFindings: ...
+
+        def label_issues(
+            self, threshold: float | None = None, return_all: bool = False, columns: Sequence[str] | None = None
+        ) -> datasets.Dataset: ...
+
+        def method_settings(self) -> dict[str, Any]: ...
+
+else:
+    OwnTrainer = object
