@@ -79,6 +79,19 @@ def detached(layer, gate, stock, x):
     return apply_gate(gate, stock(x).detach(), layer.base_layer(x))
 
 
+def lost_in_recomputation(layer, gate):
+    """Re-entrant checkpointing makes the first forward pass without gradient."""
+    stock, had_gradient = layer.forward, []
+
+    def forward(x):
+        had_gradient.append(torch.is_grad_enabled())
+        routed = stock(x)
+        return apply_gate(gate, routed if all(had_gradient) else routed.detach(), layer.base_layer(x))
+
+    layer.forward = forward
+    return lambda: layer.__dict__.__setitem__("forward", stock)
+
+
 def merged_too(layer, gate):
     layer.merged_adapters, merged = [], layer.merged_adapters
     undo = gate_output(layer, gate)
@@ -93,12 +106,13 @@ def merged_too(layer, gate):
         (gate_wrapped(whole_batch), "gates of one sample changed the outputs of others"),
         (gate_wrapped(product), "with open gates the model is not the ungated one"),
         (gate_wrapped(detached), "has no gradient instead of zeros"),
+        (lost_in_recomputation, r"use_reentrant=True\) .* has another gradient"),
         (lambda layer, gate: lambda: None, "closed gates the model is not the frozen base"),
         (lambda layer, gate: gate_output(layer, gate) and (lambda: None), "gates outlive an inner context"),
         (merged_too, "a merged adapter is routed"),
         (gate_output, None),
     ],
-    ids=["zeros", "batch", "product", "detached", "nothing", "stays", "merged", "works"],
+    ids=["zeros", "batch", "product", "detached", "lost", "nothing", "stays", "merged", "works"],
 )
 def test_broken_ways_to_gate_fail(broken_layer, set_gate, message):
     broken_layer(set_gate)
