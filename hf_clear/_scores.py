@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ._names import IGNORED_LABEL
+from ._typing import AnyTrainer
 from ._unwrap import base_of
 
 
@@ -62,7 +62,7 @@ def scores_of(outputs: Any) -> torch.Tensor:
     return scores
 
 
-def shifts_labels(trainer: Trainer) -> bool:
+def shifts_labels(trainer: AnyTrainer) -> bool:
     """Whether the labels of the model are its inputs, to be predicted one token ahead: causal language models."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = base_of(model)

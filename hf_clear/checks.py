@@ -9,10 +9,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
-from transformers import Trainer
+from torch.utils.data import IterableDataset
 
 from ._modes import random_state_preserved
+from ._typing import AnyTrainer, MapDataset
 from ._unwrap import base_of
 from .known_labels import labels_without_items
 from .routing import check_routable
@@ -22,7 +22,7 @@ from .training_args import ClearArguments
 logger = logging.getLogger(__name__)
 
 
-def check_setup(trainer: Trainer, method: str, settings: ClearArguments) -> None:
+def check_setup(trainer: AnyTrainer, method: str, settings: ClearArguments) -> None:
     """What shows in the trainer's arguments and its model.
 
     Args:
@@ -59,7 +59,7 @@ def warn_of_idle_settings(settings: ClearArguments) -> None:
             )
 
 
-def check_task(trainer: Trainer, method: str) -> None:
+def check_task(trainer: AnyTrainer, method: str) -> None:
     """What both methods ask of model and data.
 
     Raises:
@@ -87,7 +87,7 @@ def check_task(trainer: Trainer, method: str) -> None:
         )
 
 
-def _warn_of_frozen_head(trainer: Trainer) -> None:
+def _warn_of_frozen_head(trainer: AnyTrainer) -> None:
     """peft trains heads called `classifier` or `score`, if it is told the task; others stay as they were drawn."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = base_of(model)
@@ -105,7 +105,7 @@ def _warn_of_frozen_head(trainer: Trainer) -> None:
         )
 
 
-def check_training_set(trainer: Trainer) -> Any:
+def check_training_set(trainer: AnyTrainer) -> Any:
     """Looks at all labels that can be had without making items, which may decode images ([`labels_without_items`]), and
     at one or two items. Labels that only items have are looked at in every batch.
 
@@ -115,7 +115,8 @@ def check_training_set(trainer: Trainer) -> Any:
     Raises:
         ValueError: where there is no sample or no label, or at the first label that is no class.
     """
-    dataset, names = trainer.train_dataset, label_names(trainer)
+    dataset: Any = trainer.train_dataset
+    names = label_names(trainer)
     if dataset is None:
         raise ValueError(f"{type(trainer).__name__}: training requires a train_dataset.")
     if len(dataset) == 0:
@@ -147,7 +148,7 @@ def check_training_set(trainer: Trainer) -> Any:
     return labels[0]
 
 
-def _items(dataset: Dataset, labels: Sequence | None) -> dict[int, Any]:
+def _items(dataset: MapDataset, labels: Sequence | np.ndarray | None) -> dict[int, Any]:
     """The first item and, if labels are known, the first with another label, by row."""
     rows = [0]
     if labels is not None and np.ndim(labels[0]) == 0:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from transformers import Trainer
-
+from ._typing import AnyTrainer
 from .features import check_features
 from .probing import find_head
 from .training_args import BY_EVIDENCE, ClearArguments
@@ -16,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def settings_for_task(
-    trainer: Trainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
+    trainer: AnyTrainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
 ) -> ClearArguments:
     """The settings, or if the task can't have the posterior, those of CleaR with gates (`preset("clear")`); a
     warning says why.
@@ -43,7 +42,7 @@ def settings_for_task(
 
 
 def _reason(
-    trainer: Trainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
+    trainer: AnyTrainer, settings: ClearArguments, batch: dict[str, Any], labels_tokens: bool, base_loss: str | None
 ) -> str | None:
     if labels_tokens:
         return "Every token has a label, and the noise model is for one class a sample."

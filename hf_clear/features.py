@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from ._names import IGNORED_LABEL
 from ._scores import scores_of
+from ._typing import AnyTrainer
 from .passes import tables_by_index
 from .sample_index import label_names
 
@@ -40,7 +40,7 @@ class FrozenFeatures:
 
 
 def predict_features(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     dataloader: DataLoader,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
     mean: bool = True,
@@ -63,8 +63,9 @@ def predict_features(
     Raises:
         ValueError: where the model doesn't give its hidden states, or its scores are not those of `head`.
     """
-    hook = contextlib.nullcontext() if head is None else _HeadInputs(head)
-    shape, width = (), 0
+    hook = None if head is None else _HeadInputs(head)
+    shape: tuple[int, ...] = ()
+    width = 0
 
     def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> list[torch.Tensor]:
         nonlocal shape, width
@@ -77,7 +78,7 @@ def predict_features(
         rows = [torch.ones(len(index), 1), labels.unsqueeze(1).float()]
         context = batch_context(index) if batch_context is not None else contextlib.nullcontext()
         with context:
-            taken, states = _features(trainer, model, batch, hook if head is not None else None, mean)
+            taken, states = _features(trainer, model, batch, hook, mean)
         if taken is not None:
             shape, width = tuple(taken.shape[1:]), taken[0].numel()
             rows.append(taken.flatten(1).float())
@@ -85,7 +86,7 @@ def predict_features(
             rows.append(states)
         return [torch.cat([part.to(rows[-1].device) for part in rows], dim=1)]
 
-    with hook:
+    with hook or contextlib.nullcontext():
         (table,) = tables_by_index(trainer, dataloader, rows_of, storage, description)
     table = table[:, 1:]
     missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
@@ -117,7 +118,7 @@ class _HeadInputs(contextlib.AbstractContextManager):
         self._hook.remove()
 
 
-def check_features(trainer: Trainer, batch: dict[str, Any], head: nn.Module) -> None:
+def check_features(trainer: AnyTrainer, batch: dict[str, Any], head: nn.Module) -> None:
     """Whether a batch (without labels) gives features of both kinds.
 
     Raises:
@@ -128,7 +129,7 @@ def check_features(trainer: Trainer, batch: dict[str, Any], head: nn.Module) -> 
 
 
 def _features(
-    trainer: Trainer, model: nn.Module, batch: dict[str, Any], hook: _HeadInputs | None, mean: bool
+    trainer: AnyTrainer, model: nn.Module, batch: dict[str, Any], hook: _HeadInputs | None, mean: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """What the head takes in, `[batch, ...]`, and the averaged last hidden states, `[batch, hidden_size]`."""
     if hook is not None:
@@ -148,7 +149,7 @@ def _features(
 
 
 def _head_features(
-    trainer: Trainer, head: nn.Module, taken: torch.Tensor, given: torch.Tensor, scores: torch.Tensor
+    trainer: AnyTrainer, head: nn.Module, taken: torch.Tensor, given: torch.Tensor, scores: torch.Tensor
 ) -> torch.Tensor | None:
     """The part of the head's input, `[batch, ...]`, that its scores are made from: its shape doesn't depend on the
     length of a sequence. None where that can't be told."""
@@ -173,7 +174,7 @@ def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
     )
 
 
-def _mean_state(trainer: Trainer, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _mean_state(trainer: AnyTrainer, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     states = None
     if isinstance(outputs, Mapping):
         states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")

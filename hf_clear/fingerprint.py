@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
+from ._typing import MapDataset
 from .row_hashes import (
     NO_HASHES,
     NotComparable,
@@ -89,7 +90,7 @@ class Fingerprint:
 
 
 def fingerprint(
-    dataset: Dataset | datasets.Dataset | Sequence[Any],
+    dataset: MapDataset | datasets.Dataset,
     label_names: Sequence[str] = ("labels", "label", "label_ids"),
     keeps: Callable[[str], bool] = lambda column: True,
 ) -> Fingerprint:
@@ -142,7 +143,8 @@ def _columns_of_table(dataset: datasets.Dataset, keeps: Callable[[str], bool]) -
         return {}
     size_every = max(1, len(dataset) // _FILES)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    used, order = None, slice(None)
+    used: np.ndarray | None = None
+    order: np.ndarray | slice = slice(None)
     if dataset._indices is not None:  # rows are read in the order of the file: the other way takes minutes
         used, order = np.unique(dataset._indices.column(0).to_numpy(), return_inverse=True)
     for begin in range(0, len(dataset.data), _ROWS):
@@ -164,22 +166,23 @@ def _columns(dataset: Any, depth: int) -> dict[str, np.ndarray]:
         return {}
     if isinstance(dataset, Subset):
         inner, rows = _columns(dataset.dataset, depth - 1), np.asarray(dataset.indices, np.int64)
-        whole = len(dataset.dataset)
+        whole = len(cast(MapDataset, dataset.dataset))
         return {name: hashes[rows] for name, hashes in inner.items() if len(hashes) == whole}
     if isinstance(dataset, ConcatDataset):
         parts = [_columns(part, depth - 1) for part in dataset.datasets]
         common = [name for name in parts[0] if all(name in part for part in parts)]
         return {name: np.concatenate([part[name] for part in parts]) for name in common}
+    held: dict[str, Any]
     if isinstance(dataset, StackDataset):
-        is_dict = isinstance(dataset.datasets, dict)
-        held = dataset.datasets if is_dict else {str(i): part for i, part in enumerate(dataset.datasets)}
+        stacked = dataset.datasets
+        held = stacked if isinstance(stacked, dict) else {str(i): part for i, part in enumerate(stacked)}
     elif isinstance(dataset, TensorDataset):
         held = {f"tensors.{number}": tensor for number, tensor in enumerate(dataset.tensors)}
     elif isinstance(dataset, (list, tuple)):
         held = {"": dataset}
     else:
         held = getattr(dataset, "__dict__", {})
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for name, value in held.items():
         if isinstance(value, (Dataset, datasets.Dataset)) and not isinstance(value, torch.utils.data.IterableDataset):
             inner = _columns(value, depth - 1)

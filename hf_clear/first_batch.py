@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer
 
 from ._modes import evaluation_mode, random_state_preserved
 from ._names import TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from ._typing import AnyTrainer
 from .checks import warn_of_idle_settings
 from .class_tables import say_table_size, table_type
 from .estimators import NamedEstimator, get_estimator
@@ -21,7 +21,7 @@ from .losses import LossEvidence, TrainingLoss
 from .probing import find_head
 from .refit import Refit
 from .routing import ROUTING_STRATEGIES, gate_probability
-from .sample_index import SAMPLE_INDEX, label_names
+from .sample_index import SAMPLE_INDEX, IndexedDataset, label_names
 from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
 from .training_args import BEFORE_TRAINING, ClearArguments
 from .truth import true_labels_of
@@ -29,7 +29,7 @@ from .truth import true_labels_of
 _SAMPLES = 4  # some: one would not show that rows are no samples
 
 
-def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator | None, mixin: type) -> FirstBatch:
+def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimator | None, mixin: type) -> FirstBatch:
     """Sends a few training samples through the bypassed model, so that what can't be routed shows before the first
     step. They are not more than a training batch has, for collators and memory that want few. Changes no random state.
 
@@ -43,7 +43,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator 
     model, label_name, shift = trainer.model, trainer.label_names[0], shifts_labels(trainer)
     base_loss = base_loss_of(trainer, mixin)
     with random_state_preserved(), torch.no_grad(), evaluation_mode(model):
-        dataset, collate = refit.dataloader.dataset, refit.dataloader.collate_fn
+        dataset, collate = cast(IndexedDataset, refit.dataloader.dataset), refit.dataloader.collate_fn
         size = min(_SAMPLES, trainer._train_batch_size, len(dataset))
         batch = trainer._prepare_inputs(collate(dataset.__getitems__(_rows(trainer, size))))
         labels, index = batch.pop(label_name), batch.pop(SAMPLE_INDEX)
@@ -94,7 +94,7 @@ def check_first_batch(trainer: Trainer, refit: Refit, estimator: NamedEstimator 
     return FirstBatch(refit.labels_tokens, base_loss)
 
 
-def _rows(trainer: Trainer, size: int) -> list[int]:
+def _rows(trainer: AnyTrainer, size: int) -> list[int]:
     """A few samples from all over the training set, of several labels if these are known: the more they differ, the
     more they show about a collator."""
     num_samples = len(trainer.train_dataset)
@@ -136,7 +136,7 @@ def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:
         )
 
 
-def _check_loss(trainer: Trainer, refit: Refit, base_loss: str | None) -> None:
+def _check_loss(trainer: AnyTrainer, refit: Refit, base_loss: str | None) -> None:
     """A loss that takes the place of the task loss must not drop another one without a word."""
     smoothing = trainer.args.label_smoothing_factor
     if refit.loss.adds_to_task_loss or (base_loss is None and not smoothing):

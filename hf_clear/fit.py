@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import Trainer
 
 from ._names import IGNORED_LABEL
 from ._processes import run_on_main
+from ._typing import AnyTrainer
 from .class_tables import table_type
 from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
@@ -30,7 +31,7 @@ def store_of(predictions: SamplePredictions) -> SampleStore:
 
 
 def fitted_store(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     estimator: NamedEstimator,
     predictions: SamplePredictions,
     features: torch.Tensor | None = None,
@@ -44,7 +45,7 @@ def fitted_store(
 
 
 def fit_clean_probability(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     store: SampleStore,
     estimator: NamedEstimator,
     predictions: SamplePredictions,
@@ -100,7 +101,9 @@ def fit_clean_probability(
     if true_labels is not None:
         known, labels = (true_labels >= 0) & finite, predictions.labels.numpy()
         logs |= detection_metrics(estimate.clean_probability[known], (true_labels != labels)[known])
-        logs |= memorization(predictions.predicted.numpy(), labels, np.where(known, true_labels, IGNORED_LABEL))
+        logs |= memorization(
+            cast(torch.Tensor, predictions.predicted).numpy(), labels, np.where(known, true_labels, IGNORED_LABEL)
+        )
     return logs
 
 
@@ -110,15 +113,15 @@ def _suggest(store: SampleStore, predictions: SamplePredictions, finite: np.ndar
     if store.posterior is not None:
         confidence, suggestion = store.posterior.max(dim=1)
         found = suggestion, confidence
-    if found[0] is None:
+    if found[0] is None or found[1] is None:
         return
-    suggestion, confidence = (part.to(store.losses.device) for part in found)
+    suggestion, confidence = found[0].to(store.losses.device), found[1].to(store.losses.device)
     unknown = ~torch.from_numpy(finite).to(store.losses.device)
     store.suggestion = suggestion.long().masked_fill(unknown, IGNORED_LABEL)
     store.suggestion_confidence = confidence.float().masked_fill(unknown, torch.nan)
 
 
-def _look_at_neighbors(trainer: Trainer, store: SampleStore, evidence: SampleEvidence) -> None:
+def _look_at_neighbors(trainer: AnyTrainer, store: SampleStore, evidence: SampleEvidence) -> None:
     """Once: neither the features of the frozen model nor the labels change."""
     if store.neighbors_disagree is None:
         found = run_on_main(
@@ -136,18 +139,18 @@ def _table(posterior: np.ndarray | None, finite: np.ndarray, device: torch.devic
 
 
 def _look(
-    trainer: Trainer, store: SampleStore, predictions: SamplePredictions, estimate: CleanProbabilityEstimate
+    trainer: AnyTrainer, store: SampleStore, predictions: SamplePredictions, estimate: CleanProbabilityEstimate
 ) -> dict[str, float]:
     """Notes in the store what [`check_fit`] finds, and warns of what the fit before this one had not. The same on every
     process."""
-    per_token = predictions.predicted is None
+    predicted = predictions.predicted  # None if every token has a label
     config = getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None)
     before = store.findings.warnings
     store.findings, logs = check_fit(
         predictions.losses.numpy(),
         estimate.clean_probability,
-        None if per_token else predictions.labels.numpy(),
-        None if per_token else predictions.predicted.numpy(),
+        None if predicted is None else predictions.labels.numpy(),
+        None if predicted is None else predicted.numpy(),
         getattr(config, "id2label", None),
         estimate.transition_matrix,
     )

@@ -7,16 +7,16 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import Trainer
 from xxhash import xxh3_64_hexdigest
 
+from ._typing import AnyTrainer
 from ._unwrap import base_of
 from .fingerprint import Fingerprint, fingerprint
 from .probe_args import MEMORY_SETTINGS
@@ -61,7 +61,7 @@ class Identity:
 
     @classmethod
     def of(
-        cls, trainer: Trainer, of_method: Mapping[str, Any], needs: Iterable[str] = (), but: nn.Module | None = None
+        cls, trainer: AnyTrainer, of_method: Mapping[str, Any], needs: Iterable[str] = (), but: nn.Module | None = None
     ) -> Identity:
         """Of a training that is about to begin. Every process finds the same data, or all raise a `ValueError`.
 
@@ -129,7 +129,7 @@ class Identity:
         store = SampleStore.load(path, device=device, num_labels=num_labels)
         if (wrong := check_read(store.identity)) is not None:
             raise damaged(path, wrong)
-        self.check(os.path.dirname(path), store.identity, store.labels)
+        self.check(os.path.dirname(path), cast(dict[str, Any], store.identity), store.labels)
         if len(store.losses) != self.data.num_samples:
             raise damaged(path, f"it holds the state of {len(store.losses)} samples, not {self.data.num_samples}")
         if self.data.labels is None:
@@ -140,8 +140,14 @@ class Identity:
 
 def check_read(identity: Any) -> str | None:
     """What is wrong with an identity that comes from a file; None if it is well-formed."""
-    shape = {"data": dict, "settings": dict, "weights": dict}
-    of_data = {"kind": str, "num_samples": int, "labels": (str, type(None)), "inputs": dict, "rows": str}
+    shape: dict[str, Any] = {"data": dict, "settings": dict, "weights": dict}  # by name, the types that may be
+    of_data: dict[str, Any] = {
+        "kind": str,
+        "num_samples": int,
+        "labels": (str, type(None)),
+        "inputs": dict,
+        "rows": str,
+    }
     for name, kinds in (("identity", shape), ("data", of_data), ("weights", {"frozen": dict, "trained": dict})):
         part = identity if name == "identity" else identity[name]
         for own, kind in kinds.items():
@@ -155,7 +161,7 @@ def training_settings(args: Any) -> dict[str, Any]:
     return as_json({name: getattr(args, name) for name in TRAINING_SETTINGS if hasattr(args, name)})
 
 
-def settings_of(trainer: Trainer, of_method: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(trainer: AnyTrainer, of_method: Mapping[str, Any]) -> dict[str, Any]:
     """What of arguments, model and PEFT config has to be the same in a run that goes on, as JSON holds it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = {name: value for name, value in of_method.items() if name not in MEMORY_SETTINGS}
@@ -163,15 +169,15 @@ def settings_of(trainer: Trainer, of_method: Mapping[str, Any]) -> dict[str, Any
     settings |= {"num_processes": trainer.args.world_size, "model": type(base_of(model)).__name__}
     settings["num_parameters"] = sum(parameter.numel() for parameter in model.parameters())
     config = getattr(model, "config", None)
-    config = config.to_dict() if hasattr(config, "to_dict") else {}
-    settings |= {name: value for name, value in config.items() if "drop" in name and isinstance(value, (int, float))}
+    of_config = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    settings |= {name: value for name, value in of_config.items() if "drop" in name and isinstance(value, (int, float))}
     if isinstance(model, PeftModel):
         of_peft = model.peft_config[model.active_adapter].to_dict()
         settings |= {f"peft_config.{name}": _names(own) for name, own in of_peft.items() if name not in _COSMETIC}
     return as_json(settings)
 
 
-def fingerprint_of(trainer: Trainer, dataset: Any, needs: Iterable[str] = ()) -> Fingerprint:
+def fingerprint_of(trainer: AnyTrainer, dataset: Any, needs: Iterable[str] = ()) -> Fingerprint:
     """The [`fingerprint`] of what a trainer's model sees of a data set: columns that `Trainer` removes don't count.
 
     Args:
@@ -180,7 +186,7 @@ def fingerprint_of(trainer: Trainer, dataset: Any, needs: Iterable[str] = ()) ->
     seen = None
     if isinstance(dataset, datasets.Dataset) and trainer.args.remove_unused_columns:
         trainer._set_signature_columns_if_needed()
-        seen = {*trainer._signature_columns, *needs}
+        seen = {*cast(list[str], trainer._signature_columns), *needs}
     return fingerprint(dataset, label_names(trainer), lambda name: seen is None or name in seen)
 
 

@@ -35,7 +35,8 @@ def labels_without_items(dataset: Any, names: Sequence[str]) -> list | np.ndarra
         return None if labels is None else [labels[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         parts = [labels_without_items(part, names) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else [label for part in parts for label in part]
+        known = [part for part in parts if part is not None]
+        return [label for part in known for label in part] if len(known) == len(parts) else None
     if isinstance(dataset, TensorDataset):
         last = dataset.tensors[-1]
         return None if last.is_floating_point() or last.ndim != 1 else last.tolist()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.types as arrow
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils.logging import tqdm
 
@@ -25,10 +25,11 @@ from ._modes import evaluation_mode, low_precision, random_state_preserved
 from ._names import IGNORED_LABEL
 from ._processes import failing_together, run_on_main
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from ._typing import AnyTrainer, MapDataset
 from .class_tables import row_blocks, table_type
 from .files import reserve
 from .losses import cross_entropy, per_sample
-from .sample_index import SAMPLE_INDEX, indexed_dataloader
+from .sample_index import SAMPLE_INDEX, IndexedDataset, indexed_dataloader
 
 
 @dataclass
@@ -66,7 +67,7 @@ class SamplePredictions:
 
 
 @failing_together()
-def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.ndarray:
+def per_sample_losses(trainer: Trainer, dataset: MapDataset | None = None) -> np.ndarray:
     """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); where
     every token has a label, the mean over a sample's tokens.
 
@@ -87,11 +88,12 @@ def per_sample_losses(trainer: Trainer, dataset: Dataset | None = None) -> np.nd
     >>> suspects = np.argsort(gaussian_mixture(losses).clean_probability)
     ```
     """
-    dataset = trainer.train_dataset if dataset is None else dataset
-    return predict_samples(trainer, sample_dataloader(trainer, dataset)).losses.numpy()
+    ready = cast(AnyTrainer, trainer)
+    dataset = ready.train_dataset if dataset is None else dataset
+    return predict_samples(ready, sample_dataloader(ready, dataset)).losses.numpy()
 
 
-def sample_dataloader(trainer: Trainer, dataset: Dataset, needs_labels: bool = True) -> DataLoader:
+def sample_dataloader(trainer: AnyTrainer, dataset: MapDataset, needs_labels: bool = True) -> DataLoader:
     """A dataloader for [`predict_samples`]: every sample, batches with the indices, from the longest sequence to the
     shortest, which needs the least padding. Data without `input_ids` stay in the order of evaluation.
 
@@ -119,7 +121,7 @@ def sample_dataloader(trainer: Trainer, dataset: Dataset, needs_labels: bool = T
 
 
 def predict_samples(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     dataloader: DataLoader,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
     keep_probabilities: bool = True,
@@ -158,7 +160,7 @@ def predict_samples(
         confidence, predicted = probabilities.max(dim=-1)
         return [losses, labels, predicted, confidence, *kept]
 
-    num_samples = len(dataloader.dataset)
+    num_samples = len(cast(IndexedDataset, dataloader.dataset))
     losses, *others = tables_by_index(trainer, dataloader, rows_of, description=description)
     if not others:
         return SamplePredictions(losses, torch.full((num_samples,), IGNORED_LABEL))
@@ -194,7 +196,7 @@ def running_predictions(table: torch.Tensor, labels: torch.Tensor, keep_probabil
 
 
 def tables_by_index(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     dataloader: DataLoader,
     rows_of: Callable[[nn.Module, dict[str, Any], torch.Tensor], list[torch.Tensor]],
     storage: Path | None = None,
@@ -211,9 +213,9 @@ def tables_by_index(
     if not is_prepared and trainer.place_model_on_device:
         trainer._move_model_to_device(model, trainer.args.device)
     autocast = contextlib.nullcontext() if is_prepared else accelerator.autocast()
-    if len(dataloader.dataset) == 0:
+    num_samples = len(cast(IndexedDataset, dataloader.dataset))
+    if num_samples == 0:
         raise ValueError("The data set has no sample.")
-    num_samples = len(dataloader.dataset)
     seen = torch.zeros(num_samples)  # how often
     tables: list[torch.Tensor] = []
     with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
@@ -250,17 +252,18 @@ def _share(accelerator: Accelerator, rows: torch.Tensor, seen: torch.Tensor) -> 
     rows.copy_(total / count if rows.is_floating_point() else (total / count).round().long())
 
 
-def _some_batches(trainer: Trainer, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
+def _some_batches(trainer: AnyTrainer, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
     """The batches of this process, or one with the first sample where it has none, so that it learns what a row is:
     with `even_batches=False`, a small data set may not have one for every process."""
     batch = None
     for batch in dataloader:
         yield batch
     if batch is None:
-        yield trainer._prepare_inputs(dataloader.collate_fn(dataloader.dataset.__getitems__([0])))
+        dataset = cast(IndexedDataset, dataloader.dataset)
+        yield trainer._prepare_inputs(dataloader.collate_fn(dataset.__getitems__([0])))
 
 
-def _longest_first(dataset: Dataset) -> list[int] | None:
+def _longest_first(dataset: Any) -> list[int] | None:
     if not isinstance(dataset, datasets.Dataset) or "input_ids" not in dataset.column_names:
         return None
     lengths = []  # by arrow and in parts: Python lists of a million sequences would take gigabytes
@@ -272,7 +275,7 @@ def _longest_first(dataset: Dataset) -> list[int] | None:
     return np.argsort(-np.concatenate(lengths), kind="stable").tolist() if lengths else None
 
 
-def _empty_table(trainer: Trainer, shape: tuple[int, ...], dtype: torch.dtype, storage: Path | None) -> torch.Tensor:
+def _empty_table(trainer: AnyTrainer, shape: tuple[int, ...], dtype: torch.dtype, storage: Path | None) -> torch.Tensor:
     if storage is None:
         return torch.zeros(shape, dtype=dtype)
     # All of it, or a full disk would kill the process that writes a row.

@@ -7,13 +7,14 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from ._names import IGNORED_LABEL, TRUE_LABEL
+from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator, get_estimator
 from .estimators._unexplained import mixture_if_unexplained
@@ -56,9 +57,8 @@ class Refit:
         true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 where unknown.
     """
 
-    def __init__(self, trainer: Trainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None):
-        self.settings, self.num_layers = settings, num_layers
-        self.labels_tokens = False
+    def __init__(self, trainer: OwnTrainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None):
+        self.settings, self.num_layers, self.labels_tokens = settings, num_layers, False
         self.true_labels: np.ndarray | None = None
         self.cross_fitting: CrossFitting | None = None
         truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
@@ -66,7 +66,7 @@ class Refit:
         self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
         self._trainer, self._takes_part = trainer, takes_part
         self._dataloader: DataLoader | None = None
-        self._base_features = self._gate_probability = None
+        self._gate_probability: torch.Tensor | None = None
         self._instead: NamedEstimator | None = None  # see `_go_by_losses`
         self._all_act = self._told_of_missing = False
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
@@ -102,12 +102,11 @@ class Refit:
                 self._go_by_losses(GATES if self.store.is_fitted else WITHOUT_EVIDENCE)
         settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
-        is_warmup = epoch < settings.clear_warmup_epochs and not (
-            settings.clear_warmup == "evidence" and store.is_fitted
-        )
+        has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
+        is_warmup = epoch < settings.clear_warmup_epochs and not has_evidence
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
-        logs = {}
+        logs: dict[str, float] = {}
         if held_out or (before_training and not store.is_fitted):
             of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
@@ -115,7 +114,7 @@ class Refit:
                 self._go_by_losses(WITHOUT_EVIDENCE)
                 return logs
         elif not is_warmup:
-            features = self._frozen_features() if estimator.uses_features else None
+            features = self._frozen_features if estimator.uses_features else None
             logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
@@ -147,35 +146,38 @@ class Refit:
         `clear_loss_source="online"` no pass, but the running mean of the predictions of training (routed, with
         dropout); samples that it has not seen are predicted."""
         store, is_online = self.store, self.settings.clear_loss_source == "online"
-        unseen = predictions = None
+        unseen: torch.Tensor | None = None
         if self.keeps_predictions:
             unseen = (store.labels == IGNORED_LABEL) | (store.targets is None)
             unseen = unseen.nonzero().squeeze(1) if (unseen & ~self._never_returned).any() else None
         if not is_online or unseen is not None:
             predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)
-        if unseen is not None:
-            self._remember(predictions, unseen)
-        return running_predictions(store.targets, store.labels, keep_probabilities) if is_online else predictions
+            if unseen is not None:
+                self._remember(predictions, unseen)
+            if not is_online:
+                return predictions
+        return running_predictions(cast(torch.Tensor, store.targets), store.labels, keep_probabilities)
 
     def _ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
         temperature; a row of zeros where they are not finite."""
 
         def routed(member: int, index: torch.Tensor) -> contextlib.AbstractContextManager:
-            return route(self._trainer.model, self.gates(index, TARGET, member))
+            return route(self._trainer.model, cast(torch.Tensor, self.gates(index, TARGET, member)))
 
-        size = self.settings.clear_ensemble_size
-        return mean_of_members(lambda member: self._predict(functools.partial(routed, member)).probabilities, size)
+        def probabilities(member: int) -> torch.Tensor:
+            return cast(torch.Tensor, self._predict(functools.partial(routed, member)).probabilities)
 
+        return mean_of_members(probabilities, self.settings.clear_ensemble_size)
+
+    @functools.cached_property
     def _frozen_features(self) -> torch.Tensor:
         """The frozen model's features of every training sample, `[num_samples, hidden_size]`; computed once."""
-        if self._base_features is None:
-            self._base_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
-        return self._base_features
+        return cast(torch.Tensor, predict_features(self._trainer, self.dataloader, self.bypassed).mean)
 
-    def _predict(self, *context: Callable, keep_probabilities: bool = True) -> SamplePredictions:
+    def _predict(self, context: Callable | None = None, keep_probabilities: bool = True) -> SamplePredictions:
         predictions = predict_samples(
-            self._trainer, self.dataloader, *context, keep_probabilities=keep_probabilities, description="Refit"
+            self._trainer, self.dataloader, context, keep_probabilities=keep_probabilities, description="Refit"
         )
         self._never_returned = predictions.never_returned.to(self.store.losses.device)
         if self._never_returned.any() and not self._told_of_missing:
@@ -245,9 +247,9 @@ class Refit:
             return None if targets is None else sharpen(targets[index], temperature)
         if not self.store.is_fitted:
             return None
-        target = 0.0
+        target: Any = 0.0
         for member in range(size):
-            target = target + predict(self.gates(index, TARGET, member)) / size
+            target = target + predict(cast(torch.Tensor, self.gates(index, TARGET, member))) / size
         return finite_rows(sharpen(target, temperature))
 
     def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -276,15 +278,14 @@ class Refit:
     def _gate_probabilities(self) -> torch.Tensor:
         """For every training sample, the probability that a module acts on it: `[num_samples]`. Once a refit."""
         if self._gate_probability is None:
-            clean_probability, is_clean = self.store.clean_probability, None
+            settings, clean_probability = self.settings, self.store.clean_probability
+            is_clean: torch.Tensor | None = None
             if self.true_labels is not None:
                 true = torch.from_numpy(self.true_labels).to(clean_probability.device)
                 is_clean = (true == self.store.labels).to(clean_probability)
                 is_clean[true < 0] = torch.nan
-            self._gate_probability = gate_probability(
-                self.settings.clear_routing, clean_probability, self.settings.clear_gamma, is_clean
-            )
-            self._all_act = bool((self._gate_probability == 1).all())
+            own = gate_probability(settings.clear_routing, clean_probability, settings.clear_gamma, is_clean)
+            self._gate_probability, self._all_act = own, bool((own == 1).all())
         return self._gate_probability
 
     def _begin(self, predictions: SamplePredictions) -> None:
@@ -295,5 +296,5 @@ class Refit:
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
         """Lets the running mean of some samples begin with predictions that every process has."""
         index = index[~predictions.never_returned.to(index.device)[index]]
-        self.store.begin_predictions(index, predictions.probabilities, predictions.labels)
+        self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)
         self.merge()

@@ -33,7 +33,7 @@ def combine(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 def digest(hashes: np.ndarray) -> str:
     """Of a column, its order included."""
-    return xxh3_64_hexdigest(np.ascontiguousarray(hashes))
+    return xxh3_64_hexdigest(np.ascontiguousarray(hashes).data)
 
 
 def hashes_of_arrow(array: pa.Array, size_every: int = 1) -> np.ndarray:
@@ -166,22 +166,22 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
 def _hashes_of_slices(data: Any, ends: np.ndarray) -> np.ndarray:
     view = memoryview(b"")
     if len(data):
-        view = memoryview(data.view(np.uint8) if isinstance(data, np.ndarray) else data).cast("B")
+        view = memoryview(data.view(np.uint8).data if isinstance(data, np.ndarray) else data).cast("B")
     pairs = pairwise(ends.tolist())
     return np.fromiter((xxh3_64_intdigest(view[begin:end]) for begin, end in pairs), np.uint64, len(ends) - 1)
 
 
 def _hashes_of_text(array: pa.Array, offset_type: type) -> np.ndarray:
     _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, offset_type)[array.offset : array.offset + len(array) + 1]
+    ends: np.ndarray = np.frombuffer(offsets, offset_type)[array.offset : array.offset + len(array) + 1]
     return _hashes_of_slices(b"" if data is None else data, ends)
 
 
 def _hashes_of_struct(array: pa.StructArray, size_every: int) -> np.ndarray:
     fields = dict(sorted(zip((field.name for field in array.type), array.flatten())))
     if fields.keys() != {"bytes", "path"}:
-        hashes = [hashes_of_arrow(field, size_every) for field in fields.values()]
-        return combine(hashes) if hashes else np.zeros(len(array), np.uint64)
+        of_fields = [hashes_of_arrow(field, size_every) for field in fields.values()]
+        return combine(of_fields) if of_fields else np.zeros(len(array), np.uint64)
     # An image or a sound: what it is called says nothing if its bytes are there.
     hashes = hashes_of_arrow(fields["bytes"])
     for row in np.flatnonzero(fields["bytes"].is_null().to_numpy(zero_copy_only=False)).tolist():

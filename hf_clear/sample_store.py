@@ -189,7 +189,7 @@ class SampleStore:
         all processes: one that added nothing gets what the others did."""
         if accelerator.num_processes == 1:
             return
-        own = 0 if self._is_new is None else self.targets.shape[1]
+        own = 0 if self._is_new is None or self.targets is None else self.targets.shape[1]
         num_labels = int(accelerator.gather(torch.tensor([own], device=accelerator.device)).max())
         if num_labels == 0:
             return
@@ -260,8 +260,8 @@ class SampleStore:
         epoch = state.get("fitted_epoch")
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
-        plain = {"fitted_epoch": epoch, "identity": state.get("identity"), "findings": read_findings(path, state)}
-        return cls(**of_samples, **tables, **plain)
+        plain: dict[str, Any] = {"fitted_epoch": epoch, "identity": state.get("identity")}
+        return cls(**{**of_samples, **tables, **plain, "findings": read_findings(path, state)})
 
 
 def read_findings(path: str | os.PathLike, state: dict[str, Any]) -> FitFindings:

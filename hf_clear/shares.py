@@ -9,10 +9,10 @@ from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from ._processes import on_every_process
+from ._typing import AnyTrainer
 from .fingerprint import Fingerprint
 
 _SAME_DATA = (
@@ -21,7 +21,7 @@ _SAME_DATA = (
 )
 
 
-def check_same_length(trainer: Trainer) -> None:
+def check_same_length(trainer: AnyTrainer) -> None:
     """
     Raises:
         ValueError: on every process if their training sets differ in the number of samples.
@@ -31,7 +31,7 @@ def check_same_length(trainer: Trainer) -> None:
         raise ValueError(f"The processes have training sets of different lengths ({_by_rank(lengths)}). {_SAME_DATA}")
 
 
-def check_same_fingerprint(trainer: Trainer, data: Fingerprint) -> None:
+def check_same_fingerprint(trainer: AnyTrainer, data: Fingerprint) -> None:
     """
     Args:
         data (`Fingerprint`): of the training set.
@@ -48,7 +48,7 @@ def check_same_fingerprint(trainer: Trainer, data: Fingerprint) -> None:
             )
 
 
-def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
+def check_same_steps(trainer: AnyTrainer, dataloader: DataLoader) -> None:
     """
     Args:
         dataloader (`DataLoader`): of the training that begins.
@@ -60,7 +60,7 @@ def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
     args = trainer.args
     if trainer.accelerator.num_processes == 1:
         return
-    own = None
+    own: tuple[int, int, bool] | None = None
     if has_length(dataloader):
         num_batches = _num_batches(dataloader)
         steps = math.ceil(num_batches / args.gradient_accumulation_steps)
@@ -68,24 +68,24 @@ def check_same_steps(trainer: Trainer, dataloader: DataLoader) -> None:
         own = (num_batches, steps, num_batches == len(dataloader))
     seen = on_every_process(trainer.accelerator, own)
     if None not in seen:
-        numbers, steps, are_true = zip(*seen)
+        numbers, all_steps, are_true = zip(*seen)
         if max(numbers) == 0:
             raise ValueError(
                 f"The training set is too small for one batch on each of the {len(numbers)} processes, and "
                 "`dataloader_drop_last=True` drops what is less. Make batches smaller, or leave it out."
             )
-        wanted = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * max(steps))
-        if not all(are_true) or (min(steps) < max(steps) and min(steps) < wanted):
+        wanted = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * max(all_steps))
+        if not all(are_true) or (min(all_steps) < max(all_steps) and min(all_steps) < wanted):
             raise _uneven(trainer, "training", numbers)
     if args.eval_strategy != "no" and not args.accelerator_config.even_batches:
         sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
         for dataset in sets.values():
-            numbers = [] if dataset is None or not has_length(dataset) else _evaluation_shares(trainer, len(dataset))
-            if len(set(numbers)) > 1:
-                raise _uneven(trainer, "evaluation", numbers)
+            shares = [] if dataset is None or not has_length(dataset) else _evaluation_shares(trainer, len(dataset))
+            if len(set(shares)) > 1:
+                raise _uneven(trainer, "evaluation", shares)
 
 
-def check_same_evaluation(trainer: Trainer, dataloader: DataLoader) -> None:
+def check_same_evaluation(trainer: AnyTrainer, dataloader: DataLoader) -> None:
     """
     Raises:
         ValueError: on every process if one would run out of the batches of an evaluation before another.
@@ -113,7 +113,7 @@ def _size(share: BatchSamplerShard) -> int:
     return len(share) - is_too_small
 
 
-def _evaluation_shares(trainer: Trainer, num_samples: int) -> list[int]:
+def _evaluation_shares(trainer: AnyTrainer, num_samples: int) -> list[int]:
     """The number of batches on each process."""
     args, config = trainer.args, trainer.args.accelerator_config
     if config.dispatch_batches:
@@ -125,7 +125,7 @@ def _evaluation_shares(trainer: Trainer, num_samples: int) -> list[int]:
     ]
 
 
-def _uneven(trainer: Trainer, phase: str, numbers: Sequence[int]) -> ValueError:
+def _uneven(trainer: AnyTrainer, phase: str, numbers: Sequence[int]) -> ValueError:
     way_out = "Look at the dataloader, of which every process needs as many batches."
     if not trainer.args.accelerator_config.even_batches:
         way_out = (

@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import peft
@@ -22,10 +22,13 @@ from transformers.loss.loss_utils import LOSS_MAPPING
 
 from ._names import IGNORED_LABEL
 from ._scores import scores_and_labels, scores_of
+from ._typing import AnyTrainer
 from ._unwrap import base_of
 from .losses import cross_entropy
 
-_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (transformers, peft, accelerate, torch))
+_LIBRARIES = tuple(
+    os.path.dirname(str(library.__file__)) + os.sep for library in (transformers, peft, accelerate, torch)
+)
 _WAYS_OUT = (
     "Or put your class below CleaR, which takes its loss as the task loss: `class MyTrainer(ClearMixin, YourTrainer)`; "
     "or pass a `compute_loss_func`."
@@ -72,7 +75,7 @@ class TaskLoss:
     scale: int = 1
 
 
-def base_loss_of(trainer: Trainer, mixin: type) -> str | None:
+def base_loss_of(trainer: AnyTrainer, mixin: type) -> str | None:
     """What computes the loss in the place of the model: a class between `mixin` and `Trainer` that has a
     `compute_loss`, or a `compute_loss_func`. None if nothing does."""
     mro = type(trainer).__mro__
@@ -82,7 +85,7 @@ def base_loss_of(trainer: Trainer, mixin: type) -> str | None:
     return None if trainer.compute_loss_func is None else "compute_loss_func"
 
 
-def not_reached(trainer: Trainer, mixin: type, *names: str) -> str:
+def not_reached(trainer: AnyTrainer, mixin: type, *names: str) -> str:
     """Why a training step was not CleaR's, for a message: which method of which class above `mixin` takes its place.
 
     Args:
@@ -106,7 +109,7 @@ def is_foreign(model: nn.Module) -> bool:
     if not isinstance(base, PreTrainedModel) or type(base).loss_function is not PreTrainedModel.loss_function:
         return True
     functions = [vars(base).get("forward", type(base).forward), getattr(base, "_loss_function", None)]
-    return _any_foreign(*functions, LOSS_MAPPING.get(getattr(base, "loss_type", None)))
+    return _any_foreign(*functions, LOSS_MAPPING.get(cast(str, getattr(base, "loss_type", None))))
 
 
 def model_loss_of(

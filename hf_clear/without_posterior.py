@@ -7,8 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from transformers import Trainer
-
+from ._typing import AnyTrainer
 from .estimators import NamedEstimator
 from .estimators.noise_model import EXPLAINED
 
@@ -40,7 +39,7 @@ def with_gates(settings: Settings, others: Mapping[str, Any] = GATES) -> Setting
 
 
 def say_unexplained(
-    trainer: Trainer, loss: str, estimator: NamedEstimator, logs: Mapping[str, float], least: float
+    trainer: AnyTrainer, loss: str, estimator: NamedEstimator, logs: Mapping[str, float], least: float
 ) -> None:
     """Says that the first fit has no posterior, and what that means.
 

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .._scores import shifts_labels
+from .._typing import AnyTrainer
 from ..estimators.noise_model import log_probabilities
 from ..passes import predict_samples, sample_dataloader
 from ..report.issue_table import with_columns
@@ -55,8 +57,8 @@ class TrainingDynamicsCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, folder: str | os.PathLike | None = None):
-        self.trainer = trainer
-        self.folder = Path(trainer.args.output_dir) / FOLDER if folder is None else Path(folder)
+        self.trainer = cast(AnyTrainer, trainer)
+        self.folder = Path(self.trainer.args.output_dir) / FOLDER if folder is None else Path(folder)
         self._run: str | None = None  # of the training that goes on
         self._labels: torch.Tensor | None = None  # of its epochs before
 
@@ -125,7 +127,7 @@ class TrainingDynamicsCallback(TrainerCallback):
         if self.trainer.is_world_process_zero():
             logits = torch.from_numpy(log_probabilities(found.probabilities.numpy()))
             dynamics = EpochDynamics(found.losses, found.labels, logits.clamp_min(torch.finfo(torch.float16).min))
-            write_epoch(self.folder, max(_epochs_done(state, math.ceil), 1), self._run, dynamics)
+            write_epoch(self.folder, max(_epochs_done(state, math.ceil), 1), cast(str, self._run), dynamics)
 
 
 def _epochs_done(state: TrainerState, rounded=math.floor) -> int:

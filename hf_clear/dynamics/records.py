@@ -47,8 +47,10 @@ class TrainingDynamics:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder, self.epochs = Path(folder), []
-        losses, predicted, margins, total, run = [], [], [], 0.0, None
+        self.folder = Path(folder)
+        self.epochs: list[int] = []
+        losses, predicted, margins, run = [], [], [], None
+        total: np.ndarray | float = 0.0
         for epoch in epochs_in(folder):
             found, of_run = read_epoch(epoch_path(folder, epoch))
             if epoch != len(self.epochs) + 1 or (run is not None and of_run != run):
@@ -67,7 +69,7 @@ class TrainingDynamics:
             )
         self.run = run
         self.losses, self.predicted, self.margins = np.stack(losses), np.stack(predicted), np.stack(margins)
-        self.probabilities = total / len(self.epochs)
+        self.probabilities = np.asarray(total / len(self.epochs))
 
     @property
     def area_under_margin(self) -> np.ndarray:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, MutableMapping
+from typing import cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -65,7 +66,7 @@ class FoldAdapters:
         return tensors
 
     def parameters(self, fold: int) -> list[nn.Parameter]:
-        return [tensor for tensor in self.tensors(fold).values() if tensor.requires_grad]
+        return [cast(nn.Parameter, tensor) for tensor in self.tensors(fold).values() if tensor.requires_grad]
 
     def drop(self) -> None:
         """Takes the copies out of the model. Its own adapter, that of the first fold, stays as it is."""
@@ -157,7 +158,7 @@ def _containers(model: nn.Module, adapter: str) -> Iterator[tuple[str, MutableMa
     """Wherever a layer or a trained head keeps something by the name of an adapter: modules, parameters, settings."""
     for path, layer in model.named_modules():
         if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-            for name, value in [*vars(layer).items(), *layer._modules.items()]:
+            for name, value in [*vars(layer).items(), *cast(nn.Module, layer)._modules.items()]:
                 is_one = isinstance(value, (dict, nn.ModuleDict, nn.ParameterDict)) and not name.startswith("_")
                 if is_one and adapter in value:
                     yield f"{path}.{name}", value

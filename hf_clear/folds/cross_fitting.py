@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from .._names import IGNORED_LABEL
 from .._scores import scores_and_labels
+from .._typing import AnyTrainer
 from ..fold_assignment import assign_folds
 from ..known_labels import labels_without_items
 from ..losses import LossEvidence, LossPart, TrainingLoss, generalized_cross_entropy
@@ -72,7 +72,7 @@ class CrossFitting:
         ValueError: what [`FoldAdapters`] raises.
     """
 
-    def __init__(self, trainer: Trainer, num_folds: int, num_steps: int):
+    def __init__(self, trainer: AnyTrainer, num_folds: int, num_steps: int):
         self._trainer = trainer
         self.num_steps = num_steps
         self.features: Any = None
@@ -139,7 +139,8 @@ class CrossFitting:
         Args:
             dataloader (`DataLoader`): of [`~hf_clear.passes.sample_dataloader`].
         """
-        trainer, scores, labels = self._trainer, None, None
+        trainer = self._trainer
+        tables: list[torch.Tensor] = []  # scores and labels
         for turned_by in range(1, self.num_folds):
 
             def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor, turned_by: int = turned_by):
@@ -150,11 +151,12 @@ class CrossFitting:
                 return [logits.float(), labels.long()]
 
             found, labels = tables_by_index(trainer, dataloader, rows_of, description="Scores from other folds")
-            scores = found if scores is None else scores.add_(found)
+            tables = [tables[0].add_(found) if tables else found, labels]
+        scores, labels = tables
         return HeldOutScores(scores.div_(self.num_folds - 1), labels, self.features)
 
 
-def _class_labels(trainer: Trainer) -> np.ndarray | None:
+def _class_labels(trainer: AnyTrainer) -> np.ndarray | None:
     """The given classes, as far as they are known without making items; None if they are not."""
     labels = labels_without_items(trainer.train_dataset, label_names(trainer))
     if labels is None or len(labels) == 0 or np.ndim(labels[0]) > 0 or any(label is None for label in labels):

@@ -6,14 +6,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import transformers
 from huggingface_hub import ModelCard
-from peft import PeftModel
-from transformers import Trainer
+from peft import PeftModel, PeftType
 
+from .._trainer_types import OwnTrainer as Trainer
 from .._unwrap import base_of
 from .._version import __version__
 from ..files import write_atomically
@@ -149,7 +149,8 @@ def _loading(trainer: Trainer) -> str:
     model = trainer.accelerator.unwrap_model(trainer.model)
     folder = trainer.args.output_dir
     saved = json.dumps(trainer.hub_model_id or (Path(folder).name if os.path.isabs(folder) else folder))
-    base, base_name, labels = model, saved, ""
+    base: Any = model
+    base_name, labels = saved, ""
     imports, loads = [], []
     if isinstance(model, PeftModel):
         base, name = base_of(model), model.active_adapter
@@ -157,7 +158,7 @@ def _loading(trainer: Trainer) -> str:
         base_name = json.dumps(base_name) if is_on_hub(base_name) else ""
         if "Classification" in type(base).__name__:
             labels = f", num_labels={base.config.num_labels}"
-        if model.peft_config[name].peft_type.value.startswith("CLEAR_"):  # not one of peft's own
+        if cast(PeftType, model.peft_config[name].peft_type).value.startswith("CLEAR_"):  # not one of peft's own
             imports.append("import hf_clear  # pip install hf-clear")
         imports.append("from peft import PeftModel")
         folder = "" if name == "default" else f", subfolder={json.dumps(name)}"
@@ -188,7 +189,7 @@ def _data(trainer: Trainer, fits: list[dict[str, float]]) -> str:
     findings, missing = _findings(trainer), ""
     if findings.missing:
         missing = f" {findings.missing:,} of them had no finite loss at the last fit: nothing is known of their labels."
-    if findings.noise_rate is None:
+    if findings.noise_rate is None or findings.noise_rate_interval is None:
         why = escaped(findings.unsupported, _TEXT)
         return f"{samples}, with labels that may be wrong.{missing} How many are wrong was not estimated: {why}."
     low, high = findings.noise_rate_interval
@@ -235,7 +236,7 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
     settings = {name: value for name, value in trainer.method_settings().items() if name not in MEMORY_SETTINGS}
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
-        settings["peft_type"] = model.peft_config[model.active_adapter].peft_type.value
+        settings["peft_type"] = cast(PeftType, model.peft_config[model.active_adapter].peft_type).value
     return {name: value for name, value in settings.items() if value is not None}
 
 

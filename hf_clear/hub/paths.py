@@ -76,7 +76,7 @@ def _card(path: Path) -> Path | bytes:
     except yaml.YAMLError:
         return path
     base = metadata.get("base_model") if isinstance(metadata, dict) else None
-    if not isinstance(base, str) or is_on_hub(base):
+    if found is None or metadata is None or not isinstance(base, str) or is_on_hub(base):
         return path
     metadata.pop("base_model")
     tags = metadata.get("tags")

@@ -61,11 +61,11 @@ def samples_left_out() -> Iterator[None]:
         is_trainers = kwargs.keys() <= _OF_TRAINER and kwargs.get("repo_type") in (None, "model")
         return _upload(self, **kwargs) if is_trainers else stock(self, **kwargs)
 
-    HfApi.upload_folder = upload_folder
+    HfApi.upload_folder = upload_folder  # type: ignore[method-assign]
     try:
         yield
     finally:
-        HfApi.upload_folder = stock
+        HfApi.upload_folder = stock  # type: ignore[method-assign]
 
 
 def _upload(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from peft.utils import ModulesToSaveWrapper
-from transformers import Trainer
 
+from .._typing import AnyTrainer
 from ..evidence import evidence_sources
 from ..features import FrozenFeatures
 from ..folds.cross_fitting import CrossFitting
@@ -17,7 +18,7 @@ from .probe import Probe, features_for_probe, find_head, train_probe
 
 
 def start_fold_heads(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     cross_fitting: CrossFitting,
     settings: ClearArguments,
     bypassed: Callable[[torch.Tensor], AbstractContextManager],
@@ -35,15 +36,15 @@ def start_fold_heads(
     mean = any(source.features == "mean" for source in sources)
     with features_for_probe(trainer, trainer.train_dataset, settings, mean, bypassed, needs_all=False) as features:
         head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
-        names = cross_fitting.adapters.names
+        names, head_features = cross_fitting.adapters.names, cast(torch.Tensor, features.head)
         probes = [Probe(head, features.head_shape) for _ in names]  # all, before the model's own head becomes the first
         shows_progress = not trainer.args.disable_tqdm and trainer.is_local_process_zero()
-        is_known = (features.labels >= 0) & features.head.isfinite().all(dim=1)
+        is_known = (features.labels >= 0) & head_features.isfinite().all(dim=1)
         for fold, (name, probe) in enumerate(zip(names, probes)):
             rows = ((cross_fitting.folds.cpu() == fold) & is_known).nonzero().squeeze(1)
             if len(rows) == 0 or not isinstance(head, ModulesToSaveWrapper):
                 continue
-            own = FrozenFeatures(features.labels[rows], head=features.head[rows], head_shape=features.head_shape)
+            own = FrozenFeatures(features.labels[rows], head=head_features[rows], head_shape=features.head_shape)
             train_probe(probe, own, settings, trainer.args.seed, show_progress=shows_progress)
             with torch.no_grad():
                 for parameter, probed in zip(head.modules_to_save[name].parameters(), probe.head.parameters()):

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from transformers import Trainer
 
 from .._processes import run_on_main
+from .._typing import AnyTrainer
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
 from ..estimators._matrix_fit import LEAST_SKILL
 from ..evidence import EvidenceSource, evidence_sources
@@ -42,7 +43,7 @@ class FirstFit:
         held_out (`HeldOutScores`, *optional*): of a cross-fitting warm-up.
     """
 
-    trainer: Trainer
+    trainer: AnyTrainer
     settings: ClearArguments
     bypassed: Callable[[torch.Tensor], AbstractContextManager]
     estimator: NamedEstimator
@@ -63,7 +64,7 @@ class FirstFit:
 
     def probe(self, features: FrozenFeatures, with_mean: bool = False) -> Probe:
         head = find_head(self.trainer.accelerator.unwrap_model(self.trainer.model), self.settings.probe_head)
-        return Probe(head, features.head_shape, features.mean.shape[1] if with_mean else None)
+        return Probe(head, features.head_shape, cast(torch.Tensor, features.mean).shape[1] if with_mean else None)
 
     def train(self, probe: Probe, features: FrozenFeatures, targets: torch.Tensor | None = None) -> None:
         """Trains the probe and gives the model its head."""
@@ -126,7 +127,7 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         predictions = _predictions(noise)
         if held_out is not None:
             first.begin(predictions)
-        logs = {**first.fit(first.estimator, predictions, features and features.mean), **logs}
+        logs = {**first.fit(first.estimator, predictions, None if features is None else features.mean), **logs}
         targets = first.posterior()
         targets = torch.from_numpy(noise.target) if targets is None else targets
         # More than the labels as they are.
@@ -157,13 +158,14 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
 def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: FrozenFeatures | None) -> NoiseModel:
     """Of the scores of all sources, that of the folds first."""
     scores = [] if first.held_out is None else [first.held_out.scores.numpy()]
-    labels = features.labels if first.held_out is None else first.held_out.labels
-    num_labels = scores[0].shape[1] if scores else first.probe(features)(features, slice(0, 1))[0].shape[1]
+    known = cast(FrozenFeatures, features)  # with sources or without folds, there are some
+    labels = known.labels if first.held_out is None else first.held_out.labels
+    num_labels = scores[0].shape[1] if scores else first.probe(known)(known, slice(0, 1))[0].shape[1]
     for source in sources:
-        table = getattr(features, source.features)
+        table = getattr(known, source.features)
         if table.numel() * 4 <= _DEVICE_BYTES:
             table = table.to(first.trainer.args.device)
-        scores.append(source(table, features.labels, num_labels, first.trainer.args.seed).cpu().numpy())
+        scores.append(source(table, known.labels, num_labels, first.trainer.args.seed).cpu().numpy())
     return fit_noise_model(scores, labels.numpy())
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,10 +17,9 @@ from accelerate.utils import broadcast, broadcast_object_list
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import Trainer
 from transformers.utils.logging import tqdm
 
+from .._typing import AnyTrainer, MapDataset
 from .._unwrap import base_of
 from ..features import FrozenFeatures, predict_features
 from ..files import make_temporary
@@ -76,7 +76,7 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
 
 def trained_part(head: nn.Module) -> nn.Module:
     """The head itself; of peft's copies, the one that is trained."""
-    return head.modules_to_save[head.active_adapter] if isinstance(head, ModulesToSaveWrapper) else head
+    return head.modules_to_save[cast(str, head.active_adapter)] if isinstance(head, ModulesToSaveWrapper) else head
 
 
 class Probe(nn.Module):
@@ -93,7 +93,7 @@ class Probe(nn.Module):
         super().__init__()
         self.head = copy.deepcopy(trained_part(head)).float().requires_grad_().eval()
         self.head_shape = tuple(head_shape)
-        self.mean = None
+        self.mean: nn.Linear | None = None
         if mean_size is not None:
             device = next(self.head.parameters()).device
             with torch.no_grad():
@@ -109,9 +109,9 @@ class Probe(nn.Module):
     def forward(self, features: FrozenFeatures, rows: torch.Tensor | slice) -> list[torch.Tensor]:
         """Class scores of some samples, `[batch, num_labels]` each: of the head, and of the layer on mean features."""
         device = next(self.head.parameters()).device
-        logits = [self.head(features.head[rows].to(device).view(-1, *self.head_shape))]
-        if self.uses_mean:
-            logits.append(self.mean(features.mean[rows].to(device)))
+        logits = [self.head(cast(torch.Tensor, features.head)[rows].to(device).view(-1, *self.head_shape))]
+        if self.mean is not None:
+            logits.append(self.mean(cast(torch.Tensor, features.mean)[rows].to(device)))
         return logits
 
     def predict(self, features: FrozenFeatures, batch_size: int = 8192) -> torch.Tensor:
@@ -177,7 +177,7 @@ def train_probe(
                 target = targets[rows.to(targets.device)].to(scores[0])
                 losses = [consistency_loss(logits, target).mean() for logits in scores]
             optimizer.zero_grad()
-            sum(losses).backward()  # they share no parameter
+            cast(torch.Tensor, sum(losses)).backward()  # they share no parameter
             optimizer.step()
             total += losses[-1].item() * len(rows)
             step += 1
@@ -203,7 +203,7 @@ def probe_optimizer(probe: Probe, features: FrozenFeatures, args: ProbeArguments
     head's and the mean ones."""
     parts = [(probe.head, features.head)] + [(probe.mean, features.mean)] * probe.uses_mean
     groups = []
-    for module, of_module in parts:
+    for module, of_module in cast(list[tuple[nn.Module, torch.Tensor]], parts):
         scale = _scale(of_module) if isinstance(module, nn.Linear) else 1.0
         groups.append({"params": list(module.parameters()), "initial_lr": args.probe_learning_rate / scale})
     return torch.optim.AdamW(groups, lr=args.probe_learning_rate, weight_decay=0.0)
@@ -227,8 +227,8 @@ def probe_predictions(probe: Probe, features: FrozenFeatures) -> SamplePredictio
 
 @contextlib.contextmanager
 def features_for_probe(
-    trainer: Trainer,
-    dataset: Dataset,
+    trainer: AnyTrainer,
+    dataset: MapDataset,
     args: ProbeArguments,
     mean: bool,
     batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
@@ -254,7 +254,7 @@ def features_for_probe(
         yield predict_features(trainer, dataloader, batch_context, mean, head, storage, "Features", needs_all)
 
 
-def set_head(trainer: Trainer, name: str | None, probe: Probe) -> None:
+def set_head(trainer: AnyTrainer, name: str | None, probe: Probe) -> None:
     """Gives the model the head that was probed."""
     head = trained_part(find_head(trainer.accelerator.unwrap_model(trainer.model), name))
     with torch.no_grad():
@@ -262,7 +262,7 @@ def set_head(trainer: Trainer, name: str | None, probe: Probe) -> None:
             own.copy_(probed)
 
 
-def base_model_context(trainer: Trainer) -> Callable[[torch.Tensor], AbstractContextManager]:
+def base_model_context(trainer: AnyTrainer) -> Callable[[torch.Tensor], AbstractContextManager]:
     """For [`predict_features`]: the model without its adapter."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return lambda index: model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
@@ -282,7 +282,7 @@ def _finite(features: FrozenFeatures, block: int = 8192) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _shared_file(trainer: Trainer) -> Iterator[Path]:
+def _shared_file(trainer: AnyTrainer) -> Iterator[Path]:
     """A file of all processes, deleted at the end."""
     folder = Path(trainer.args.output_dir)
     name = None
@@ -293,8 +293,8 @@ def _shared_file(trainer: Trainer) -> Iterator[Path]:
     if trainer.accelerator.num_processes > 1:
         name = broadcast_object_list([name])[0]
     try:
-        yield Path(name)
+        yield Path(cast(str, name))
         trainer.accelerator.wait_for_everyone()  # not after a failure, which the others may not share
     finally:
         if trainer.accelerator.is_main_process:
-            Path(name).unlink(missing_ok=True)
+            Path(cast(str, name)).unlink(missing_ok=True)

@@ -46,23 +46,23 @@ class IndexCollator:
         if self.takes_part is not None:
             kept = [(index, item) for index, item in indexed_items if self.takes_part[index]]
             is_empty, indexed_items = not kept, kept or indexed_items[:1]
-        indices, items = zip(*indexed_items)
+        indices, given = zip(*indexed_items)
         for name in self.label_names:
-            if all(isinstance(item, Mapping) and name in item for item in items):
-                check_labels((item[name] for item in items), self.num_labels, indices)
-        items = list(items) if self.prepare is None else self.prepare(list(items))
+            if all(isinstance(item, Mapping) and name in item for item in given):
+                check_labels((item[name] for item in given), self.num_labels, indices)
+        items = list(given) if self.prepare is None else self.prepare(list(given))
         if not self.pairing.is_tried:
             try_out(self.pairing, items, indices)
         batch, rows = self.pairing(items, indices)
-        name = next((name for name in self.label_names if name in batch), None)
-        if name is None and self.label_names:
+        label = next((name for name in self.label_names if name in batch), None)
+        if label is None and self.label_names:
             raise ValueError(
                 f"The batch of sample {indices[0]} has no labels: expected one of {', '.join(self.label_names)}, got "
                 f"{', '.join(batch)}."
             )
-        if isinstance(batch.get(name), torch.Tensor):
-            check_labels(batch[name].tolist(), self.num_labels, rows)
-        if is_empty:
-            batch[name] = torch.full_like(batch[name], IGNORED_LABEL)
+        if label is not None and isinstance(batch[label], torch.Tensor):
+            check_labels(batch[label].tolist(), self.num_labels, rows)
+        if label is not None and is_empty:
+            batch[label] = torch.full_like(batch[label], IGNORED_LABEL)
         batch[SAMPLE_INDEX] = torch.tensor(rows, dtype=torch.long)
         return batch

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
+from .._typing import AnyTrainer, MapDataset
 from .._unwrap import base_of
 from ._collator import IndexCollator
 from ._pairing import Pairing
@@ -21,7 +21,7 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers'
 class IndexedDataset(Dataset):
     """A map-style dataset whose items are `(index, item)`."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: MapDataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -49,11 +49,11 @@ class IndexedDataset(Dataset):
 
 
 def indexed_dataloader(
-    trainer: Trainer,
-    dataset: Dataset,
+    trainer: AnyTrainer,
+    dataset: MapDataset,
     description: str,
     batch_size: int,
-    sampler_fn: Callable[[Dataset], Sampler | None],
+    sampler_fn: Callable[[Any], Sampler | list[int] | None],
     is_training: bool = False,
     needs_labels: bool = True,
     takes_part: torch.Tensor | None = None,
@@ -80,13 +80,15 @@ def indexed_dataloader(
         takes_part,
         prepare,
     )
-    trainer.data_collator, stock = collator, trainer.data_collator
+    stock = trainer.data_collator
+    trainer.data_collator = collator  # type: ignore[assignment]  # any mapping is good enough for `Trainer`
     try:
         return trainer._get_dataloader(
             dataset=IndexedDataset(columns_removed),
             description=description,
             batch_size=batch_size,
-            sampler_fn=lambda _: sampler_fn(dataset),  # length grouping looks at the dataset as it is
+            # Length grouping looks at the dataset as it is. None is fine, and so is a list.
+            sampler_fn=lambda _: cast(Sampler, sampler_fn(dataset)),
             is_training=is_training,
         )
     finally:
@@ -97,23 +99,23 @@ def _as_they_are(items: list[Any]) -> list[Any]:
     return items
 
 
-def _pairing_of(trainer: Trainer, dataset: Dataset) -> Pairing:
+def _pairing_of(trainer: AnyTrainer, dataset: MapDataset) -> Pairing:
     """One for all dataloaders over the training set, so that their workers need not try the collator out again."""
     collator, names = trainer.data_collator, label_names(trainer)
     if dataset is not trainer.train_dataset:
         return Pairing(collator, names)
     known = vars(trainer).get("_pairing")
     if known is None or known[0] is not dataset or known[1].collator is not collator:
-        known = trainer._pairing = (dataset, Pairing(collator, names))
+        known = vars(trainer)["_pairing"] = (dataset, Pairing(collator, names))
     return known[1]
 
 
-def label_names(trainer: Trainer) -> tuple[str, ...]:
+def label_names(trainer: AnyTrainer) -> tuple[str, ...]:
     """The names that a label may have in a data set: the model's, and those that collators turn into it."""
     return tuple(dict.fromkeys((*trainer.label_names, *LABEL_COLUMNS)))
 
 
-def num_labels(trainer: Trainer) -> int | None:
+def num_labels(trainer: AnyTrainer) -> int | None:
     """The number of the model's classes, which are the vocabulary of a language model; None if it doesn't tell: a
     multiple choice has as many classes as a question has choices."""
     if trainer.model is None:  # between the trials of a hyperparameter search
@@ -126,7 +128,7 @@ def num_labels(trainer: Trainer) -> int | None:
     return getattr(config, "vocab_size" if predicts_tokens(trainer) else "num_labels", None)
 
 
-def predicts_tokens(trainer: Trainer) -> bool:
+def predicts_tokens(trainer: AnyTrainer) -> bool:
     """Whether the model's classes are its vocabulary. The labels of such a model may be its inputs: a collator makes
     them."""
     return getattr(trainer.model, "get_output_embeddings", lambda: None)() is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,8 @@ class Pairing:
         Raises:
             ValueError: where a row can't be, or is not, the sample that it should be.
         """
-        batch, rows = self.with_index(items, indices) if self.travels else (None, None)
-        if rows is None:
-            batch, rows = self.without_index(items), list(indices)
+        found = self.with_index(items, indices) if self.travels else None
+        batch, rows = found or (self.without_index(items), list(indices))
         of_rows = items
         if rows != list(indices):
             by_index = dict(zip(indices, items))
@@ -66,18 +65,16 @@ class Pairing:
 
     # ---- The two ways ----
 
-    def with_index(
-        self, items: list[Any], indices: Sequence[int]
-    ) -> tuple[MutableMapping[str, Any] | None, list[int] | None]:
-        """The batch of items that carry their index, and what came back. None, None if the collator doesn't let the
+    def with_index(self, items: list[Any], indices: Sequence[int]) -> tuple[MutableMapping[str, Any], list[int]] | None:
+        """The batch of items that carry their index, and what came back. None if the collator doesn't let the
         index through, or fails with it."""
         try:
             batch = self.collator([_indexed(item, index) for item, index in zip(items, indices)])
         except Exception:  # of a key that it doesn't know; if of anything else, it fails without the key too
-            return None, None
+            return None
         rows = _whole_numbers(batch.pop(SAMPLE_INDEX, None)) if isinstance(batch, MutableMapping) else None
         if rows is None:
-            return None, None
+            return None
         num_rows = count_rows(batch, self.label_names)
         asked = set(indices)
         strange = next((row for row in rows if row not in asked), None)
@@ -125,10 +122,10 @@ class Pairing:
 
     # ---- What has to hold ----
 
-    def check_classes(self, batch: MutableMapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
+    def check_classes(self, batch: Mapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
         """Makes sure that the label of every row is that of its sample. A collator may make another of it (a number of
         a string), but always the same."""
-        labels = next((batch[name] for name in self.label_names if name in batch), None)
+        labels: Any = next((batch[name] for name in self.label_names if name in batch), None)
         if self.label_part is None or getattr(labels, "ndim", 0) != 1 or len(labels) != len(items):
             return
         for row, (item, label) in enumerate(zip(items, labels.tolist())):
@@ -141,7 +138,7 @@ class Pairing:
                     f"puts samples into other places, replaces or mixes them. {REMEDY}"
                 )
 
-    def _check_places(self, batch: MutableMapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
+    def _check_places(self, batch: Mapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
         """Makes sure that row i is item i and no other, as far as they can be compared."""
         if self.compared is None:
             return

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 _POINTS = 32  # of an image that are looked at in every batch
-_TOLERANCE = {"rtol": 1e-2, "atol": 1e-3, "equal_nan": True}  # half precision is no other image
+_TOLERANCE: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-3, "equal_nan": True}  # half precision is no other image
 
 
 def parts_of(item: Any) -> Mapping[Hashable, Any]:
@@ -66,7 +66,7 @@ def fields_of(batch: Mapping[str, Any], num_rows: int) -> dict[str, Any]:
 def count_rows(batch: Mapping[str, Any], label_names: Sequence[str]) -> int | None:
     """How many samples a batch has: labels, token ids or whatever comes first."""
     for name in (*label_names, "input_ids", *batch):
-        value = batch.get(name)
+        value: Any = batch.get(name)
         if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0:
             return len(value)
     return None
@@ -136,14 +136,15 @@ def all_match(field: Any, values: Sequence[Any]) -> list[bool | None]:
             None if (own := _list(value)) is None else _is_padded(row, own)
             for row, value in zip(field.tolist(), values)
         ]
-    points = [None]
+    points: list[torch.Tensor | None] = [None]
     if isinstance(field, torch.Tensor) and field.ndim > 2 and len(values):
         step = max(field[0].numel() // _POINTS, 1) | 1
         points = [_points(value, field.shape[1:], step) for value in values]
-    if any(of_item is None for of_item in points):
+    known = [of_item for of_item in points if of_item is not None]
+    if len(known) < len(points):
         return [matches(row, value) for row, value in zip(field, values)]
     own = field.reshape(len(values), -1)[:, ::step].float()
-    return torch.isclose(own, torch.stack(points), **_TOLERANCE).all(dim=1).tolist()
+    return torch.isclose(own, torch.stack(known), **_TOLERANCE).all(dim=1).tolist()
 
 
 def _points(value: Any, shape: torch.Size, step: int) -> torch.Tensor | None:

@@ -46,7 +46,8 @@ class CollatorState:
 def _owners(collator: Callable) -> Iterator[Any]:
     """The objects whose attributes a collator may change: itself, the object of a method, what a closure or a partial
     holds."""
-    held, seen = [collator], set()
+    held: list[Any] = [collator]
+    seen = set()
     while held:
         one = held.pop()
         if id(one) in seen or isinstance(one, (type, torch.nn.Module)):

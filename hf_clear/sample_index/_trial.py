@@ -87,9 +87,9 @@ class _Trial:
         if not self.pairing.travels:
             return self.plain(order), list(order)
         self.start.restore()
-        batch, rows = self.pairing.with_index(self._fresh(order), order)
+        found = self.pairing.with_index(self._fresh(order), order)
         self.end = CollatorState(self.pairing.collator)
-        return (self.plain(order), list(order)) if rows is None else (batch, rows)
+        return found or (self.plain(order), list(order))
 
     def _fresh(self, order: Sequence[int]) -> list[Any]:
         """Items as the data set gave them: a collator may have changed those of the call before."""
@@ -99,12 +99,12 @@ class _Trial:
         """Whether the index comes back, and leaves all else as it is without."""
         self.start.restore()
         end = self.end
-        batch, rows = self.pairing.with_index(self._fresh(order), order)
-        if rows is None or not isinstance(plain, Mapping) or batch.keys() != plain.keys():
+        found = self.pairing.with_index(self._fresh(order), order)
+        if found is None or not isinstance(plain, Mapping) or found[0].keys() != plain.keys():
             return False
         if not self.is_replayable:
             return True
-        return same(dict(batch), dict(plain)) and CollatorState(self.pairing.collator).generators_at(end)
+        return same(dict(found[0]), dict(plain)) and CollatorState(self.pairing.collator).generators_at(end)
 
     # ---- What is looked at ----
 
@@ -204,7 +204,8 @@ def _label_part(items: Sequence[Any], names: Sequence[str]) -> Hashable | None:
 
 
 def _by_item(batch: Mapping[str, Any], places: Sequence[int]) -> dict[str, Rows]:
-    seen, keys = Counter(), []
+    seen: Counter[int] = Counter()
+    keys = []
     for place in places:
         keys.append((place, seen[place]))
         seen[place] += 1

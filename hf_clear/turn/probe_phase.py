@@ -6,17 +6,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
 from peft import PeftModel
-from torch.utils.data import Dataset, IterableDataset
-from transformers import Trainer
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from .._names import IGNORED_LABEL
+from .._typing import AnyTrainer, MapDataset
 from ..features import FrozenFeatures
 from ..losses import cross_entropy
 from ..passes import SamplePredictions
@@ -59,7 +59,7 @@ class ProbePhase:
 
     def run(
         self,
-        trainer: Trainer,
+        trainer: AnyTrainer,
         settings: ProbeArguments,
         keep_mean: bool,
         on_epoch_end: Callable[[int, float], None],
@@ -88,13 +88,13 @@ class ProbePhase:
                 )
             metrics = {"probe_features_runtime": time.time() - start}
             start = time.time()
-            self._train(trainer, settings, features, on_epoch_end)
-            set_head(trainer, settings.probe_head, self.probe)
-            self._look(features, keep_mean)
+            probe = self._train(trainer, settings, features, on_epoch_end)
+            set_head(trainer, settings.probe_head, probe)
+            self._look(probe, features, keep_mean)
         return metrics | {"probe_runtime": time.time() - start}
 
     def evidence(
-        self, trainer: Trainer, settings: ProbeArguments, needs_mean: bool
+        self, trainer: AnyTrainer, settings: ProbeArguments, needs_mean: bool
     ) -> tuple[SamplePredictions, torch.Tensor | None]:
         """Predictions and mean features of the training set: as [`run`] left them, or computed again.
 
@@ -109,22 +109,25 @@ class ProbePhase:
                     "Cleanse before fine-tuning, or with another TurnTrainer for the pretrained model: "
                     "`train(resume_from_checkpoint=...)`."
                 )
-            with_mean = self.probe.uses_mean or needs_mean
+            probe = cast(Probe, self.probe)  # nobody asks before there is one
+            with_mean = probe.uses_mean or needs_mean
             with features_for_probe(
                 trainer, trainer.train_dataset, settings, with_mean, base_model_context(trainer)
             ) as features:
-                self._look(features, needs_mean)
+                return self._look(probe, features, needs_mean)
         return self.predictions, self.mean_features
 
     def predict(
-        self, trainer: Trainer, settings: ProbeArguments, dataset: Dataset, metric_key_prefix: str
+        self, trainer: AnyTrainer, settings: ProbeArguments, dataset: MapDataset, metric_key_prefix: str
     ) -> PredictionOutput:
         """See [`TurnMixin.predict_probe`]."""
+        probe = cast(Probe, self.probe)
         with features_for_probe(
-            trainer, dataset, settings, self.probe.uses_mean, base_model_context(trainer), needs_labels=False
+            trainer, dataset, settings, probe.uses_mean, base_model_context(trainer), needs_labels=False
         ) as features:
-            logits, labels = self.probe.predict(features), features.labels
-        is_labelled, metrics = bool((labels != IGNORED_LABEL).all()), {}
+            logits, labels = probe.predict(features), features.labels
+        is_labelled = bool((labels != IGNORED_LABEL).all())
+        metrics: dict[str, float] = {}
         if is_labelled:
             metrics["loss"] = cross_entropy(logits, labels).mean().item()
         if trainer.preprocess_logits_for_metrics is not None:
@@ -140,27 +143,29 @@ class ProbePhase:
             {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
         )
 
-    def evaluate(self, trainer: Trainer, settings: ProbeArguments) -> dict[str, float]:
+    def evaluate(self, trainer: AnyTrainer, settings: ProbeArguments) -> dict[str, float]:
         """Metrics of the trainer's evaluation sets, `probe_eval_…`."""
         sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
-        metrics = {}
+        metrics: dict[str, float] = {}
+        dataset: Any
         for name, dataset in sets.items():
             if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
                 logger.warning("The probe is not evaluated on an IterableDataset: its samples have no index.")
             elif dataset is not None:
-                metrics |= self.predict(trainer, settings, dataset, f"probe_eval_{name}".removesuffix("_")).metrics
+                found = self.predict(trainer, settings, dataset, f"probe_eval_{name}".removesuffix("_"))
+                metrics |= found.metrics or {}
         return metrics
 
     def _train(
         self,
-        trainer: Trainer,
+        trainer: AnyTrainer,
         settings: ProbeArguments,
         features: FrozenFeatures,
         on_epoch_end: Callable[[int, float], None],
-    ) -> None:
+    ) -> Probe:
         if self.probe is None:
             head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
-            mean_size = features.mean.shape[1] if settings.probe_features == "mean" else None
+            mean_size = cast(torch.Tensor, features.mean).shape[1] if settings.probe_features == "mean" else None
             self.probe = Probe(head, features.head_shape, mean_size)
         optimizer = probe_optimizer(self.probe, features, settings)
         parameters = list(self.probe.parameters())
@@ -180,10 +185,14 @@ class ProbePhase:
         show_progress = trainer.is_local_process_zero() and not trainer.args.disable_tqdm
         train_probe(self.probe, features, settings, trainer.args.seed, optimizer, self.epochs, keep, show_progress)
         self.optimizer = {}
+        return self.probe
 
-    def _look(self, features: FrozenFeatures, keep_mean: bool) -> None:
-        self.predictions = probe_predictions(self.probe, features)
-        self.mean_features = features.mean.clone() if keep_mean else None
+    def _look(
+        self, probe: Probe, features: FrozenFeatures, keep_mean: bool
+    ) -> tuple[SamplePredictions, torch.Tensor | None]:
+        self.predictions = probe_predictions(probe, features)
+        self.mean_features = cast(torch.Tensor, features.mean).clone() if keep_mean else None
+        return self.predictions, self.mean_features
 
 
 def check_one_label_a_sample(label: Any) -> None:

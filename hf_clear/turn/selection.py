@@ -71,7 +71,7 @@ def select_clean(
             "class has."
         )
     if balance != "none":
-        size = min(map(len, kept.values())) if balance == "min" else balance
+        size = min(map(len, kept.values())) if balance == "min" else int(balance)
         for number, (label, rows) in enumerate(kept.items()):
             if len(rows) > size:
                 kept[label] = np.random.default_rng((seed, number)).choice(rows, size, replace=False)

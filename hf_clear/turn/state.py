@@ -59,9 +59,9 @@ class TurnState:
             for name, tensor in of_part.items()
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
-        plain["is_fitted"] = self.sample_store is not None and self.sample_store.is_fitted
-        if plain["is_fitted"]:
-            plain["findings"] = self.sample_store.findings.as_dict()
+        plain["is_fitted"] = False
+        if self.sample_store is not None and self.sample_store.is_fitted:
+            plain |= {"is_fitted": True, "findings": self.sample_store.findings.as_dict()}
         write_atomically(path, *sealed(serialize(tensors, {"format": _FORMAT, "state": json.dumps(plain)})))
 
     @classmethod
@@ -82,22 +82,23 @@ class TurnState:
             parts.setdefault(part, {})[name] = tensor
         if (wrong := check_read(plain["identity"])) is not None:
             raise damaged(path, wrong)
-        is_fitted, store = plain.pop("is_fitted"), parts.get("store")
+        is_fitted, of_samples, store = plain.pop("is_fitted"), parts.get("store"), None
         num_samples = plain["identity"]["data"]["num_samples"]
-        if store is not None:
-            if store.keys() - set(OPTIONAL_TENSORS) != set(SAMPLE_TENSORS):
+        if of_samples is not None:
+            if of_samples.keys() - set(OPTIONAL_TENSORS) != set(SAMPLE_TENSORS):
                 raise damaged(
-                    path, f"it holds {', '.join(sorted(store))} of the samples, not {', '.join(SAMPLE_TENSORS)}"
+                    path, f"it holds {', '.join(sorted(of_samples))} of the samples, not {', '.join(SAMPLE_TENSORS)}"
                 )
-            store = read_sample_tensors(path, store, num_samples)
+            of_samples = read_sample_tensors(path, of_samples, num_samples)
         if "fine_tuning" in parts:
             samples = parts["fine_tuning"].get("samples")
             if samples is None or samples.ndim != 1 or samples.dtype != torch.int64:
                 raise damaged(path, "the samples to fine-tune on are no list of rows")
             if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < num_samples:
                 raise damaged(path, f"the samples to fine-tune on are not all among the {num_samples} there are")
-        if store is not None:
-            store = SampleStore(**store, fitted_epoch=0 if is_fitted else -1, findings=read_findings(path, plain))
+        if of_samples is not None:
+            others: dict[str, Any] = {**of_samples, "findings": read_findings(path, plain)}
+            store = SampleStore(**others, fitted_epoch=0 if is_fitted else -1)
         return cls(
             **{name: plain[name] for name in _PLAIN},
             probe=parts["probe"],

@@ -40,7 +40,7 @@ class TurnArguments(ProbeArguments):
         super().check_settings()
         check_numbers(self, "turn_threshold")
         if str(self.turn_balance).isdecimal():
-            self.turn_balance = int(self.turn_balance)  # from a command line
+            self.turn_balance = int(self.turn_balance)  # type: ignore[assignment]  # from a command line
         check_selection(self.turn_threshold, self.turn_balance)
         ESTIMATORS.find(self.turn_estimator, "turn_estimator")
 
