@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig
 from torch import nn
@@ -36,6 +36,7 @@ def check_numbers(config: PeftConfig, num_values: int) -> None:
         ValueError: names the setting.
     """
     largest = max(_LARGEST_SIZE, num_values)
+    limit: float
     for name, value in _numbers(vars(config)):
         if "seed" in name or "prng" in name or name in _STEPS or name in _OF_TOKENS:
             limit = 2**63
@@ -80,11 +81,11 @@ def check_initialization(config: PeftConfig) -> None:
         )
     if init.lower() == "loftq":
         loftq = getattr(config, "loftq_config", None) or {}
-        bits, iterations = (loftq.get(name) for name in ("loftq_bits", "loftq_iter"))
+        bits, steps = (loftq.get(name) for name in ("loftq_bits", "loftq_iter"))
         if bits not in (2, 4, 8):
             raise ValueError(f"The setting 'loftq_bits' can't be {bits!r:.100}: it has to be 2, 4 or 8.")
-        if type(iterations) is not int or iterations < 1:
-            raise ValueError(f"The setting 'loftq_iter' can't be {iterations!r:.100}: it has to be 1 or above.")
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"The setting 'loftq_iter' can't be {steps!r:.100}: it has to be 1 or above.")
 
 
 def check_against_model(config: PeftConfig, base: nn.Module) -> None:
@@ -103,8 +104,8 @@ def check_against_model(config: PeftConfig, base: nn.Module) -> None:
                 f"no more than {_MOST_LAYERS} times as many in all."
             )
     for setting in _OF_TOKENS:
-        tokens = getattr(config, setting, None)
-        embedding = base.get_input_embeddings() if tokens and hasattr(base, "get_input_embeddings") else None
+        tokens: Any = getattr(config, setting, None)
+        embedding = cast(Any, base).get_input_embeddings() if tokens and hasattr(base, "get_input_embeddings") else None
         if embedding is None or not hasattr(embedding, "num_embeddings"):
             continue
         for of_module in tokens.values() if isinstance(tokens, Mapping) else [tokens]:

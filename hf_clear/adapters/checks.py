@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -57,7 +58,7 @@ def vetted(folder: str | os.PathLike, model: nn.Module | None = None, adapter_na
     """[`check_adapter`]; returns the settings as peft may have them: names of modules in place of patterns."""
     folder = Path(folder)
     own = model.peft_config.get(adapter_name) if isinstance(model, PeftModel) else None
-    base = base_of(model)
+    base: Any = None if model is None else base_of(model)
     config = read_config(folder, {} if own is None else own.to_dict())
     refuse_pickle(folder, WEIGHTS_NAME, SAFETENSORS_WEIGHTS_NAME)
     path = folder / SAFETENSORS_WEIGHTS_NAME
@@ -69,7 +70,7 @@ def vetted(folder: str | os.PathLike, model: nn.Module | None = None, adapter_na
     largest: dict[str, float] = {}
     if own is not None:
         if is_compared:
-            largest = check_fit(path, tensors, model, adapter_name)
+            largest = check_fit(path, tensors, cast(PeftModel, model), adapter_name)
     elif model is not None:
         if not isinstance(model, PeftModel):
             _choose_modules(folder / CONFIG_NAME, config, base, tensors, is_renamed)

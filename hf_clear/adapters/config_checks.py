@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import CONFIG_NAME
 
@@ -56,7 +56,7 @@ def read_config(folder: Path, trusted: Mapping[str, Any] | None = None) -> PeftC
                 "of peft."
             )
         )
-    cls = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
+    cls = PEFT_TYPE_TO_CONFIG_MAPPING[typing.cast(PeftType, peft_type)]
     try:
         if not trusted:
             check_lengths(values)
@@ -111,7 +111,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, set, tuple)) and all(any(_fits(v, kind) for kind in inner) for v in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return isinstance(value, (dict, hint))
     if not isinstance(hint, type):
         return True  # nothing that tells

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    from re import _constants as ops
-    from re import _parser as parser
+    from re import _constants as ops  # type: ignore[attr-defined]
+    from re import _parser as parser  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
     import sre_constants as ops
     import sre_parse as parser
@@ -68,7 +68,12 @@ def matcher(
             if not _MAY_BACKTRACK.search(pattern):
                 compiled = re.compile(before + pattern + after)
                 match = compiled.fullmatch if full else compiled.match
-                return lambda text: budget.spend() or match(text) is not None
+
+                def matches_plainly(text: str) -> bool:
+                    budget.spend()
+                    return match(text) is not None
+
+                return matches_plainly
             tree = parser.parse(before + pattern + after)
     except _PARSE_ERRORS as error:
         raise ValueError(f"is no regular expression ({error})") from error
@@ -117,11 +122,16 @@ class _Match:
                 found |= self.ends(parts, starts)
             return found
         if op in (ops.MAX_REPEAT, ops.MIN_REPEAT):
-            return self._repeated(*of_op, starts)
+            least, most, parts = of_op
+            return self._repeated(least, most, parts, starts)
         if op is ops.AT:
             return starts & self._places(of_op)
         if op in (ops.ASSERT, ops.ASSERT_NOT):
-            seen = self._places_before(*of_op, starts) if of_op[0] < 0 else self._places_after(of_op[1], starts)
+            direction, parts = of_op
+            if direction < 0:
+                seen = self._places_before(direction, parts, starts)
+            else:
+                seen = self._places_after(parts, starts)
             return seen if op is ops.ASSERT else starts & ~seen
         if op is ops.FAILURE:
             return 0

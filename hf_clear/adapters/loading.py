@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
@@ -59,10 +59,15 @@ def load_adapter(
         )
     folder = Path(path)
     if not folder.is_dir():
-        hub_args = {"subfolder": subfolder, "revision": revision, "token": token, "cache_dir": cache_dir}
+        hub_args: dict[str, Any] = {
+            "subfolder": subfolder,
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+        }
         for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
             try:
-                folder = Path(hf_hub_download(str(path), name, **hub_args)).parent
+                folder = Path(cast(str, hf_hub_download(str(path), name, **hub_args))).parent
             except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
                 raise ValueError(
                     f"{path} is no folder, and there is no {name} in a repository of this name on the Hub, or in its "

@@ -7,7 +7,7 @@ are matched here, in bounded time, and peft gets the names that they match: as i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from peft import PeftConfig
@@ -65,13 +65,14 @@ def with_names_for_patterns(config: PeftConfig, base: nn.Module, is_converted: b
         pattern = getattr(config, setting, None)
         if isinstance(pattern, str) and pattern.lower() not in _KEYWORDS:
             setattr(config, setting, _alternatives(_matched(setting, pattern, names, budget)) or _NOTHING)
-            if setting == "target_modules" and config.target_modules == _NOTHING and not is_converted:
+            if setting == "target_modules" and getattr(config, setting) == _NOTHING and not is_converted:
                 raise ValueError(f"The setting 'target_modules' is {pattern[:200]!r}, which is the name of no module.")
     for setting in _NAMES:
         chosen = getattr(config, setting, None)
         if isinstance(chosen, Collection) and not isinstance(chosen, str) and len(chosen) > _MOST_NAMES:
             ends = _ends(names)
-            setattr(config, setting, type(chosen)(name for name in chosen if name in ends))
+            kind: Any = type(chosen)
+            setattr(config, setting, kind(name for name in chosen if name in ends))
     for setting in _PATTERNS_OF_NUMBERS:
         numbers = getattr(config, setting, None)
         if numbers and config.peft_type not in _NAMES_OF_NUMBERS:
@@ -142,6 +143,7 @@ def _numbers_by_name(
         if type(number) not in (int, float):
             raise ValueError(f"The setting {setting!r} has {number!r:.100} for {pattern[:100]!r}, which is no number.")
         try:
+            matches: Callable[[str], bool]
             own = pattern.startswith("^(?:") and _alternatives_in(pattern[4:-1])
             if own:
                 matches = own.__contains__

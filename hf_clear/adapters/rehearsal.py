@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -53,7 +53,7 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
     config = copy.deepcopy(config)
     init = getattr(config, "init_lora_weights", None)
     if isinstance(init, str) and init.startswith(_DECOMPOSE):
-        config.init_lora_weights = True  # the weights are in the file, and decomposing the model's takes long
+        cast(Any, config).init_lora_weights = True  # the weights are in the file; to compute them takes long
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         try:
@@ -66,7 +66,7 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
                 f"{folder} can't be loaded into a {type(model).__name__}: {str(error)[:1000] or type(error).__name__}"
             ) from error
         tried = ((inputs, _predicts_numbers(adapted, inputs)) for inputs in _inputs_for(model))
-        inputs, is_finite = next((found for found in tried if found[1] is not None), (None, None))
+        inputs, is_finite = next((found for found in tried if found[1] is not None), ({}, None))
         if is_finite is False and _predicts_numbers(with_shared_weights(model).eval(), inputs):
             raise ValueError(
                 f"{folder}: with this adapter the model predicts NaN or infinite values. Use an adapter from before "
@@ -88,7 +88,7 @@ def _inputs_for(model: nn.Module) -> Iterable[dict[str, torch.Tensor]]:
     device, dtype = next((p.device, p.dtype) for p in model.parameters())
     name, config = getattr(model, "main_input_name", None), getattr(model, "config", None)
     if name == "input_ids":
-        yield {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
+        yield {name: tensor.to(device) for name, tensor in cast(Any, model).dummy_inputs.items()}
         # One text that ends as texts do: some classify at the end, or have no padding.
         special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")}
         end = [token for token in [getattr(config, "eos_token_id", None)] if isinstance(token, int)]

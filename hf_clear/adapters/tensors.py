@@ -110,9 +110,9 @@ def check_fit(path: Path, tensors: Mapping[str, TensorInfo], model: PeftModel, a
         ("tensors are of other types than the model's", other),
     ):
         if names:
-            names = ", ".join(names[:_MAX_NAMES]) + f", and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)
+            named = ", ".join(names[:_MAX_NAMES]) + f", and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)
             raise ValueError(
-                f"{path}: {what}: {names[:2000]}. Load it into the base model that it was trained on (with as many "
+                f"{path}: {what}: {named[:2000]}. Load it into the base model that it was trained on (with as many "
                 "labels), and leave its config as it is."
             )
     return {name: torch.finfo(tensor.dtype).max for name, tensor in allowed.items() if tensor.is_floating_point()}

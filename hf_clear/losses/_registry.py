@@ -86,13 +86,13 @@ class TrainingLoss:
     def __call__(self, evidence: LossEvidence) -> dict[str, LossPart]:
         if not self.is_active:
             return {}
-        parts = self.function(evidence, **self.settings)
-        if not isinstance(parts, Mapping):
+        given = self.function(evidence, **self.settings)
+        if not isinstance(given, Mapping):
             raise ValueError(
-                f"The training loss {self.name!r} returned a {type(parts).__name__}. It has to return a dictionary of "
+                f"The training loss {self.name!r} returned a {type(given).__name__}. It has to return a dictionary of "
                 "named parts, each with one value for each label."
             )
-        parts = {name: part if isinstance(part, LossPart) else LossPart(part) for name, part in parts.items()}
+        parts = {name: part if isinstance(part, LossPart) else LossPart(part) for name, part in given.items()}
         for name, part in parts.items():
             if name in _LOGGED:
                 raise ValueError(
@@ -187,8 +187,8 @@ def get_training_loss(
     Raises:
         ValueError: where there is no such loss, it has no such setting, or a setting is an argument of its own.
     """
-    loss, settings = TRAINING_LOSSES.find(name, "clear_loss"), settings or {}
-    own = {key: arguments[f"clear_{key}"] for key in loss.defaults if f"clear_{key}" in (arguments or {})}
+    loss, settings, arguments = TRAINING_LOSSES.find(name, "clear_loss"), settings or {}, arguments or {}
+    own = {key: arguments[f"clear_{key}"] for key in loss.defaults if f"clear_{key}" in arguments}
     twice = sorted(own.keys() & settings.keys())
     if twice:
         raise ValueError(

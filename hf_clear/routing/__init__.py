@@ -6,13 +6,14 @@ layers hold several adapters, `choose_adapters(model, choice)` says which of the
 
 from . import clean, deterministic, noisy, none, oracle, random  # noqa: F401
 from ._choice import AdapterChoice, choose_adapters, register_choice
-from ._gates import apply_gate, expand_gate, sample_gates
+from ._gates import Gate, apply_gate, expand_gate, sample_gates
 from ._layers import layer_paths
 from ._registry import ROUTING_STRATEGIES, RoutingStrategy, gate_probability, register_routing_strategy
 from ._route import check_routable, gate_output, num_routed_layers, register_routable, route
 
 __all__ = [
     "AdapterChoice",
+    "Gate",
     "ROUTING_STRATEGIES",
     "RoutingStrategy",
     "apply_gate",

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -71,12 +72,15 @@ class AdapterChoice:
         return torch.cat([function(own) for function, own in zip(functions, parts)])[back.to(x.device)]
 
 
-ChoiceSetter = Callable[[nn.Module, AdapterChoice], Callable[[], None]]
+_Module = TypeVar("_Module")
+ChoiceSetter = Callable[[Any, AdapterChoice], Callable[[], None]]
 
 _CHOICE_SETTERS: dict[type, ChoiceSetter] = {}
 
 
-def register_choice(layer_type: type, set_choice: ChoiceSetter) -> None:
+def register_choice(
+    layer_type: type[_Module], set_choice: Callable[[_Module, AdapterChoice], Callable[[], None]]
+) -> None:
     """Tells how layers of a type let each row pass one of several adapters. Without it, they run once an adapter.
 
     Args:
@@ -127,11 +131,12 @@ def _run_each(layer: nn.Module, choice: AdapterChoice) -> Callable[[], None]:
 
     def forward(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         def run(own: torch.Tensor, name: str) -> torch.Tensor:
-            active, layer._active_adapter = layer._active_adapter, [name]
+            tuner = cast(BaseTunerLayer, layer)
+            active, tuner._active_adapter = tuner._active_adapter, [name]
             try:
                 return stock(own, *args, **kwargs)
             finally:
-                layer._active_adapter = active
+                tuner._active_adapter = active
 
         return choice.apply([functools.partial(run, name=name) for name in choice.names], x)
 

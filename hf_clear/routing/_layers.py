@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -125,16 +125,18 @@ def _albert_passes(groups: nn.ModuleList, num_passes: int) -> list[str]:
     return [
         f"{group}.albert_layers.{inner}"
         for group in (int(number / (num_passes / len(groups))) for number in range(num_passes))
-        for inner in range(len(groups[group].albert_layers))
+        for inner in range(len(cast(nn.ModuleList, groups[group].albert_layers)))
     ]
 
 
 def _passes(module: nn.Module) -> tuple[str, list[str]]:
     """If a module goes through its layers several times: the name of their list, and the path in it of each pass's
     layer, in order. The one place for models that say so in their code alone."""
-    config = module.__dict__.get("config")
+    config: Any = module.__dict__.get("config")
     if getattr(config, "model_type", None) == "albert" and "albert_layer_groups" in module._modules:
-        return "albert_layer_groups", _albert_passes(module.albert_layer_groups, config.num_hidden_layers)
+        return "albert_layer_groups", _albert_passes(
+            cast(nn.ModuleList, module.albert_layer_groups), config.num_hidden_layers
+        )
     return "", []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -12,14 +13,17 @@ from torch import nn
 from ._gates import Gate, PassGates, apply_gate, count_pass
 from ._layers import Layer, walk, with_forward
 
-GateSetter = Callable[[nn.Module, Gate], Callable[[], None]]
+_Module = TypeVar("_Module")
+GateSetter = Callable[[Any, Gate], Callable[[], None]]  # of modules of the type that it is registered for
 
 _GATE_SETTERS: dict[type, GateSetter] = {}
 _MODEL_CHECKS: dict[type, Callable[[nn.Module], None]] = {}
 
 
 def register_routable(
-    layer_type: type, set_gate: GateSetter, check_model: Callable[[nn.Module], None] | None = None
+    layer_type: type[_Module],
+    set_gate: Callable[[_Module, Gate], Callable[[], None]],
+    check_model: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Makes every module of a type routable.
 
@@ -50,9 +54,9 @@ def gate_output(layer: nn.Module, gate: Gate) -> Callable[[], None]:
     stock = getattr(outer, "stock", layer.forward)
 
     def forward(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        return apply_gate(gate, stock(x, *args, **kwargs), layer.base_layer(x, *args, **kwargs))
+        return apply_gate(gate, stock(x, *args, **kwargs), cast(nn.Module, layer.base_layer)(x, *args, **kwargs))
 
-    forward.stock = stock
+    vars(forward)["stock"] = stock
     return with_forward(layer, forward)
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -20,7 +21,7 @@ from ..adapters.checks import refuse_pickle
 from ..adapters.config_checks import check_config_values, read_config
 from ..adapters.tensors import first_not_finite
 from ..files import write_atomically
-from ..routing import AdapterChoice, apply_gate, register_choice, register_routable
+from ..routing import AdapterChoice, Gate, apply_gate, register_choice, register_routable
 
 _PREFIX = "base_model.model."  # of all names in a PeftModel
 _LOADING_NOTE = """
@@ -70,7 +71,7 @@ class RoutedLayerConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
+            self.target_modules = set(self.target_modules)  # type: ignore[assignment]  # as in peft
         # peft appends the names of the head to this very list, which would grow in the hands of its owner.
         if isinstance(self.modules_to_save, list):
             self.modules_to_save = list(self.modules_to_save)
@@ -111,7 +112,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             [`~hf_clear.routing.choose_adapters`].
     """
 
-    gate: torch.Tensor | None = None
+    gate: Gate | None = None
     choice: AdapterChoice | None = None
 
     def __init__(self, base_layer: nn.Module):
@@ -119,8 +120,8 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.merged_adapters = []
 
-    def update_layer(self, adapter_name: str, config: RoutedLayerConfig) -> None:
-        """Adds a fresh delta for `adapter_name`."""
+    def update_layer(self, adapter_name: str, config: Any) -> None:
+        """Adds a fresh delta for `adapter_name`. `config` is of the method's own class."""
         raise NotImplementedError
 
     def acting_adapters(self) -> list[str]:
@@ -146,7 +147,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         """Nothing was merged."""
 
 
-def _set_gate(layer: RoutedLayer, gate: torch.Tensor) -> Callable[[], None]:
+def _set_gate(layer: RoutedLayer, gate: Gate) -> Callable[[], None]:
     if layer.merged:
         raise ValueError("The adapter is merged into the base model, which can't be routed: unmerge it first.")
     stock, layer.gate = layer.gate, gate
@@ -174,7 +175,11 @@ class RoutedLayerModel(BaseTuner):
     """Places the layers of a method of ours in a model. A method sets `prefix` (the registered name and "_"),
     `tuner_layer_cls` (its [`RoutedLayer`]) and `target_module_mapping`."""
 
-    def _create_and_replace(self, peft_config, adapter_name, target, target_name, parent, current_key, **kwargs):
+    tuner_layer_cls: type[RoutedLayer]
+
+    def _create_and_replace(
+        self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None, **kwargs
+    ):
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config)
         else:

@@ -17,8 +17,8 @@ def register_with_peft(name: str, config_cls: type[PeftConfig], model_cls: type,
     if value not in PeftType.__members__:
         member = str.__new__(PeftType, value)
         member._name_ = member._value_ = value
-        member.__objclass__ = PeftType
-        member._sort_order_ = len(PeftType._member_names_)
+        member.__objclass__ = PeftType  # type: ignore[attr-defined]
+        member._sort_order_ = len(PeftType._member_names_)  # type: ignore[attr-defined]
         PeftType._member_names_.append(value)
         PeftType._member_map_[value] = member
         PeftType._value2member_map_[value] = member

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from peft import PeftType
@@ -81,7 +82,7 @@ class AdapterLayer(RoutedLayer):
         self.activation: dict[str, nn.Module] = {}
 
     def update_layer(self, adapter_name: str, config: ClearAdapterConfig) -> None:
-        base = self.base_layer
+        base: Any = self.base_layer
         width = base.nf if isinstance(base, Conv1D) else base.out_features
         self.clear_adapter_down[adapter_name] = nn.Linear(width, config.bottleneck_size)
         self.clear_adapter_up[adapter_name] = up = nn.Linear(config.bottleneck_size, width)
@@ -101,7 +102,8 @@ class AdapterLayer(RoutedLayer):
         return self.gated(result, base)
 
     def _delta(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        down, up = self.clear_adapter_down[name], self.clear_adapter_up[name]
+        down: Any = self.clear_adapter_down[name]
+        up = self.clear_adapter_up[name]
         return up(self.activation[name](down(base.to(down.weight.dtype)))).to(base.dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
@@ -68,7 +69,7 @@ class BitFitLayer(RoutedLayer):
         self.clear_bitfit_bias = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, config: ClearBitFitConfig) -> None:
-        self.clear_bitfit_bias[adapter_name] = BiasDelta(len(self.base_layer.bias))
+        self.clear_bitfit_bias[adapter_name] = BiasDelta(len(cast(torch.Tensor, self.base_layer.bias)))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -88,8 +89,8 @@ class BitFitLayer(RoutedLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.clear_bitfit_bias:
                 continue
-            bias = self.base_layer.bias
-            merged = bias.data + self.clear_bitfit_bias[name].weight.data.to(bias.dtype)
+            bias = cast(torch.Tensor, self.base_layer.bias)
+            merged = bias.data + cast(BiasDelta, self.clear_bitfit_bias[name]).weight.data.to(bias.dtype)
             if safe_merge and not merged.isfinite().all():
                 raise ValueError(f"The merged bias is not finite: the adapter {name} seems to be broken.")
             bias.data = merged
@@ -98,8 +99,8 @@ class BitFitLayer(RoutedLayer):
     def unmerge(self) -> None:
         while self.merged_adapters:
             name = self.merged_adapters.pop()
-            bias = self.base_layer.bias
-            bias.data = bias.data - self.clear_bitfit_bias[name].weight.data.to(bias.dtype)
+            bias = cast(torch.Tensor, self.base_layer.bias)
+            bias.data = bias.data - cast(BiasDelta, self.clear_bitfit_bias[name]).weight.data.to(bias.dtype)
 
 
 class ClearBitFitModel(RoutedLayerModel):
@@ -125,7 +126,7 @@ class ClearBitFitModel(RoutedLayerModel):
         return peft_config
 
     def export_to_peft(self, adapter_name: str) -> PeftModel:
-        own = self.peft_config[adapter_name]
+        own = cast(ClearBitFitConfig, self.peft_config[adapter_name])
         config = LoraConfig(
             task_type=own.task_type,
             target_modules=DUMMY_TARGET_MODULES,

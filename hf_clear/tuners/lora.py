@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from .._argument_checks import check_least
-from ..routing import AdapterChoice, apply_gate, register_choice, register_routable
+from ..routing import AdapterChoice, Gate, apply_gate, register_choice, register_routable
 from ._registration import register_with_peft
 from ._table import register_peft_method
 
@@ -51,11 +51,11 @@ class RoutedLora(LoraVariant):
         variant (`LoraVariant`, *optional*): the layer's own variant; None for plain LoRA.
     """
 
-    def __init__(self, gate: torch.Tensor, variant: LoraVariant | None):
+    def __init__(self, gate: Gate, variant: LoraVariant | None):
         self.gate = gate
         self.variant = variant
 
-    def forward(
+    def forward(  # type: ignore[override]  # static in peft, whose variants have no state
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         if self.variant is not None:
@@ -83,14 +83,15 @@ class ChosenLora(LoraVariant):
         self.choice = choice
         self.variant = variant
 
-    def forward(
+    def forward(  # type: ignore[override]  # static in peft, whose variants have no state
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         names, rows = self.choice.names, len(x)
         if self.variant is not None:
             routed = [self.variant.forward(module, active_adapter=n, x=x, result=result, **kwargs) for n in names]
             return self.choice.pick(routed, rows)
-        downs, ups = [module.lora_A[name] for name in names], [module.lora_B[name] for name in names]
+        downs: list[Any] = [module.lora_A[name] for name in names]
+        ups: list[Any] = [module.lora_B[name] for name in names]
         x, scaling = module.lora_dropout[active_adapter](x), module.scaling[active_adapter]
         if any(type(part) is not nn.Linear or part.bias is not None for part in (*downs, *ups)):
             return result + self.choice.pick([up(down(x)) for down, up in zip(downs, ups)], rows) * scaling
@@ -121,7 +122,7 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _set_gate(module: LoraLayer, gate: torch.Tensor) -> Callable[[], None]:
+def _set_gate(module: LoraLayer, gate: Gate) -> Callable[[], None]:
     _check_layer(module)
     variants = module.lora_variant
     stock = dict(variants)

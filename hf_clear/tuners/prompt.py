@@ -6,6 +6,7 @@ import copy
 import inspect
 import sys
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import peft
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 import transformers
 from peft import PeftModel, PeftType, PrefixTuningConfig, get_peft_model
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..routing import expand_gate
@@ -97,7 +98,7 @@ class PromptLayer(RoutedLayer):
         self._attention()  # refuses what is not supported, before anything is changed
         # A config of its own for this module: on the model's, the mask would no longer be made for sdpa or eager.
         base_layer.config = copy.copy(self.model_config)
-        base_layer.config._attn_implementation_internal = _ATTENTION
+        cast(PretrainedConfig, base_layer.config)._attn_implementation_internal = _ATTENTION
         object.__setattr__(base_layer, "clear_prompt_layer", self)  # not as a submodule: that would be a cycle
 
     def update_layer(self, adapter_name: str, config: ClearPromptConfig) -> None:
@@ -148,8 +149,11 @@ class PromptLayer(RoutedLayer):
     def _prompt(self, adapters: list[str], batch: int) -> torch.Tensor:
         """Keys and values beside each other, `[1 or batch, length, 2 * width]`."""
         if self.choice is None:
-            return torch.cat([self.clear_prompt_embedding[name].weight for name in adapters]).unsqueeze(0)
-        return self.choice.pick([self.clear_prompt_embedding[n].weight.unsqueeze(0) for n in self.choice.names], batch)
+            return torch.cat([self._weight(name) for name in adapters]).unsqueeze(0)
+        return self.choice.pick([self._weight(name).unsqueeze(0) for name in self.choice.names], batch)
+
+    def _weight(self, name: str) -> torch.Tensor:
+        return cast(nn.Embedding, self.clear_prompt_embedding[name]).weight
 
     def _mask_with_prompt(self, mask, query, key, length: int, boolean: bool):
         """The mask with columns for the prompt, which only the samples that the gate lets through see."""
@@ -171,7 +175,7 @@ class PromptLayer(RoutedLayer):
 
     def _attention(self):
         """The attention function of the model, whatever it is set to now."""
-        name = self.model_config._attn_implementation
+        name = cast(PretrainedConfig, self.model_config)._attn_implementation
         if name == "sdpa":
             return sdpa_attention_forward
         if name == "eager":
@@ -203,7 +207,7 @@ class ClearPromptModel(RoutedLayerModel):
         setattr(parent, child_name, new_module)
 
     def export_to_peft(self, adapter_name: str) -> PeftModel:
-        own, model = self.peft_config[adapter_name], self.model
+        own, model = cast(ClearPromptConfig, self.peft_config[adapter_name]), cast(PreTrainedModel, self.model)
         layers = [module for module in model.modules() if isinstance(module, PromptLayer)]
         rotary = [module for module in model.modules() if "RotaryEmbedding" in type(module).__name__]
         if model.config.is_encoder_decoder or len(rotary) != 1 or not layers[0].base_layer.is_causal:
@@ -230,25 +234,25 @@ class ClearPromptModel(RoutedLayerModel):
                 "transformers below 5.24; `save_pretrained` works, and loads after `import hf_clear`."
             )
         length = own.num_virtual_tokens
-        config = PrefixTuningConfig(
+        prefix = PrefixTuningConfig(
             task_type=own.task_type,
             num_virtual_tokens=length,
             modules_to_save=own.modules_to_save and list(own.modules_to_save),
         )
         parts = []
         for layer in layers:
-            embedding = layer.clear_prompt_embedding[adapter_name].weight.data.float()
+            embedding = layer._weight(adapter_name).data.float()
             keys, values = embedding.chunk(2, dim=1)
             parts += [_rotated(keys, length, rotary[0], layer), values]
-        exported = get_peft_model(alone(self, adapter_name).unload(), config)
-        exported.prompt_encoder["default"].embedding.weight.data.copy_(torch.cat(parts, dim=1))
+        exported = get_peft_model(cast(PreTrainedModel, alone(self, adapter_name).unload()), prefix)
+        cast(Any, exported.prompt_encoder)["default"].embedding.weight.data.copy_(torch.cat(parts, dim=1))
         return exported
 
 
 def peft_prefixes_work(model: nn.Module, task_type: str | None) -> bool:
     """Whether stock peft runs its PREFIX_TUNING on a model: for tasks with a head of their own, it (0.21) looks for an
     argument `past_key_values`, which is called `cache` from transformers 5.24 on."""
-    backbone = getattr(model, model.base_model_prefix, model)
+    backbone = getattr(model, cast(str, model.base_model_prefix), model)
     names = {name for module in (model, backbone) for name in inspect.signature(module.forward).parameters}
     return task_type not in _TASKS_THAT_LOOK or "past_key_values" in names
 
@@ -262,7 +266,7 @@ def _rotated(keys: torch.Tensor, position: int, rotary: nn.Module, layer: Prompt
     """The keys `[length, width]` rotated to `position`: seen from tokens that peft shifts by as much, they are the
     unrotated keys seen from tokens that nobody shifted."""
     apply_rotary = sys.modules[type(layer.get_base_layer()).__module__].apply_rotary_pos_emb
-    width = layer.base_layer.head_dim
+    width = cast(int, layer.base_layer.head_dim)
     heads = keys.view(1, len(keys), -1, width).transpose(1, 2)
     cos, sin = rotary(heads, torch.full((1, len(keys)), position, device=keys.device))
     return apply_rotary(heads, heads, cos, sin)[1].transpose(1, 2).reshape(keys.shape)
