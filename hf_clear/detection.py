@@ -165,11 +165,12 @@ class LabelEvidence:
         given = self.labels[rows]
         prediction = self.model.prediction[rows, given].astype(np.float64)
         known, looks = self.model.has_scores[rows], self.features and len(rows) <= MOST_NEIGHBORS
+        shown = None
         if texts is not None:
-            texts = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
-            if len(texts) != len(self.labels):
-                raise ValueError(f"`texts` has {len(texts)} rows for {len(self.labels)} labels: one row for each.")
-            texts = texts.select(rows)
+            shown = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
+            if len(shown) != len(self.labels):
+                raise ValueError(f"`texts` has {len(shown)} rows for {len(self.labels)} labels: one row for each.")
+            shown = shown.select(rows)
         return issue_table(
             self.label_score[rows],
             given,
@@ -177,7 +178,7 @@ class LabelEvidence:
             suggestion_confidence=np.where(known, self.model.suggestion_confidence[rows], np.nan),
             loss=np.where(known, -np.log(np.maximum(prediction, _LEAST)), np.nan),
             neighbors_disagree=neighbors_disagree(self.features[0][rows], given) if looks else None,
-            texts=texts,
+            texts=shown,
             label_names=label_names,
             sample_index=rows,
             threshold=threshold,

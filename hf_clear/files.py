@@ -58,7 +58,7 @@ def reserve(path: str | os.PathLike, size: int) -> None:
 
 def flush_folder(folder: str | os.PathLike) -> None:
     """Flushes the files below `folder` to disk: a rename of it is then not ahead of what it holds."""
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(os.fspath(folder)):
         for path in (os.path.join(parent, name) for name in names):
             if not os.path.isfile(path):  # a link to nowhere
                 continue

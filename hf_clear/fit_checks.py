@@ -50,7 +50,7 @@ class FitFindings:
         """Numbers for the log: `fit_warnings`, how many kinds there are; 1 under `fit_` and the name of each; the noise
         rate and the ends of its interval, where there is one."""
         logs: dict[str, float] = {"fit_warnings": len(self.warnings), **{f"fit_{kind}": 1 for kind in self.warnings}}
-        if self.noise_rate is None:
+        if self.noise_rate is None or self.noise_rate_interval is None:  # there are both or none
             return logs
         low, high = self.noise_rate_interval
         rates = {"": self.noise_rate, "_low": low, "_high": high}

@@ -85,7 +85,7 @@ def check_resumed(checkpoint: str | os.PathLike, num_processes: int, with_best: 
             f"{folder} was saved without optimizer, scheduler and random states (`save_only_model=True`): training "
             "goes on with new ones, and won't end as the run that was stopped would have."
         )
-    best = TrainerState.load_from_json(folder / TRAINER_STATE_NAME).best_model_checkpoint
+    best = TrainerState.load_from_json(os.fspath(folder / TRAINER_STATE_NAME)).best_model_checkpoint
     if with_best and best is not None and os.path.isdir(best) and not os.path.samefile(best, folder):
         check_files(best, holds_weights)
 
@@ -160,7 +160,7 @@ def _check_unlisted(folder: Path, is_needed: Callable[[str], bool]) -> None:
             if path.suffix in (".pt", ".pth") and (wrong := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"its part {wrong} has another checksum")
             if path.name == TRAINER_STATE_NAME:
-                TrainerState.load_from_json(path)
+                TrainerState.load_from_json(os.fspath(path))
         except (zipfile.BadZipFile, ValueError, TypeError, RecursionError) as error:
             raise damaged(path, str(error)) from error
     logger.warning(

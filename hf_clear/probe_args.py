@@ -54,7 +54,7 @@ class ProbeArguments:
     def __post_init__(self):
         # The other base of a combined class, such as TrainingArguments, has a __post_init__ of its own.
         if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+            super().__post_init__()  # type: ignore[misc]
         self.check_settings()
 
     def check_settings(self) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -65,7 +65,7 @@ def alone_in_output_dir(run: Callable) -> Callable:
     @functools.wraps(run)
     def run_alone(*args: Any, **kwargs: Any) -> Any:
         arguments = next(value for value in (*args, *kwargs.values()) if isinstance(value, TrainingArguments))
-        with alone_in(arguments.output_dir, arguments):
+        with alone_in(cast(str, arguments.output_dir), arguments):
             return run(*args, **kwargs)
 
     return run_alone

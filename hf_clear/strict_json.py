@@ -65,8 +65,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"{twice[:100]!r} comes twice")
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"{name[:100]!r} comes twice")
+            seen.add(name)
     return values
 
 
@@ -80,7 +82,7 @@ def _check_texts_and_depth(values: Any) -> None:
         depth += 1
         if depth > _DEEPEST:
             raise ValueError("values are nested too deep")
-        inner = []
+        inner: list[Any] = []
         for value in layer:
             if isinstance(value, dict):
                 for name in value:

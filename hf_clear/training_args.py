@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
@@ -264,7 +264,8 @@ class ClearArguments(ProbeArguments):
     def get_training_loss(self) -> TrainingLoss:
         """`clear_loss` with its settings: `clear_loss_kwargs`, and those that are arguments of their own, such as
         `clear_consistency_weight`."""
-        return get_training_loss(self.clear_loss, self.clear_loss_kwargs, vars(self))
+        settings = cast(dict[str, Any] | None, self.clear_loss_kwargs)  # `check_settings` has read a text
+        return get_training_loss(self.clear_loss, settings, vars(self))
 
 
 @dataclass

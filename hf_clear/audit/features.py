@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from .._typing import AnyTrainer
 from ..features import predict_features
 from ..model_inputs import longest_input, set_padding
 from ..passes import sample_dataloader
@@ -65,7 +66,7 @@ def frozen_features(
     inputs = tokenizer(*(texts[name][:] for name in columns), truncation=True, max_length=length)
     head = _pretrained_head(model, loaded["missing_keys"])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        stock = Trainer(
             model=model,
             args=TrainingArguments(
                 folder, per_device_eval_batch_size=batch_size, report_to=[], disable_tqdm=not show_progress
@@ -73,6 +74,7 @@ def frozen_features(
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
+        trainer = cast(AnyTrainer, stock)
         dataset = datasets.Dataset.from_dict(dict(inputs))
         dataloader = sample_dataloader(trainer, dataset, needs_labels=False)
         found = predict_features(trainer, dataloader, head=head, description=f"Features by {Path(model_name).name}")

@@ -175,7 +175,7 @@ def _measured(audit: LabelAudit, true: np.ndarray, labels: np.ndarray) -> dict[s
     index, score = (np.array(audit.table[name]) for name in ("sample_index", "label_score"))
     known = (true[index] >= 0) & np.isfinite(score)
     is_wrong = (true != labels)[index]
-    found = {"true_labels": int(known.sum())}
+    found: dict[str, float] = {"true_labels": int(known.sum())}
     if known.any():
         found["noise_rate"] = float(is_wrong[known].mean())
     return found | detection_metrics(score[known], is_wrong[known])

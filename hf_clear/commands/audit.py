@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import datasets
 from transformers import HfArgumentParser
@@ -12,7 +13,7 @@ from ..audit import AuditArguments, audit_file, summary
 
 def run(argv: Sequence[str]) -> None:
     parser = HfArgumentParser(
-        AuditArguments,
+        cast(Any, AuditArguments),
         prog="hf-clear audit",
         description="Finds wrong labels in a file of texts: features of a pretrained model, a linear probe that has "
         "not seen the label, and a noise model. Says how far to trust the list.",

@@ -91,8 +91,8 @@ def note_lookalikes(names: Sequence[str], is_text: bool = True) -> None:
             f"Labels that differ in blanks, case or spelling alone are classes of their own: {'; '.join(groups[:10])}"
             f"{'; ...' * (len(groups) > 10)}. If they mean the same, write them alike."
         )
-    numbers = [_number(name) for name in names]
-    if is_text and None not in numbers and not all(number == int(number) for number in numbers):
+    numbers = [number for name in names if (number := _number(name)) is not None]
+    if is_text and len(numbers) == len(names) and not all(number == int(number) for number in numbers):
         logger.warning(
             f"The labels are numbers such as {names[0]} and {names[-1]}: each of the {len(names)} is a class of its "
             "own, without an order."

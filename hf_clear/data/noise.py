@@ -56,7 +56,7 @@ def add_noise(
                 f"{', '.join(label_names)}."
             )
         return inject_label_noise(dataset, transition_matrix=matrix, seed=seed)[0]
-    uses_features = noise_type in NOISE_TYPES and NOISE_TYPES[noise_type].uses_features
+    uses_features = noise_type is not None and noise_type in NOISE_TYPES and NOISE_TYPES[noise_type].uses_features
     features = text_features(dataset) if uses_features else None
     return inject_label_noise(dataset, noise_type, noise_rate, seed, features=features)[0]
 
@@ -92,7 +92,7 @@ def realized_noise(dataset: Dataset) -> dict[str, float]:
         return {}
     true = np.array(dataset[TRUE_LABEL])
     known = true >= 0
-    noise = {"true_labels": int(known.sum())}
+    noise: dict[str, float] = {"true_labels": int(known.sum())}
     if known.any():
         noise["noise_rate"] = float((true != np.array(dataset["label"]))[known].mean())
     return noise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -69,7 +69,7 @@ def load_questions() -> DatasetDict:
     seen = set()
     splits = {}
     for split, per_class in [("train", _TRAIN_PER_CLASS), ("test", _TEST_PER_CLASS)]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for label, kind in enumerate(kinds):
             stop = len(rows) + per_class
             while len(rows) < stop:

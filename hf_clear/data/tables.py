@@ -35,7 +35,7 @@ def with_integers(splits: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     """Tables of texts, with integers in the columns that hold nothing else: their texts can be had back. A column that
     is text in the first split stays text in all."""
     texts: set[str] = set()
-    converted = {}
+    converted: dict[str, pa.Table] = {}
     for split, table in splits.items():
         for i, name in enumerate(table.column_names):
             if name not in texts and table[name].null_count < len(table):
@@ -108,7 +108,7 @@ def _typed(values: list, name: str, path: str, reads_all: bool) -> pa.Array:
         return pa.array(values)
     except _DAMAGED as error:
         reason = f"has no one type ({error})"
-        row, kind = next(((i, type(value)) for i, value in enumerate(values) if value is not None), (0, None))
+        row, kind = next(((i, type(value)) for i, value in enumerate(values) if value is not None), (0, type(None)))
         for other, value in enumerate(values):
             if value is not None and type(value) is not kind and {kind, type(value)} != {int, float}:
                 reason = (

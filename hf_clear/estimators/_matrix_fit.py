@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from ..transition_matrices import symmetric_matrix
@@ -68,7 +70,8 @@ def _one_rate(some: Rows, matrix: np.ndarray, weights: Weights) -> tuple[np.ndar
 
 def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
     """Of a few rates of symmetric noise, the likeliest: expectation maximization is slow to find it."""
-    best, weights, likeliest = None, None, -np.inf
+    best: tuple[np.ndarray, Weights] | None = None
+    weights, likeliest = None, -np.inf
     for share in _START_RATES:
         matrix = symmetric_matrix(num_labels, share * (1 - 1 / num_labels))  # at 1, labels say nothing
         weights = fit_weights(some, matrix, weights, steps=20)
@@ -76,4 +79,4 @@ def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
         likelihood = np.log(total).mean() if len(total) else 0.0
         if likelihood > likeliest:
             best, likeliest = (matrix, weights), likelihood
-    return best
+    return cast(tuple[np.ndarray, Weights], best)  # one is likelier than none

@@ -141,7 +141,7 @@ def get_estimator(name: str) -> NamedEstimator:
 def _combination(name: str, parts: list[NamedEstimator]) -> NamedEstimator:
     def pool(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimates = [part(evidence) for part in parts]
-        diagnostics = {}
+        diagnostics: dict[str, float] = {}
         for estimate in estimates:
             diagnostics = {**diagnostics, **estimate.diagnostics, **diagnostics}  # the first stands
         return CleanProbabilityEstimate(np.mean([e.clean_probability for e in estimates], axis=0), diagnostics)

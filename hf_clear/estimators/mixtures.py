@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -164,8 +165,10 @@ def _listed(values) -> str:
 register_estimator("gaussian_mixture", lambda e: gaussian_mixture(e.losses), uses_probabilities=False)
 register_estimator(
     "per_class_gaussian_mixture",
-    lambda e: per_class_gaussian_mixture(e.losses, e.labels),
+    lambda e: per_class_gaussian_mixture(e.losses, cast(np.ndarray, e.labels)),
     uses_labels=True,
     uses_probabilities=False,
 )
-register_estimator("ema_gaussian_mixture", lambda e: gaussian_mixture(e.mean_losses), uses_probabilities=False)
+register_estimator(
+    "ema_gaussian_mixture", lambda e: gaussian_mixture(cast(np.ndarray, e.mean_losses)), uses_probabilities=False
+)

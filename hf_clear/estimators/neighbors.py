@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from ._evidence import features_and_labels
@@ -107,7 +109,7 @@ def neighbors_disagree(features: np.ndarray, labels: np.ndarray, k: int = 10) ->
 
 register_estimator(
     "knn",
-    lambda e: gaussian_mixture(1 - knn_agreement(e.features, e.labels)),
+    lambda e: gaussian_mixture(1 - knn_agreement(cast(np.ndarray, e.features), cast(np.ndarray, e.labels))),
     uses_features=True,
     uses_labels=True,
     uses_probabilities=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from ._evidence import CleanProbabilityEstimate
@@ -54,5 +56,7 @@ def _fit(losses: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians]:
 register_estimator("plain_gaussian_mixture", lambda e: plain_gaussian_mixture(e.losses), uses_probabilities=False)
 # As CleaR's official code does for adapters.
 register_estimator(
-    "plain_ema_gaussian_mixture", lambda e: plain_gaussian_mixture(e.mean_losses), uses_probabilities=False
+    "plain_ema_gaussian_mixture",
+    lambda e: plain_gaussian_mixture(cast(np.ndarray, e.mean_losses)),
+    uses_probabilities=False,
 )

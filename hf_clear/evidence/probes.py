@@ -47,7 +47,7 @@ def cross_fitted_probe(
     finite = features.isfinite().all(dim=1)
     x = features.where(finite.unsqueeze(1), 0.0)
     x = x * (_NORM / x.norm(dim=1)[finite].mean().clamp_min(1e-12)) if finite.any() else x
-    folds = torch.from_numpy(assign_folds(len(x), num_folds, seed, labels.cpu())).to(device)
+    folds = torch.from_numpy(assign_folds(len(x), num_folds, seed, labels.cpu().numpy())).to(device)
     learned = finite & (labels != IGNORED_LABEL)
     weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed)
     scores = torch.full((len(x), num_labels), torch.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import datasets
 import numpy as np
@@ -110,8 +111,9 @@ def inject_label_noise(
     if transition_matrix is not None:
         noisy = corrupt_labels(true, transition_matrix, rng)
     else:
-        check_rate(num_labels, noise_rate)
-        noisy = noise(true.copy(), num_labels, noise_rate, rng, features)
+        rate = cast(float, noise_rate)  # there is one where there is no matrix
+        check_rate(num_labels, rate)
+        noisy = noise(true.copy(), num_labels, rate, rng, features)
     columns = [*dataset.column_names, TRUE_LABEL]
     dataset = dataset.add_column(TRUE_LABEL, true, feature=feature)
     dataset = dataset.remove_columns(label_column).add_column(label_column, noisy, feature=feature)

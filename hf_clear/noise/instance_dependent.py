@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
@@ -16,7 +18,7 @@ def instance_dependent_noise(
     num_labels: int,
     noise_rate: float,
     rng: np.random.Generator,
-    features: np.ndarray,
+    features: np.ndarray | None,
 ) -> np.ndarray:
     """Noise that depends on the sample, after Xia et al. 2020 (arXiv 2006.07836), Algorithm 2.
 
@@ -44,7 +46,7 @@ def instance_dependent_noise(
         ValueError: where `features` is of another shape, or not finite, or another argument is out of range.
     """
     check_rate(num_labels, noise_rate)
-    features = _standardized(features, len(labels))
+    features = _standardized(cast(np.ndarray, features), len(labels))  # `uses_features`
     rates = _flip_rates(noise_rate, len(labels), rng)
     probabilities = np.zeros((len(labels), num_labels))
     for label in range(num_labels):

@@ -60,7 +60,7 @@ def plot_loss_mixture(
     ax = _axes(ax)
     if isinstance(losses, tuple):
         counts, edges = (np.asarray(part, dtype=np.float64) for part in losses)
-        groups = {None: counts}
+        groups: dict[str | None, np.ndarray] = {None: counts}
         mixture = mixture or {}
     else:
         losses = np.asarray(losses, dtype=np.float64)
@@ -79,7 +79,7 @@ def plot_loss_mixture(
     below = np.zeros(len(widths))
     for number, (name, counts) in enumerate(groups.items()):
         density = counts / (size * widths)
-        style = {"color": f"C{number}", "alpha": 0.45, "linewidth": 0}
+        style: dict[str, Any] = {"color": f"C{number}", "alpha": 0.45, "linewidth": 0}
         ax.bar(edges[:-1], density, widths, below, align="edge", label=name, **style)
         below = below + density
     found = mixture_of(mixture)
@@ -129,7 +129,7 @@ def plot_memorization(log_history: Sequence[Mapping[str, Any]], ax: Axes | None 
     ax = _axes(ax)
     for number, (name, (epochs, values)) in enumerate(lines.items()):
         ax.plot(epochs, values, color=f"C{number}", marker="o", markersize=4, label=name)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     ax.set(xlabel="Epoch", ylabel="Share", ylim=(-0.03, 1.03))
     ax.legend()
     return ax

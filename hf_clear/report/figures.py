@@ -119,19 +119,19 @@ def _losses(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> Picture | N
 
 
 def _losses_by_epoch(fits: Sequence[Mapping[str, Any]]) -> Picture | None:
-    drawn = [fit for fit in fits if histogram_of(fit) is not None]
+    drawn = [(fit, histogram) for fit in fits if (histogram := histogram_of(fit)) is not None]
     if len(drawn) < 2:
         return None
     at = np.unique(np.linspace(0, len(drawn) - 1, min(len(drawn), _PANELS)).round().astype(int))
     rows = -(-len(at) // 2)
-    ends = [histogram_of(drawn[number])[1] for number in at]
-    ends = min(edges[0] for edges in ends), max(edges[-1] for edges in ends)
+    edges = [drawn[number][1][1] for number in at]
+    ends = min(own[0] for own in edges), max(own[-1] for own in edges)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
         for panel, number in zip(panels, at):
-            fit = drawn[number]
-            plot_loss_mixture(histogram_of(fit), fit, ax=panel)
+            fit, histogram = drawn[number]
+            plot_loss_mixture(histogram, fit, ax=panel)
             panel.set_title(f"after epoch {fit.get('epoch', number):g}", fontsize=10)
             panel.set(xlabel="", ylabel="", yticks=[], xlim=ends)
             if panel.get_legend() is not None:
@@ -204,12 +204,13 @@ def _labels(table: IssueFrame) -> Picture | None:
 def _detection(table: IssueFrame) -> Picture | None:
     truth, score = table.is_noisy, table.rows["label_score"].to_numpy()
     known = np.zeros(len(score), bool) if truth is None else ~np.isnan(truth) & ~np.isnan(score)
-    if len(set(() if truth is None else truth[known])) < 2:
+    of_known = np.zeros(0) if truth is None else truth[known]
+    if len(set(of_known)) < 2:
         return None
     title, caption = "Wrong labels found, by the known truth", "Each point is a cut of the list, worst first."
     return Picture(
         *("detection", title, caption, (5.2, 3.8)),
-        lambda figure: plot_detection(score[known], truth[known] == 1, figure.subplots()),
+        lambda figure: plot_detection(score[known], of_known == 1, figure.subplots()),
     )
 
 
@@ -235,7 +236,7 @@ def _curves(log_history: Sequence[Mapping[str, Any]]) -> list[Picture]:
             ax = figure.subplots()
             for number, (name, series) in enumerate(curves.items()):
                 ax.plot(*series, color=f"C{number % 5}", marker="o", markersize=4, label=name)
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
             ax.set(xlabel="Epoch", ylabel="Loss (nats)" if kind == "loss" else "Share")
             ax.legend()
 
@@ -248,15 +249,14 @@ def _curves(log_history: Sequence[Mapping[str, Any]]) -> list[Picture]:
 def _style() -> Any:
     """A context with the colors of a light page."""
     import matplotlib
-    from matplotlib import cycler
+    from matplotlib import cycler  # type: ignore[attr-defined]
 
     ink, faint, *colors = _LIGHT
     inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    return matplotlib.rc_context(
-        {
-            **{name: ink for name in inked},
-            **{"axes.edgecolor": faint, "grid.color": faint, "axes.prop_cycle": cycler(color=colors)},
-            **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10},
-            **{"svg.fonttype": "none", "svg.hashsalt": "hf_clear", "font.family": ["DejaVu Sans", "sans-serif"]},
-        }
-    )
+    settings: dict[Any, Any] = {
+        **{name: ink for name in inked},
+        **{"axes.edgecolor": faint, "grid.color": faint, "axes.prop_cycle": cycler(color=colors)},
+        **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10},
+        **{"svg.fonttype": "none", "svg.hashsalt": "hf_clear", "font.family": ["DejaVu Sans", "sans-serif"]},
+    }
+    return matplotlib.rc_context(settings)

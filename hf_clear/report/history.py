@@ -44,7 +44,7 @@ def histogram_of(fit: Mapping[str, Any]) -> tuple[list[float], list[float]] | No
 
 def mixture_of(diagnostics: Mapping[str, Any] | None) -> list[tuple[str, float, float, float]] | None:
     """Name, weight, mean and standard deviation of the two components; None if there is no mixture."""
-    values = [(diagnostics or {}).get(key) for key in (*_MIXTURE, "mixture_weight_noisy")]
+    values: list[Any] = [(diagnostics or {}).get(key) for key in (*_MIXTURE, "mixture_weight_noisy")]
     if not all(map(_is_number, values)) or min(values[1], values[3]) <= 0:
         return None
     clean_mean, clean_std, noisy_mean, noisy_std, weight = values

@@ -99,12 +99,11 @@ def issue_table(
     }
     if loss is not None:
         numbers["loss"] = _numbers("loss", loss, size)
-    classes = {"given_label": given_label, "predicted_label": predicted_label}
-    classes = {name: _classes(name, own, size, label_names) for name, own in classes.items() if own is not None}
-    flags = {"neighbors_disagree": neighbors_disagree, "held_out": held_out}
+    given = {"given_label": given_label, "predicted_label": predicted_label}
+    classes = {name: _classes(name, own, size, label_names) for name, own in given.items() if own is not None}
     flags = {
         name: np.zeros(size, bool) if own is None else _array(name, own, size).astype(bool)
-        for name, own in flags.items()
+        for name, own in {"neighbors_disagree": neighbors_disagree, "held_out": held_out}.items()
     }
     index = np.arange(size) if sample_index is None else _array("sample_index", sample_index, size)
 
@@ -129,10 +128,10 @@ def issue_table(
     table = datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
     if texts is None:
         return table
-    texts = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
-    if texts.column_names and len(texts) != size:
-        raise ValueError(f"`texts` has {len(texts)} rows, and there are {size} samples: one row for each.")
-    return with_columns(table, texts.with_format(None).select(rows))
+    shown = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
+    if shown.column_names and len(shown) != size:
+        raise ValueError(f"`texts` has {len(shown)} rows, and there are {size} samples: one row for each.")
+    return with_columns(table, shown.with_format(None).select(rows))
 
 
 def with_columns(table: datasets.Dataset, columns: datasets.Dataset) -> datasets.Dataset:

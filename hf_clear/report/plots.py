@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..files import write_atomically
 from .tables import as_noisy, knn_accuracy, linear_cka
+
+if TYPE_CHECKING:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 _DRAWN = 1500  # samples in a panel of t-SNE: more take long and cover each other
 _COLORS = 20  # that a person can tell apart
@@ -108,7 +112,7 @@ def plot_feature_drift(
         raise ValueError(f"`num_classes` has to be 1 to {_COLORS}: more colors look alike; got {num_classes}.")
     columns = min(len(stages), 3)
     figure, colors = _figure((4.2 * columns, 4.4 * -(-len(stages) // columns) + 0.7))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, features in stages.items():
         try:
             if features.ndim == 2 and features.shape[1] < 2:
@@ -149,7 +153,7 @@ def _figure(size: tuple[float, float]):
     except ImportError as error:
         raise ImportError('Pictures need matplotlib: pip install "hf-clear[plots]"') from error
     figure = Figure(size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.08)
     return figure, colormaps
 
 

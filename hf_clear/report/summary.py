@@ -102,7 +102,7 @@ def facts(table: IssueFrame, log_history: Sequence[Mapping[str, Any]] = ()) -> l
     truth = table.is_noisy
     if truth is not None:
         whole = _by_truth(truth, rows["is_label_issue"].to_numpy())
-        found += [(f"{name}, by the truth", _percent(whole[name])) for name in whole if whole[name] is not None]
+        found += [(f"{name}, by the truth", _percent(own)) for name, own in whole.items() if own is not None]
     return found
 
 

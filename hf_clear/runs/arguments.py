@@ -8,7 +8,7 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset, DatasetDict
 from peft import PeftConfig
@@ -47,7 +47,7 @@ class PeftArguments:
         default=None,
         metadata={
             "help": "'none' trains all weights. Default: lora; none for --method turn.",
-            "choices": ChainMap(PEFT_METHODS, {FULL_FINE_TUNING: None}),
+            "choices": ChainMap[str, Any](PEFT_METHODS, {FULL_FINE_TUNING: None}),
         },
     )
     target_modules: str | None = field(
@@ -65,15 +65,17 @@ class PeftArguments:
         """The config for `get_peft_model`; None for full fine-tuning."""
         if self.peft_method == FULL_FINE_TUNING:
             return None
-        modules = self.target_modules
+        modules: Any = self.target_modules
         if modules is not None and modules != "all-linear":
             modules = [name.strip() for name in modules.split(",")]
-        settings = {
+        method = cast(str, self.peft_method)  # a default has come in the place of None
+        of_methods: dict[str, dict[str, Any]] = {
             "lora": {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout},
             "adapter": {"bottleneck_size": self.adapter_size, "activation": self.adapter_activation},
             "prompt": {"num_virtual_tokens": self.num_virtual_tokens},
-        }.get(self.peft_method, {})
-        return PEFT_METHODS.find(self.peft_method).config(task_type=task_type, target_modules=modules, **settings)
+        }
+        settings = {"task_type": task_type, "target_modules": modules, **of_methods.get(method, {})}
+        return PEFT_METHODS.find(method).config(**settings)
 
 
 @dataclass
@@ -100,7 +102,7 @@ class LabelArguments:
         metadata={
             "help": "Label noise to inject into the training data. 'instance_dependent' goes by TF-IDF features of the "
             "texts, the same for every model.",
-            "choices": ChainMap(NOISE_TYPES, {NO_NOISE: None}),
+            "choices": ChainMap[str, Any](NOISE_TYPES, {NO_NOISE: None}),
         },
     )
     noise_rate: float | None = field(

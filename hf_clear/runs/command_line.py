@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import HfArgumentParser
 
@@ -33,12 +33,13 @@ def parse_arguments(
     Raises:
         ValueError: if there is no such JSON file, it holds no object, an unknown argument, or one twice.
     """
-    parser = HfArgumentParser(argument_classes)
+    classes: Any = argument_classes  # any iterable is good enough for the parser
+    parser = HfArgumentParser(classes)
     if len(argv) == 1 and argv[0].endswith(".json") and not argv[0].startswith("-"):
         given = _read(argv[0], parser, aliases or {})
         return parser.parse_dict({**defaults_of(given), **given})
     parser.parse_args(argv)  # --help and what is wrong
-    without_defaults = HfArgumentParser(argument_classes)
+    without_defaults = HfArgumentParser(classes)
     for action in without_defaults._actions:
         action.default = argparse.SUPPRESS
     parser.set_defaults(**defaults_of(vars(without_defaults.parse_args(argv))))
@@ -87,7 +88,7 @@ def _as_on_a_command_line(value: Any, action: argparse.Action) -> Any:
         return value
     if action.type is int and isinstance(value, float) and value.is_integer():
         value = int(value)
-    return action.type(str(value))
+    return cast(Callable[[str], Any], action.type)(str(value))
 
 
 class _Pairs(list):

@@ -30,7 +30,8 @@ def run_defaults(given: Mapping[str, Any], methods: Mapping[str, tuple[str, type
     Raises:
         ValueError: if an argument has no effect ([`check_effects`]), or there is nothing to do.
     """
-    method, model = given.get("method", "clear"), given.get("model_name_or_path")
+    method = given.get("method", "clear")
+    model: Any = given.get("model_name_or_path")
     peft_method = given.get("peft_method") or (FULL_FINE_TUNING if method == "turn" else "lora")
     if peft_method not in (FULL_FINE_TUNING, *PEFT_METHODS) or method not in ("both", *methods):
         return {}  # refused where all arguments are looked at, as is a preset that there is not

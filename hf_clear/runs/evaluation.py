@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from .._names import TRUE_LABEL
+from .._typing import AnyTrainer
 from ..callbacks import MemorizationCallback
 from ..turn.trainer import TurnTrainer
+from .training_arguments import NoisyTrainingArguments
 
 
 def datasets_of_each_epoch(
@@ -54,7 +56,7 @@ def metrics_of(*metrics: Any) -> Callable[[EvalPrediction], dict[str, float]]:
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores = prediction.predictions
         predictions = np.argmax(scores[0] if isinstance(scores, tuple) else scores, axis=1)
-        results = {}
+        results: dict[str, float] = {}
         for metric in metrics:
             results |= metric.compute(predictions=predictions, references=prediction.label_ids)
         return results
@@ -76,10 +78,10 @@ class ProbeTestCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:  # a checkpoint has the result with it
-            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics
+            self.trainer.phase_metrics |= self.trainer.predict_probe(self.dataset, "probe_test").metrics or {}
 
 
-def add_callbacks(trainer: Trainer, test_dataset: Dataset | None) -> None:
+def add_callbacks(trainer: AnyTrainer, test_dataset: Dataset | None) -> None:
     """What is measured while a run goes on, besides its evaluation: TURN's probe on the test set, and with
     `report_memorization` the memorization of the training set.
 
@@ -92,10 +94,11 @@ def add_callbacks(trainer: Trainer, test_dataset: Dataset | None) -> None:
     """
     if isinstance(trainer, TurnTrainer) and test_dataset is not None:
         trainer.add_callback(ProbeTestCallback(trainer, test_dataset))
-    if trainer.args.report_memorization and trainer.args.do_train:
-        if TRUE_LABEL not in trainer.train_dataset.column_names:
+    args, train = cast(NoisyTrainingArguments, trainer.args), cast(Dataset, trainer.train_dataset)
+    if args.report_memorization and args.do_train:
+        if TRUE_LABEL not in train.column_names:
             raise ValueError(
                 "--report_memorization needs true labels: inject noise (--noise_type) or name their column "
                 "(--clean_label_column_name)."
             )
-        trainer.add_callback(MemorizationCallback(trainer, trainer.train_dataset[TRUE_LABEL]))
+        trainer.add_callback(MemorizationCallback(trainer, train[TRUE_LABEL]))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import TrainingArguments
@@ -110,7 +110,7 @@ def detect_last_checkpoint(
             or delete what no run has written, or what an argument names. Nothing is deleted then.
     """
     with training_args.main_process_first(local=False):  # the others see what it leaves
-        folder, named = training_args.output_dir, training_args.resume_from_checkpoint
+        folder, named = cast(str, training_args.output_dir), training_args.resume_from_checkpoint
         named = None if str(named).lower() in ("none", "false", "") else str(named)
         named = folder if named is not None and named.lower() == "true" else named
         may_stay = []
@@ -148,10 +148,11 @@ def detect_last_checkpoint(
 def begin_without_training(training_args: TrainingArguments, read: Mapping[str, str], option: str) -> None:
     """Makes sure that results can be written to `output_dir`, and notes that they are a run's. See
     [`~hf_clear.runs.check_output_dir`] for arguments and errors; call it on every process."""
+    folder = cast(str, training_args.output_dir)
     with training_args.main_process_first(local=False):
-        check_output_dir(training_args.output_dir, read, option=option, trains=False)
+        check_output_dir(folder, read, option=option, trains=False)
         if training_args.should_save:
-            note_outputs(training_args.output_dir, trains=False, ends=False)
+            note_outputs(folder, trains=False, ends=False)
 
 
 def _compare(

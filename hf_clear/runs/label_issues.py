@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset
-from transformers import Trainer
 
+from .._typing import AnyTrainer
 from ..data.labels import TEXTS
 from ..estimators import fit_noise_model, gaussian_mixture
 from ..estimators.noise_model import log_probabilities
@@ -25,7 +27,7 @@ LABEL_ISSUES = ("label_issues.parquet", "label_issues.csv")
 _LEAST_NOISE = 0.01  # or no label could be called wrong
 
 
-def label_evidence(trainer: Trainer) -> dict[str, np.ndarray]:
+def label_evidence(trainer: AnyTrainer) -> dict[str, np.ndarray]:
     """What a trainer thinks of the labels it was trained on. One without clean probabilities of its own, such as a
     stock `Trainer`, gets those of a mixture over its losses now. Call it on every process.
 
@@ -45,13 +47,13 @@ def label_evidence(trainer: Trainer) -> dict[str, np.ndarray]:
         "clean_probability": probability,
         "loss": loss,
         "given_label": predictions.labels.numpy(),
-        "predicted_label": np.where(finite, predictions.predicted.numpy(), -1),
-        "suggestion_confidence": np.where(finite, predictions.confidence.numpy(), np.nan),
+        "predicted_label": np.where(finite, _array(predictions.predicted), -1),
+        "suggestion_confidence": np.where(finite, _array(predictions.confidence), np.nan),
     }
 
 
 def held_out_evidence(
-    trainer: Trainer, dataset: Dataset, of_training: Mapping[str, np.ndarray]
+    trainer: AnyTrainer, dataset: Dataset, of_training: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """What a trained model thinks of labels that it has not been trained on: its predictions, calibrated to these
     labels, and the noise of the training set, by [`~hf_clear.fit_noise_model`]. Call it on every process.
@@ -67,7 +69,7 @@ def held_out_evidence(
         `dict[str, np.ndarray]`, `[num_samples]` each: as [`label_evidence`]; `clean_probability` is NaN.
     """
     predictions = predict_samples(trainer, sample_dataloader(trainer, dataset), description="Held-out labels")
-    probabilities, labels = predictions.probabilities.numpy(), predictions.labels.numpy()
+    probabilities, labels = _array(predictions.probabilities), predictions.labels.numpy()
     store = getattr(trainer, "sample_store", None)
     matrix = None if store is None or store.transition_matrix is None else store.transition_matrix.cpu().numpy()
     if matrix is None:
@@ -79,7 +81,7 @@ def held_out_evidence(
     score = np.where(noise.has_scores & (labels >= 0), noise.clean_probability, np.nan)
     found = noise.suggestion, noise.suggestion_confidence
     if not noise.is_supported:
-        score, found = np.full(len(labels), np.nan), (predictions.predicted.numpy(), predictions.confidence.numpy())
+        score, found = np.full(len(labels), np.nan), (_array(predictions.predicted), _array(predictions.confidence))
         if trainer.is_world_process_zero():
             logger.warning(
                 f"What the model predicts for the {len(labels)} rows that were taken for validation says nothing about "
@@ -95,8 +97,13 @@ def held_out_evidence(
     }
 
 
+def _array(table: torch.Tensor | None) -> np.ndarray:
+    """Of a prediction of a class a sample: then it is there."""
+    return cast(torch.Tensor, table).numpy()
+
+
 def save_label_issues(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     evidence: Mapping[str, np.ndarray],
     dataset: Dataset,
     held_out: Dataset | None = None,
@@ -116,7 +123,8 @@ def save_label_issues(
             they come.
         text_names (`Sequence[str]`, *optional*): what the text columns are called in the table.
     """
-    parts, columns = [dataset], {name: [own] for name, own in evidence.items()}
+    parts = [dataset]
+    columns: dict[str, Any] = {name: [own] for name, own in evidence.items()}
     if held_out is not None:
         parts.append(held_out)
         found = held_out_evidence(trainer, held_out, evidence)
@@ -127,9 +135,10 @@ def save_label_issues(
     texts = [name for name in TEXTS if name in dataset.column_names]
     names = [own if own not in COLUMNS else text for text, own in zip(texts, text_names or texts)]
     shown = {name: [row for part in parts for row in part[text][:]] for text, name in zip(texts, names)}
-    rows = None if row_column is None else [row for part in parts for row in part[row_column][:]]
+    rows = None if row_column is None else np.array([row for part in parts for row in part[row_column][:]])
+    columns = {name: np.concatenate(own) for name, own in columns.items()}
     table = issue_table(
-        **{name: np.concatenate(own) for name, own in columns.items()},
+        **columns,
         held_out=np.repeat(np.arange(len(parts)) > 0, [len(part) for part in parts]),
         texts=datasets.Dataset.from_dict(shown),
         label_names=dataset.features["label"].names,

@@ -180,8 +180,8 @@ def _is_of_a_run(folder: str | os.PathLike, name: str) -> bool:
 
 def _in_the_way(folder: str | os.PathLike, name: str) -> str:
     """A name; of a checkpoint that a run has written, that of a file which came later."""
-    path, written = os.path.join(folder, name), (read_arguments(folder) or {}).get(_WRITTEN)
-    if not _is_checkpoint(name) or os.path.islink(path) or not os.path.isdir(path) or not (written or {}).get(name):
+    path, written = os.path.join(folder, name), (read_arguments(folder) or {}).get(_WRITTEN) or {}
+    if not _is_checkpoint(name) or os.path.islink(path) or not os.path.isdir(path) or not written.get(name):
         return name
     return os.path.join(name, min(set(_content(path)) - set(written[name])))
 

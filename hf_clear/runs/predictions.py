@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 
+from .._typing import AnyTrainer
 from ..data.labels import UNLABELLED
 from .results import save_predictions
 
@@ -21,7 +23,7 @@ def labelled_part(dataset: Dataset | None) -> Dataset | None:
     return dataset if len(rows) == len(dataset) else dataset.select(rows) if len(rows) else None
 
 
-def predict(trainer: Trainer, dataset: Dataset, label_names: Sequence[str]) -> dict[str, float]:
+def predict(trainer: AnyTrainer, dataset: Dataset, label_names: Sequence[str]) -> dict[str, float]:
     """Predicts a test set, writes the classes to `predict_results.txt` in the trainer's folder ([`save_predictions`]),
     and scores those of its samples that have a label.
 
@@ -39,14 +41,15 @@ def predict(trainer: Trainer, dataset: Dataset, label_names: Sequence[str]) -> d
     labelled = labels != UNLABELLED
     if labelled.all():
         prediction = trainer.predict(dataset, metric_key_prefix="test")
-        metrics = dict(prediction.metrics)
+        metrics = dict(prediction.metrics or {})
     else:
         prediction = trainer.predict(dataset.remove_columns("label"), metric_key_prefix="test")
-        metrics = {**prediction.metrics, "test_labelled_samples": int(labelled.sum())}
+        metrics = {**(prediction.metrics or {}), "test_labelled_samples": int(labelled.sum())}
     scores = prediction.predictions
     scores = scores[0] if isinstance(scores, tuple) else scores
     if labelled.any() and not labelled.all():
-        scored = trainer.compute_metrics(EvalPrediction(predictions=scores[labelled], label_ids=labels[labelled]))
+        compute_metrics = cast(Callable[[EvalPrediction], dict[str, float]], trainer.compute_metrics)
+        scored = compute_metrics(EvalPrediction(predictions=scores[labelled], label_ids=labels[labelled]))
         metrics |= {f"test_{name}": value for name, value in scored.items()}
     if trainer.is_world_process_zero():
         save_predictions(scores, label_names, os.path.join(trainer.args.output_dir, "predict_results.txt"))

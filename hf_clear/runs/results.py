@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import Trainer
 
 from .._names import TRUE_LABEL
+from .._typing import AnyTrainer
 from ..files import write_atomically
 from ..metrics import EpochAccuracy, detection_metrics
 from ..tuners import RoutedLayerConfig, note_loading
@@ -23,7 +23,7 @@ from .training_arguments import FULL_FINE_TUNING, NoisyTrainingArguments
 
 
 def save_clean_probabilities(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     dataset: Dataset,
     path: str | os.PathLike,
     row_column: str | None = None,
@@ -85,7 +85,7 @@ def save_predictions(scores: np.ndarray, label_names: Sequence[str], path: str |
     write_atomically(path, f"index\tprediction\n{lines}".encode())
 
 
-def save_card(trainer: Trainer, label_names: Sequence[str], **card: Any) -> None:
+def save_card(trainer: AnyTrainer, label_names: Sequence[str], **card: Any) -> None:
     """Writes the model card, and `label_names.json`: an adapter doesn't say what its classes are called. With
     `push_to_hub`, pushes the folder. Call it on every process.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
@@ -134,7 +134,7 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
         self.resumes = {"true": True, "false": False}.get(said)
         if self.resumes is not None or said in ("", "none"):
             self.resume_from_checkpoint = None
-        elif not os.path.isdir(self.resume_from_checkpoint):
+        elif not os.path.isdir(cast(str, self.resume_from_checkpoint)):
             raise ValueError(
                 f"--resume_from_checkpoint {self.resume_from_checkpoint}: there is no such folder. Name a checkpoint, "
                 "or True for the last one in --output_dir."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ def unchanged_random_state(what: str) -> Iterator[None]:
         yield
         changed = [name for name, state in _state().items() if state != before[name]]
     finally:
-        for restore, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), outside):
-            restore(state)
+        random.setstate(outside[0])
+        np.random.set_state(outside[1])
+        torch.set_rng_state(outside[2])
     assert not changed, (
         f"{what} changes the global random state of {' and '.join(changed)}: draw from a generator of its own, such as "
         "`np.random.default_rng(0)`."
@@ -34,7 +36,7 @@ def unchanged_random_state(what: str) -> Iterator[None]:
 
 
 def _state() -> dict[str, str]:
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "Python": str(random.getstate()),
         "numpy": str((name, keys.tolist(), *rest)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
@@ -56,7 +57,8 @@ def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
         assert loss.adds_to_task_loss, f"{what}: no part, so that there would be no loss at all"
         return False
     labelled = evidence.labels != IGNORED_LABEL
-    total = sum((part.weight * part.values.where(labelled, 0.0)).sum() for part in parts.values())
+    sums = [(part.weight * part.values.where(labelled, 0.0)).sum() for part in parts.values()]
+    total = cast(torch.Tensor, sum(sums))
     for name, part in parts.items():
         assert part.values[labelled].isfinite().all(), f"{what}: the part {name!r} is not finite"
     again = _ask(loss, given, what)
@@ -76,7 +78,8 @@ def _check_parts(loss: TrainingLoss, evidence: LossEvidence, what: str) -> bool:
 
     half = len(evidence.labels) // 2
     tensors = {name: value for name, value in vars(evidence).items() if isinstance(value, torch.Tensor)}
-    first = replace(evidence, **{name: value[:half] for name, value in tensors.items()})
+    halves: dict[str, Any] = {name: value[:half] for name, value in tensors.items()}
+    first = replace(evidence, **halves)
     for name, part in _ask(loss, first, what).items():
         close = torch.allclose(part.values, parts[name].values[:half].detach(), atol=1e-5)
         assert close, f"{what}: the part {name!r} of a sample depends on the others in the batch"

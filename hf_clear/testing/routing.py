@@ -48,7 +48,7 @@ def check_routing_strategy(strategy: str | RoutingStrategy) -> None:
 def _check_call(
     member: RoutingStrategy, p: torch.Tensor, gamma: float, is_clean: torch.Tensor | None, who: str
 ) -> None:
-    before = p.clone(), None if is_clean is None else is_clean.clone()
+    p_before, truth_before = p.clone(), p if is_clean is None else is_clean.clone()
     state = torch.get_rng_state()
     try:
         rate = member.function(p, gamma, is_clean)
@@ -61,8 +61,8 @@ def _check_call(
     assert ((rate >= 0) & (rate <= 1)).all(), (  # not so for NaN
         f"{who} returned values outside of [0, 1]: from {rate.min():.3g} to {rate.max():.3g}."
     )
-    assert torch.equal(p, before[0]), f"{who} changed the clean probabilities."
-    assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), before[1].nan_to_num(-1)), (
+    assert torch.equal(p, p_before), f"{who} changed the clean probabilities."
+    assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), truth_before.nan_to_num(-1)), (
         f"{who} changed the truth."
     )
     again = member.function(p, gamma, is_clean)

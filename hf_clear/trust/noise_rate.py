@@ -112,9 +112,11 @@ def _likely_rates(model: NoiseModel, tables: list[np.ndarray], labels: np.ndarra
     kinds = [_Likelihood([(lambda rate: symmetric_matrix(num_labels, rate), rows) for _, rows in halves])]
     bounds = [(found, 1 - 1 / num_labels)]
     if found > _LEAST_RATE:
-        kinds.append(
-            _Likelihood([(lambda rate, T=matrix: scaled_matrix(T, rate / found), rows) for matrix, rows in halves])
-        )
+
+        def scaled(matrix: np.ndarray) -> Callable[[float], np.ndarray]:
+            return lambda rate: scaled_matrix(matrix, rate / found)
+
+        kinds.append(_Likelihood([(scaled(matrix), rows) for matrix, rows in halves]))
         bounds.append((found, min(found / worst, 1 - 1 / num_labels)))
     tops = [_top(kind, *bound) for kind, bound in zip(kinds, bounds)]
     best, ends = max(value for _, value in tops), []
