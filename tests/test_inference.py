@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset
 from helpers.toy import collate, tiny_bert, toy_dataset
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load, metadata_save
+from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_clear import (
@@ -30,6 +31,7 @@ from hf_clear import (
     export_to_peft,
     preset,
 )
+from hf_clear.hub.loading import loading_code
 
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"```python\n(.*?)```", re.S)
@@ -248,6 +250,22 @@ def test_evaluation_results_survive_the_hubs_own_round_trip(saved, tmp_path):
         metadata_save(copied := tmp_path / f"{name}.md", metadata)
         assert metadata_load(copied) == metadata
         assert f"| the evaluation set, 9 samples | Loss | {result.metric_value:.4g} |" in path.read_text()
+
+
+def test_the_code_for_many_classes_and_for_an_adapter_with_a_name():
+    names = [f"class {i} of 'many'" for i in range(77)]
+    base = tiny_bert(77)
+    base.config.id2label = dict(enumerate(names))
+    base.name_or_path = "org/base"  # on the Hub, as far as can be told
+    model = get_peft_model(base, ClearLoraConfig(task_type="SEQ_CLS"), adapter_name="second")
+    code = loading_code(model, "org/x", is_pushed=True)
+    listed, rest = code.split("names = ")[1].split("\nmodel = ", 1)
+    assert eval(listed) == names and max(map(len, listed.splitlines())) <= 120
+    assert rest == (
+        'BertForSequenceClassification.from_pretrained("org/base", id2label=dict(enumerate(names)))\n'
+        'model = PeftModel.from_pretrained(model, "org/x", subfolder="second")'
+    )
+    assert code.startswith("from peft import PeftModel\nfrom transformers import BertForSequenceClassification\n")
 
 
 def card_of(training_arguments, eval_dataset, then=None, **arguments) -> ModelCard:

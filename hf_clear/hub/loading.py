@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pprint import pformat
 from typing import Any
 
@@ -46,54 +47,65 @@ def loading_code(model: nn.Module, saved: str, processing_class: Any = None, is_
     Returns:
         `str`: the code; None if transformers has no such model.
     """
-    base, saved = base_of(model), json.dumps(saved)
-    architecture = type(base).__name__
-    is_known, task = hasattr(transformers, architecture), task_of(model)
-    imports, names, loads, of_transformers = [], [], [], set()
-    if not isinstance(model, PeftModel):
-        if not is_known:
-            return None
-        of_transformers.add(architecture)
-        loads.append(f"model = {architecture}.from_pretrained({saved})")
+    base, saved, code = base_of(model), json.dumps(saved), _Code()
+    architecture, task = type(base).__name__, task_of(model)
+    is_known = hasattr(transformers, architecture)
+    if isinstance(model, PeftModel):
+        _load_adapter(code, model, saved, is_known, is_pushed)
+    elif is_known:
+        code.of_transformers.add(architecture)
+        code.lines.append(f"model = {architecture}.from_pretrained({saved})")
     else:
-        adapter = model.active_adapter
-        config = model.peft_config[adapter]
-        if config.peft_type.value.startswith("CLEAR_"):  # not one of peft's own
-            imports.append("import hf_clear  # pip install hf-clear\n")
-        classes = ""
-        if is_classifier(base):
-            own = names_in(base.config)
-            classes = f"num_labels={base.config.num_labels}"
-            if are_names(own):
-                names, classes = [_assignment("names", own)], "id2label=dict(enumerate(names))"
-        auto, origin = f"Auto{type(model).__name__}", config.base_model_name_or_path or ""
-        is_found = is_known and origin != "" and (is_on_hub(origin) or not is_pushed)
-        if is_found and adapter == "default" and hasattr(peft, auto):
-            imports.append(f"from peft import {auto}")
-            loads.append(f"model = {auto}.from_pretrained({', '.join(filter(None, [saved, classes]))})")
-        else:
-            imports.append("from peft import PeftModel")
-            if is_known and is_on_hub(origin):
-                of_transformers.add(architecture)
-                arguments = ", ".join(filter(None, [json.dumps(origin), classes]))
-                loads.append(f"model = {architecture}.from_pretrained({arguments})")
-            else:
-                given = f", with {classes}" if classes else ""
-                loads.append(f"# model: the {architecture} that the adapter was trained on{given}")
-            folder = "" if adapter == "default" else f", subfolder={json.dumps(adapter)}"
-            loads.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")
+        return None
     if processing_class is not None:
         is_tokenizer = isinstance(processing_class, PreTrainedTokenizerBase)
         kind = "tokenizer" if is_tokenizer else "processor"
-        of_transformers.add(f"Auto{kind.capitalize()}")
-        loads.append(f"{kind} = Auto{kind.capitalize()}.from_pretrained({saved})")
+        code.of_transformers.add(f"Auto{kind.capitalize()}")
+        code.lines.append(f"{kind} = Auto{kind.capitalize()}.from_pretrained({saved})")
         if is_tokenizer and task in _FOR_TEXTS:
-            of_transformers.add("pipeline")
-            loads.append(f'classifier = pipeline("{task}", model=model, tokenizer=tokenizer)')
-            loads.append('print(classifier("A text of yours."))')
-    if of_transformers:
-        imports.append(f"from transformers import {', '.join(sorted(of_transformers))}")
-    return "\n".join([*imports, "", *names, *loads])
+            code.of_transformers.add("pipeline")
+            code.lines.append(f'classifier = pipeline("{task}", model=model, tokenizer=tokenizer)')
+            code.lines.append('print(classifier("A text of yours."))')
+    return str(code)
+
+
+@dataclass
+class _Code:
+    imports: list[str] = field(default_factory=list)
+    of_transformers: set[str] = field(default_factory=set)  # names to import from there
+    lines: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(self.of_transformers))
+        return "\n".join([*self.imports, *([f"from transformers import {names}"] if names else []), "", *self.lines])
+
+
+def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_pushed: bool) -> None:
+    base, adapter = model.get_base_model(), model.active_adapter
+    architecture, config = type(base).__name__, model.peft_config[adapter]
+    if config.peft_type.value.startswith("CLEAR_"):  # not one of peft's own
+        code.imports.append("import hf_clear  # pip install hf-clear\n")
+    classes = []  # an argument, if there are any
+    if is_classifier(base) and are_names(own := names_in(base.config)):
+        code.lines.append(_assignment("names", own))
+        classes = ["id2label=dict(enumerate(names))"]
+    elif is_classifier(base):
+        classes = [f"num_labels={base.config.num_labels}"]
+    auto, origin = f"Auto{type(model).__name__}", config.base_model_name_or_path or ""
+    is_found = is_known and origin != "" and (is_on_hub(origin) or not is_pushed)
+    if is_found and adapter == "default" and hasattr(peft, auto):
+        code.imports.append(f"from peft import {auto}")
+        code.lines.append(f"model = {auto}.from_pretrained({', '.join([saved, *classes])})")
+        return
+    code.imports.append("from peft import PeftModel")
+    if is_known and is_on_hub(origin):
+        code.of_transformers.add(architecture)
+        code.lines.append(f"model = {architecture}.from_pretrained({', '.join([json.dumps(origin), *classes])})")
+    else:
+        given = "".join(f", with {own}" for own in classes)
+        code.lines.append(f"# model: the {architecture} that the adapter was trained on{given}")
+    folder = "" if adapter == "default" else f", subfolder={json.dumps(adapter)}"
+    code.lines.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")
 
 
 def _assignment(name: str, values: list[str]) -> str:

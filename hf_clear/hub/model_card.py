@@ -49,8 +49,6 @@ _FIT = {
     "detection_precision": "Precision",
     "detection_recall": "Recall",
 }
-
-
 _HEADINGS = ("\n## Model description\n", "\n## Training procedure\n")  # of `Trainer`'s card, with blanks in between
 _RESULTS = "\nIt achieves the following results on the evaluation set:\n"
 
