@@ -18,7 +18,11 @@ if TYPE_CHECKING:
         """Of [`~hf_clear.base_trainer.BaseTrainerMixin`]."""
 
         method: str  # what messages call it
+        evaluated: dict[str, Any]  # data, by the prefix of their metrics
         labels_tokens: bool  # whether every token has a label, instead of every sample
+
+        @property
+        def _is_stock(self) -> bool: ...
 
         @property
         def sample_store(self) -> SampleStore | None: ...  # None before there is anything in it

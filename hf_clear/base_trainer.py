@@ -23,7 +23,8 @@ from ._typing import MapDataset
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
 from .fit_checks import FitFindings
-from .hub.model_card import complete_model_card, dataset_names
+from .hub.dataset_names import dataset_names
+from .hub.model_card import complete_model_card
 from .hub.private_files import samples_left_out
 from .passes import per_sample_losses
 from .probe_args import ProbeArguments
@@ -32,13 +33,14 @@ from .report.shown_columns import class_names, shown_columns
 from .reporting import ReportMixin
 from .sample_index import label_names
 from .sample_store import FINAL_STATE_NAME, SampleStore
+from .saved_models import SavedModelsMixin
 from .shares import check_same_evaluation, check_same_steps
 from .truth import true_labels_of
 
 logger = logging.getLogger(__name__)
 
 
-class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
+class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
     """For a [`~transformers.Trainer`] that keeps a clean probability for each training sample, in `sample_store`.
 
     Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.
@@ -61,6 +63,7 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
         self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
     ):
         self._peft_config = peft_config
+        self.evaluated = {}  # data, by the prefix of their metrics
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
@@ -196,6 +199,7 @@ class BaseTrainerMixin(ReportMixin, CompleteCheckpointsMixin):
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if not self._is_stock:
             check_same_evaluation(self, dataloader)
+            self.evaluated[kwargs.get("metric_key_prefix", "eval")] = dataloader.dataset
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

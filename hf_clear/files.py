@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY = ".hf_clear_tmp"
@@ -41,6 +42,27 @@ def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> N
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def write_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` to write to. If the context ends without an exception, the folder is
+    flushed to disk and renamed, and takes the place of what was there; else it is removed."""
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(_TEMPORARY, f"_{path.name}.", path.parent) as staging:
+        folder, earlier = Path(staging, path.name), Path(staging, "earlier")
+        folder.mkdir()
+        yield folder
+        flush_folder(folder)
+        if path.exists():
+            os.rename(path, earlier)
+        try:
+            os.rename(folder, path)
+        except OSError:
+            if earlier.exists():
+                os.rename(earlier, path)
+            raise
 
 
 def reserve(path: str | os.PathLike, size: int) -> None:

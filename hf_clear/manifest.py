@@ -30,7 +30,8 @@ _FORMAT = "hf_clear.checksums.v1"
 # What no run goes on from: a user may edit or delete it. In folders below, which a sharded run writes, there is nothing
 # of that kind.
 _NOT_READ = (
-    *("README.md", "training_args.bin", "clear_config.json", "generation_config.json", "tokenizer*", "vocab*"),
+    *("README.md", "training_args.bin", "clear_config.json", "label_names.json", "generation_config.json"),
+    *("tokenizer*", "vocab*"),
     *("merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
     *("preprocessor_config.json", "processor_config.json", "image_processor*", "feature_extractor*"),
 )

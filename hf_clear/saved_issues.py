@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ._names import IGNORED_LABEL
 from .fingerprint import Fingerprint, fingerprint
 from .known_labels import labels_without_items
-from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, check_threshold, issue_table, with_columns
+from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
 from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
 from .sample_store import FINAL_STATE_NAME, STATE_NAME, SampleStore
@@ -245,7 +245,9 @@ def _from_table(
                 f"{path} is of other data, or of these in another order: {len(differs)} of {len(rows)} texts differ "
                 f"(row {row}, {name!r}: {own[differs[0]]!r:.80}, and {table[name][differs[0]]!r:.80} in the run)."
             )
-    is_issue = score < threshold
+    names = ("given_label", "predicted_label")
+    given, predicted = (table[name][:] if name in table.column_names else None for name in names)
+    is_issue = are_issues(score, given, predicted, threshold)
     table = table.remove_columns("is_label_issue").add_column(
         "is_label_issue", is_issue, feature=datasets.Value("bool")
     )

@@ -23,7 +23,8 @@ from hf_clear.manifest import MANIFEST_NAME, check_files
 FLIPS = 3  # bits, one at a time
 ARGUMENTS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "max_steps": 5}
 READ = {"config.json", MANIFEST_NAME, "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"}
-NOT_READ = {"README.md", "clear_config.json", "tokenizer.json", "tokenizer_config.json", "training_args.bin"}
+NOT_READ = {"README.md", "clear_config.json", "label_names.json", "tokenizer.json", "tokenizer_config.json"}
+NOT_READ |= {"training_args.bin"}
 KINDS = {
     "clear": READ - {"config.json"} | {"adapter_config.json", "adapter_model.safetensors", "clear_state.safetensors"},
     "turn": READ | {"model.safetensors", "_turn_state.safetensors"},

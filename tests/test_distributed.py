@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import distributed_runs as runs
+from safetensors.torch import load_file
 
 from hf_clear.routing import sample_gates
 
@@ -88,8 +89,10 @@ def test_two_processes(ranks, tmp_path, monkeypatch, name):
     assert len(covered) == runs.NUM_SAMPLES or "drop" in name
 
 
-def test_two_processes_and_one_train_alike(ranks, tmp_path):
+def test_two_processes_and_one_train_alike(ranks, folder, tmp_path):
     alone = runs.trajectory(tmp_path, 8)
+    merged = [load_file(own / "merged" / "model.safetensors") for own in (folder, tmp_path)]
+    torch.testing.assert_close(*merged, rtol=1e-4, atol=1e-4)
     for results in ranks:
         for name, value in results["trajectory"].items():
             torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-4, msg=name)

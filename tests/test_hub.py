@@ -183,9 +183,11 @@ def metadata_of(card: str) -> dict:
 
 def test_the_wheel_holds_the_package_the_script_and_nothing_else(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
-    modules = [*(ROOT / "hf_clear").rglob("*.py"), *(ROOT / "hf_clear" / "report" / "assets").iterdir()]
-    own = {str(path.relative_to(ROOT)) for path in modules if path.is_file()}
-    own |= {"run_glue_noisy.py", "hf_clear/py.typed"}
+    modules = [*(ROOT / "hf_clear").rglob("*.py"), *(ROOT / "hf_clear").rglob("assets/*")]
+    own = {str(path.relative_to(ROOT)) for path in modules if path.is_file()} | {
+        "run_glue_noisy.py",
+        "hf_clear/py.typed",
+    }
     assert own == {file for file in files if ".dist-info/" not in file}
     about = {"METADATA", "WHEEL", "top_level.txt", "RECORD", "LICENSE", "entry_points.txt"}
     assert {file.split("/")[-1] for file in files - own} == about

@@ -59,6 +59,15 @@ def test_worst_first_with_names_suggestion_and_reasons():
     assert small_table(threshold=0.85)["sample_index"][:] == [3, 2, 0, 5]
 
 
+def test_the_most_probable_label_is_no_issue():
+    # As a mixture of losses may have it: the label looks wrong, and is what is predicted.
+    scores, given, predicted = [0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1], [0, 1, -1, 1]
+    assert issue_table(scores, given, predicted)["sample_index"] == [2, 1]  # nobody knows what row 2 is
+    assert issue_table(scores, given, predicted, threshold=0.35)["sample_index"] == [2]
+    assert issue_table(scores, given, predicted, threshold=0.9)["sample_index"] == [0, 2, 1, 3]  # asked for
+    assert issue_table(scores, given)["sample_index"] == [0, 2, 1]
+
+
 def test_what_is_not_known_is_left_out():
     table = issue_table([0.9, 0.1])
     assert table.to_dict() == {**{"sample_index": [1], "is_label_issue": [True], "label_score": [0.1], "reasons": [[]]}}

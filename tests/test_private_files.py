@@ -17,8 +17,8 @@ from peft import AutoPeftModelForSequenceClassification, PeftConfig
 
 from hf_clear import CleanProbabilityCallback, CleanProbabilityEstimate, ClearLoraConfig, ClearTrainer
 from hf_clear.hub import private_files
+from hf_clear.hub.dataset_names import dataset_names
 from hf_clear.hub.escaping import code, escaped
-from hf_clear.hub.model_card import dataset_names
 from hf_clear.hub.private_files import is_public, samples_left_out
 
 

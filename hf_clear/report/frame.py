@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._names import TRUE_LABEL
-from .issue_table import COLUMNS
+from .issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     for name in ("label_score", "suggestion_confidence"):
         if name in rows and not rows[name].dropna().between(-1e-3, 1 + 1e-3).all():
             raise ValueError(f"The column `{name}` holds what is no probability.")
-    is_issue = frame["is_label_issue"].to_numpy(dtype=bool) if "is_label_issue" in frame else rows[score] < 0.5
-    rows["is_label_issue"] = np.asarray(is_issue)
+    if "is_label_issue" in frame:
+        rows["is_label_issue"] = frame["is_label_issue"].to_numpy(dtype=bool)
+    else:
+        classes = (rows.get("given_label"), rows.get("predicted_label"))
+        rows["is_label_issue"] = are_issues(rows[score].to_numpy(), *classes, DEFAULT_THRESHOLD)
     if "reasons" in frame:
         rows["reasons"] = [_reasons(value) for value in frame["reasons"]]
     others = [name for name in frame.columns if name not in (*COLUMNS, TRUE_LABEL)]

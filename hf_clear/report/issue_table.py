@@ -62,7 +62,8 @@ def issue_table(
         label_names (`Sequence[str]`, *optional*): the names of the classes, in the order of their numbers.
         sample_index (`np.ndarray` of shape `[num_samples]`, *optional*): the row of the data set that each sample is;
             0 to num_samples - 1 by default.
-        threshold (`float`, *optional*): a label is an issue if its score is below it; 0.5 by default.
+        threshold (`float`, *optional*): a label is an issue if its score is below it; 0.5 by default. Up to 0.5, only
+            if `predicted_label` is another class or unknown: the most probable label is no issue, as in cleanlab.
         return_all (`bool`, *optional*, defaults to `False`): whether to return every sample, and not the issues alone.
 
     Returns:
@@ -107,7 +108,7 @@ def issue_table(
     }
     index = np.arange(size) if sample_index is None else _array("sample_index", sample_index, size)
 
-    is_issue = score < threshold  # False for NaN
+    is_issue = are_issues(score, classes.get("given_label"), classes.get("predicted_label"), threshold)
     missing = np.full(size, np.nan)
     why = {
         "high_loss": _is_high(numbers.get("loss", missing), is_issue, flags["held_out"]),
@@ -132,6 +133,15 @@ def issue_table(
     if shown.column_names and len(shown) != size:
         raise ValueError(f"`texts` has {len(shown)} rows, and there are {size} samples: one row for each.")
     return with_columns(table, shown.with_format(None).select(rows))
+
+
+def are_issues(score: np.ndarray, given: Any, predicted: Any, threshold: float) -> np.ndarray:
+    """Which labels are called wrong, bool `[num_samples]`. Classes by number (negative: unknown) or by name (None);
+    None if there are none at all."""
+    is_issue = score < threshold  # False for NaN
+    if given is None or predicted is None or threshold > DEFAULT_THRESHOLD:
+        return is_issue
+    return is_issue & (np.asarray(given) != np.asarray(predicted))
 
 
 def with_columns(table: datasets.Dataset, columns: datasets.Dataset) -> datasets.Dataset:

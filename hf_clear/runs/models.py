@@ -14,12 +14,12 @@ from transformers import AutoConfig
 
 from ..adapters.config_checks import read_config
 from ..demo import demo_backbone
+from ..label_names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from ..model_inputs import longest_input as longest_input
 from ..model_inputs import set_padding as set_padding
 from ..tuners import PEFT_METHODS
 from .outputs import ARGUMENTS_FILE
 
-LABEL_NAMES_FILE = "label_names.json"  # beside an adapter, which doesn't say what its classes are called
 _OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ def peft_method_of(path: str) -> str | None:
 
 
 def trained_classes(path: str, has_config: bool = True, **hub_args: Any) -> list[str]:
-    """What the rows of a model's head stand for, as far as the model says it: in its config or, of an adapter that a
-    run here has left, in `label_names.json`.
+    """What the rows of a model's head stand for, as far as the model says it: in its config or, of an adapter of
+    hf_clear, in `label_names.json`.
 
     Args:
         path (`str`): the model, or a local folder with an adapter.
@@ -99,33 +99,14 @@ def trained_classes(path: str, has_config: bool = True, **hub_args: Any) -> list
         for folder in (path, os.path.dirname(os.path.abspath(path))):  # a checkpoint is in the folder of its run
             names_file = os.path.join(folder, LABEL_NAMES_FILE)
             if os.path.isfile(names_file):
-                return _names_in(names_file)
+                return read_label_names(names_file)
         return []
     try:
-        names = AutoConfig.from_pretrained(path, **hub_args).id2label or {}
+        return names_in(AutoConfig.from_pretrained(path, **hub_args))
     except (OSError, ValueError):
         if has_config:
             raise
         return []
-    names = {int(number): str(name) for number, name in names.items()}
-    complete = sorted(names) == list(range(len(names))) and len(set(names.values())) == len(names)
-    return [names[number] for number in sorted(names)] if complete else []
-
-
-def _names_in(path: str) -> list[str]:
-    with open(path, "rb") as file:
-        try:
-            names = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise ValueError(f"{path} has to hold a list of different names, those of the classes.")
-    return names
-
-
-def are_names(trained: Sequence[str]) -> bool:
-    """Whether somebody gave the classes these names; transformers calls them `LABEL_0` and so on."""
-    return len(trained) > 0 and list(trained) != [f"LABEL_{i}" for i in range(len(trained))]
 
 
 def order_of_classes(

@@ -14,11 +14,11 @@ from datasets import Dataset
 from .._names import TRUE_LABEL
 from .._typing import AnyTrainer
 from ..files import write_atomically
+from ..label_names import write_label_names
 from ..metrics import EpochAccuracy, detection_metrics
 from ..tuners import RoutedLayerConfig, note_loading
 from .arguments import LabelArguments
 from .label_issues import LABEL_ISSUES, label_evidence
-from .models import LABEL_NAMES_FILE
 from .training_arguments import FULL_FINE_TUNING, NoisyTrainingArguments
 
 
@@ -96,8 +96,7 @@ def save_card(trainer: AnyTrainer, label_names: Sequence[str], **card: Any) -> N
     """
     folder = trainer.args.output_dir
     if trainer.is_world_process_zero():
-        names = json.dumps(list(label_names), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(os.path.join(folder, LABEL_NAMES_FILE), names.encode())
+        write_label_names(folder, label_names)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**card)
         return

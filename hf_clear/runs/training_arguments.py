@@ -140,7 +140,7 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
                 "or True for the last one in --output_dir."
             )
         else:
-            self._check_checkpoint(self.resume_from_checkpoint)
+            self._check_checkpoint(cast(str, self.resume_from_checkpoint))
         super().__post_init__()
 
     @staticmethod

@@ -1,6 +1,7 @@
 """PEFT methods, one file each: its config, its registration with peft, and how its layers are gated."""
 
 from ._base import RoutedLayerConfig, export_to_peft, note_loading
+from ._merging import can_be_merged
 from ._table import PEFT_METHODS, PeftMethod, register_peft_method
 from .adapter import ClearAdapterConfig
 from .bitfit import ClearBitFitConfig
@@ -15,6 +16,7 @@ __all__ = [
     "ClearPromptConfig",
     "PeftMethod",
     "RoutedLayerConfig",
+    "can_be_merged",
     "export_to_peft",
     "note_loading",
     "register_peft_method",

@@ -21,6 +21,7 @@ from ..adapters.checks import refuse_pickle
 from ..adapters.config_checks import check_config_values, read_config
 from ..adapters.tensors import first_not_finite
 from ..files import write_atomically
+from ..label_names import is_classifier, names_in, write_label_names
 from ..routing import AdapterChoice, Gate, apply_gate, register_choice, register_routable
 
 _PREFIX = "base_model.model."  # of all names in a PeftModel
@@ -248,7 +249,8 @@ def _names_of(model: nn.Module, *getters: str) -> list[str]:
 
 
 def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name: str = "default") -> None:
-    """Writes an adapter in a form that stock peft loads, without hf_clear, with the same logits.
+    """Writes an adapter in a form that stock peft loads, without hf_clear, with the same logits, and the names of its
+    classes (`label_names.json`).
 
     LoRA is saved as it is. BitFit becomes a `LoraConfig` that carries nothing but biases. A deep prompt becomes
     `PREFIX_TUNING` where peft's shift of positions can be undone: on decoder-only models with rotary positions. A
@@ -284,6 +286,9 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
         for file in [*Path(folder).iterdir(), *(named.iterdir() if named.is_dir() else ())]:
             if file.is_file():
                 os.replace(file, output_dir / file.name)
+    base = exported.get_base_model()
+    if is_classifier(base) and (names := names_in(base.config)):
+        write_label_names(output_dir, names)
 
 
 def alone(tuner: RoutedLayerModel, adapter_name: str) -> RoutedLayerModel:

@@ -283,6 +283,7 @@ def trajectory(folder: Path, per_device_batch_size: int) -> dict[str, torch.Tens
     settings = {"per_device_train_batch_size": per_device_batch_size, "num_train_epochs": 3, "clear_warmup_epochs": 1}
     trainer = build(folder / "trajectory", {**settings, "optim": "sgd"}, LORA, num_samples=40)
     trainer.train()
+    trainer.save_merged(folder / "merged")
     return trained(trainer.model) | tensors(trainer.sample_store)
 
 

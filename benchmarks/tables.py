@@ -1,0 +1,215 @@
+#!/usr/bin/env python
+"""Tables and pictures of the docs, from the results in benchmarks/results: they hold no figure that isn't there.
+
+    python benchmarks/tables.py               # writes them into README.md, docs/ and docs/images/
+    python benchmarks/tables.py --check       # writes nothing; exits with 1 if one of them is not that of the results
+    python benchmarks/tables.py --csv accuracy.csv --latex accuracy.tex     # for a paper
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. New results: copy the lines of
+`accuracy.py`'s results.jsonl into benchmarks/results/accuracy.jsonl.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _ablations import ABLATIONS
+from _running import read_results
+from _summary import Table, tables_of
+from scipy.stats import bootstrap
+
+from hf_clear.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
+PICTURE = ROOT / "docs" / "images" / "accuracy.svg"
+DATA = {"banking77-20": "20 intents", "banking77": "77 intents", "sst5": "SST-5", "noisyagnews": "news"}
+NOISE = {"instance_dependent": "instance-dependent", "real": "errors of people", "none": "no wrong labels"}
+COLUMNS = {
+    "plain": "plain LoRA",
+    "recommended": "`ClearTrainer`",
+    "oracle_head_start": "true labels known",
+    "probe": "linear probe",
+    "cleanlab": "cleanlab, then logistic regression",
+}
+PICTURED = {"plain": "plain LoRA", "recommended": "ClearTrainer", "oracle_head_start": "true labels known"}
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+_RESAMPLES = 9999
+
+
+def setting_name(key: tuple) -> str:
+    _, data, noise, rate, *_, peft_method = key[:6]
+    noise = NOISE.get(noise, noise)
+    peft_method = "" if peft_method in ("lora", None) else f", {peft_method}"
+    return f"{DATA[data.partition('@')[0]]}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}"
+
+
+def values(table: Table, method: str, name: str = "accuracy") -> list[float]:
+    return [line[name] for line in table.get(method, {}).values() if line.get(name) is not None]
+
+
+def cell(found: list[float]) -> str:
+    """Mean, standard deviation, and over how many seeds; without the latter two for one seed."""
+    if len(found) < 2:
+        return f"{found[0]:.3f}" if found else "-"
+    return f"{np.mean(found):.3f} ± {np.std(found, ddof=1):.3f} ({len(found)})"
+
+
+def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Test accuracy after the last epoch: a row for each setting, a column for each method."""
+    rows = {
+        setting_name(key): {title: cell(values(table, method)) for method, title in COLUMNS.items()}
+        for key, table in tables.items()
+        if {"plain", "recommended"} <= table.keys()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
+
+
+def detection(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """AUROC of wrong labels."""
+    shown = {name: COLUMNS[name] for name in ("plain", "recommended", "probe", "cleanlab")}
+    rows = {
+        setting_name(key): {title: cell(values(table, method, "detection_auroc")) for method, title in shown.items()}
+        for key, table in tables.items()
+        if {"plain", "recommended"} <= table.keys() and key[2] != "none"
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("wrong labels, AUROC")
+
+
+def ablations(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Test accuracy of `recommended` with one part left out, changed or added: a row for each."""
+    shown = {key: table for key, table in tables.items() if "recommended" in table and table.keys() & ABLATIONS.keys()}
+    rows = {
+        f"`{name}`": {setting_name(key): cell(values(table, name)) for key, table in shown.items()}
+        for name in ("recommended", *ABLATIONS)
+        if any(name in table for table in shown.values())
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
+
+
+def differences(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """`recommended` against plain over seeds that both have, by a paired bootstrap over test samples."""
+    rows = {}
+    for key, table in tables.items():
+        lines = {
+            method: {seed: line for seed, line in table.get(method, {}).items() if line.get("correct")}
+            for method in ("plain", "recommended")
+        }
+        seeds = sorted(set.intersection(*map(set, lines.values())))
+        if not seeds:
+            continue
+        ours, plain = (
+            np.mean([bits(lines[name][seed]) for seed in seeds], axis=0) for name in ("recommended", "plain")
+        )
+        low, high, p = compared(ours - plain)
+        result = "win" if low > 0 else "loss" if high < 0 else "tie"
+        rows[setting_name(key)] = {
+            "seeds": len(seeds),
+            "difference": f"{(ours - plain).mean():+.3f}",
+            "95 % interval": f"{low:+.3f} to {high:+.3f}",
+            "p": f"{p:.4f}",
+            "": result,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("`ClearTrainer` - plain LoRA")
+
+
+def bits(line: dict[str, Any]) -> np.ndarray:
+    """Which test samples were right: `[num_samples]`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(line["correct"]), np.uint8), count=line["test_samples"])
+
+
+def compared(difference: np.ndarray) -> tuple[float, float, float]:
+    """Of the mean difference over test samples: a 95 % interval and a two-sided p, by resampling the samples."""
+    if not difference.any():
+        return 0.0, 0.0, 1.0
+    found = bootstrap((difference,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=0)
+    below = (1 + (found.bootstrap_distribution <= 0).sum()) / (1 + _RESAMPLES)
+    above = (1 + (found.bootstrap_distribution >= 0).sum()) / (1 + _RESAMPLES)
+    return *found.confidence_interval, min(1.0, 2 * min(below, above))
+
+
+TABLES = {"accuracy": accuracy, "detection": detection, "ablations": ablations, "differences": differences}
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    rows = [
+        [frame.index.name, *frame.columns],
+        ["---"] * (1 + len(frame.columns)),
+        *frame.reset_index().values.tolist(),
+    ]
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+
+
+def with_tables(text: str, tables: dict[tuple, Table]) -> str:
+    return _PLACE.sub(lambda place: place[1] + markdown(TABLES[place[2]](tables)) + place[4], text)
+
+
+def draw(tables: dict[tuple, Table], path: Path) -> None:
+    """Test accuracy by epoch: a panel for each setting; a line is the mean over seeds, its band their range."""
+    import matplotlib.pyplot as plt
+
+    shown = {key: table for key, table in tables.items() if {"plain", "recommended"} <= table.keys()}
+    if not shown:
+        raise ValueError("No setting has lines of plain and of recommended: there is nothing to draw.")
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.9 * len(shown), 2.9), squeeze=False, layout="constrained")
+    colors = dict(zip(PICTURED, ("#888888", "#d6541b", "#2b6cb0")))
+    for axis, (key, table) in zip(axes[0], shown.items()):
+        for method, title in PICTURED.items():
+            curves = np.array(values(table, method, "accuracies"))
+            if len(curves):
+                epochs = np.arange(1, curves.shape[1] + 1)
+                style = ":" if method == "oracle_head_start" else "-"
+                axis.plot(epochs, curves.mean(axis=0), style, color=colors[method], label=title, linewidth=2)
+                axis.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colors[method], alpha=0.2)
+        axis.set_title(setting_name(key), fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("test accuracy")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None, "Description": digest(RESULTS)})
+    plt.close(figure)
+
+
+def digest(path: Path) -> str:
+    return f"results sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Write nothing; say what is not that of the results.")
+    parser.add_argument("--csv", type=Path, help="Write the table of accuracies here, and nothing else.")
+    parser.add_argument("--latex", type=Path, help="The same in LaTeX.")
+    args = parser.parse_args(argv)
+    tables = tables_of(line for line in read_results(RESULTS) if line["scored_on"] == "test")
+    if args.csv or args.latex:
+        for path, write in ((args.csv, accuracy(tables).to_csv), (args.latex, accuracy(tables).to_latex)):
+            if path is not None:
+                write_atomically(path, write().encode())
+        return 0
+    stale = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        new = with_tables(text, tables)
+        if new != text:
+            stale.append(page)
+            if not args.check:
+                write_atomically(ROOT / page, new.encode())
+    if not PICTURE.is_file() or digest(RESULTS) not in PICTURE.read_text(encoding="utf-8"):
+        stale.append(str(PICTURE.relative_to(ROOT)))
+        if not args.check:
+            draw(tables, PICTURE)
+    print(
+        "\n".join(f"{'not that of the results' if args.check else 'written'}: {name}" for name in stale) or "up to date"
+    )
+    return 1 if args.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
