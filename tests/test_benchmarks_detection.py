@@ -25,10 +25,8 @@ def test_what_is_measured():
 
 def test_the_table_says_where_we_are_behind():
     def line(method: str, seed: int, f1: float, auroc: float | None = 0.9) -> dict:
-        names = ("labels", "wrong", *_detected.COLUMNS)
-        return {"data": "d", "noise": "real", "seed": seed, "method": method} | dict.fromkeys(names, 0.5) | {
-            "f1": f1, "auroc": auroc, "labels": 10, "wrong": 4
-        }  # fmt: skip
+        where = {"data": "d", "noise": "real", "seed": seed, "method": method}
+        return {**where, **dict.fromkeys(_detected.COLUMNS, 0.5), "labels": 10, "wrong": 4, "f1": f1, "auroc": auroc}
 
     lines = [line("hf_clear", 1, 0.5), line("hf_clear", 2, 0.7), line("cleanlab", 1, 0.9), line("cleanlab", 2, 0.5)]
     (f1,) = (row for row in _detected.compare(lines) if row["name"] == "d real, F1")
