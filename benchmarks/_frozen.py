@@ -26,12 +26,16 @@ def cleanlab_pruning(features: np.ndarray, labels: np.ndarray, seed: int) -> tup
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    probabilities = cross_val_predict(
-        LogisticRegression(max_iter=1000), features, labels, cv=folds, method="predict_proba"
-    )
+    probabilities = out_of_fold(features, labels, seed)
     kept = ~find_label_issues(labels, probabilities, n_jobs=1)
     return kept, get_label_quality_scores(labels, probabilities)
+
+
+def out_of_fold(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Probabilities of the classes by logistic regression that has not seen the label, in 5 folds: `[num_samples,
+    num_labels]`."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    return cross_val_predict(LogisticRegression(max_iter=1000), features, labels, cv=folds, method="predict_proba")
 
 
 def run_logistic_regression(trainer: TurnTrainer, test: Dataset, prune: bool = False) -> dict[str, Any]:

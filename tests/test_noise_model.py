@@ -82,6 +82,18 @@ def test_simulated_noise_is_recovered(matrix):
         assert detection_metrics(model.clean_probability, true != labels)["detection_auroc"] > 0.97
 
 
+def test_the_rate_is_the_likeliest_where_predictions_tell_little():
+    """The likelihood hardly changes with it: so weak a slope must not be taken for the top."""
+    scores, _, labels = simulated(symmetric_matrix(5, 0.3), separation=0.8, seed=1)
+    model = fit_noise_model(scores, labels)
+    assert model.expected_skill < 0.6
+    rate = 1 - model.transition_matrix[0, 0]
+    np.testing.assert_allclose(model.transition_matrix, symmetric_matrix(5, rate))
+    for other in (rate - 0.06, rate + 0.06):
+        known = fit_noise_model(scores, labels, transition_matrix=symmetric_matrix(5, other))
+        assert known.log_likelihood < model.log_likelihood - 5e-5
+
+
 def test_a_source_that_says_nothing_is_left_out_and_one_that_says_more_counts_more():
     scores, _, labels = simulated(symmetric_matrix(5, 0.4))
     rng = np.random.default_rng(1)
@@ -209,6 +221,17 @@ def test_a_score_doesnt_know_the_label_of_its_sample():
     features[5] = torch.nan
     again = cross_fitted_probe(features, labels, 3)
     assert again[5].isnan().all() and again[torch.arange(200) != 5].isfinite().all()
+
+
+def test_a_rare_class_is_learned():
+    """Beside a class that is near it. If all classes' samples count alike, its labels look wrong to the probe."""
+    rng, sizes = np.random.default_rng(0), [60] * 39 + [12]
+    means = rng.normal(size=(40, 24))
+    means[39] = means[0] + 0.4 * rng.normal(size=24)
+    labels = np.repeat(np.arange(40), sizes)
+    features = torch.from_numpy(means[labels] + 0.35 * rng.normal(size=(len(labels), 24)))
+    is_right = cross_fitted_probe(features, torch.from_numpy(labels), 40).argmax(dim=1).numpy() == labels
+    assert is_right[labels == 39].mean() > 0.9 and is_right.mean() > 0.98
 
 
 def test_a_source_of_your_own():

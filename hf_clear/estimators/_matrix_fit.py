@@ -57,15 +57,22 @@ def fit_matrix(
 
 
 def _one_rate(some: Rows, matrix: np.ndarray, weights: Weights) -> tuple[np.ndarray, Weights]:
-    """Symmetric noise of the likeliest rate, from a rate near it."""
-    for _ in range(_ROUNDS):
-        t, _ = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
-        of_label = t[np.arange(len(t)), some.labels].mean(dtype=np.float64)
-        before, matrix = matrix, symmetric_matrix(len(matrix), float(np.clip(1 - of_label, 0, 1)))
-        weights = fit_weights(some, matrix, weights, steps=20)
-        if np.abs(matrix - before).max() < _CONVERGED:
-            break
-    return matrix, weights
+    """Symmetric noise of the likeliest rate, from the likeliest of `_START_RATES`. By a search: if predictions tell
+    little, the likelihood hardly changes with the rate, and expectation maximization stays where it begins."""
+    from scipy.optimize import minimize_scalar
+
+    most = 1 - 1 / len(matrix)
+    rate, between = 1 - matrix[0, 0], (_START_RATES[1] - _START_RATES[0]) * most
+
+    def fit(rate: float) -> tuple[np.ndarray, Weights]:
+        noise = symmetric_matrix(len(matrix), rate)
+        return noise, fit_weights(some, noise, weights, steps=20)
+
+    bounds = (max(rate - between, 0.0), min(rate + between, most))
+    found = minimize_scalar(
+        lambda rate: -_log_likelihood(some, *fit(rate)), bounds=bounds, options={"xatol": _CONVERGED}
+    )
+    return fit(found.x)
 
 
 def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
@@ -75,8 +82,13 @@ def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
     for share in _START_RATES:
         matrix = symmetric_matrix(num_labels, share * (1 - 1 / num_labels))  # at 1, labels say nothing
         weights = fit_weights(some, matrix, weights, steps=20)
-        _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
-        likelihood = np.log(total).mean() if len(total) else 0.0
+        likelihood = _log_likelihood(some, matrix, weights)
         if likelihood > likeliest:
             best, likeliest = (matrix, weights), likelihood
     return cast(tuple[np.ndarray, Weights], best)  # one is likelier than none
+
+
+def _log_likelihood(some: Rows, matrix: np.ndarray, weights: Weights) -> float:
+    """The mean over samples, in nats."""
+    _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
+    return float(np.log(total).mean(dtype=np.float64)) if len(total) else 0.0
