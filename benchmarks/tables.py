@@ -51,7 +51,12 @@ def setting_name(key: tuple) -> str:
 
 
 def values(table: Table, method: str, name: str = "accuracy") -> list[float]:
-    return [line[name] for line in table.get(method, {}).values() if line.get(name) is not None]
+    """Of the seeds that plain and recommended have, if the method is compared with them."""
+    seeds = set(table[method]) if method in table else set()
+    for other in ("plain", "recommended"):
+        seeds &= set(table.get(other, seeds))
+    found = [table[method][seed].get(name) for seed in sorted(seeds)]
+    return [value for value in found if value is not None]
 
 
 def cell(found: list[float]) -> str:
