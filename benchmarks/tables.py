@@ -176,7 +176,7 @@ def draw(tables: dict[tuple, Table], path: Path) -> None:
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("test accuracy")
-    axes[0, 0].legend(frameon=False, fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.02))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None, "Description": digest(RESULTS)})
     plt.close(figure)
