@@ -18,7 +18,7 @@ COLUMNS = {
     "precision": ("precision", ".3f"),
     "recall": ("recall", ".3f"),
     "f1": ("F1", ".3f"),
-    "seconds": ("seconds", ".0f"),
+    "seconds": ("CPU seconds", ".0f"),
 }
 COMPARED = ("average_precision", "auroc", "precision_at_estimated", "precision_at_true", "f1")
 
