@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._typing import AnyTrainer
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
+    import torch
 
     from .fit_checks import FitFindings
-    from .sample_store import SampleStore
+
+    class Store(Protocol):
+        """Of [`~hf_clear.sample_store.SampleStore`], what is asked on the floors below it."""
+
+        losses: torch.Tensor
+        posterior: torch.Tensor | None
+        findings: FitFindings
+
+        @property
+        def is_fitted(self) -> bool: ...
 
     class OwnTrainer(AnyTrainer):
         """Of [`~hf_clear.base_trainer.BaseTrainerMixin`]."""
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
         def _is_stock(self) -> bool: ...
 
         @property
-        def sample_store(self) -> SampleStore | None: ...  # None before there is anything in it
+        def sample_store(self) -> Store | None: ...  # None before there is anything in it
 
         @property
         def true_labels(self) -> np.ndarray | None: ...

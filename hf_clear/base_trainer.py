@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import datasets
 import numpy as np
@@ -45,6 +45,11 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
     Names in logs are words and underscores, the phase first, as `Trainer`'s: `eval_loss`, `probe_loss`, `cleanse_kept`.
     """
+
+    if TYPE_CHECKING:
+
+        @property
+        def sample_store(self) -> SampleStore | None: ...
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

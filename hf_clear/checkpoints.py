@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from accelerate.utils import gather_object
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -30,13 +30,15 @@ from .run_lock import alone_in
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 
-def alone(phase: Callable) -> Callable:
+
+def alone(phase: Callable[..., Result]) -> Callable[..., Result]:
     """For a method of a trainer that writes to its `output_dir`: [`~hf_clear.run_lock.alone_in`] around it. `trial` of
     a search for hyperparameters, with a folder of its own, is the method's second argument."""
 
     @functools.wraps(phase)
-    def phase_alone(self: CompleteCheckpointsMixin, *args: Any, **kwargs: Any) -> Any:
+    def phase_alone(self: CompleteCheckpointsMixin, *args: Any, **kwargs: Any) -> Result:
         with self._alone(kwargs.get("trial", args[1] if len(args) > 1 else None)):
             return phase(self, *args, **kwargs)
 

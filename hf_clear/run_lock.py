@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 
 from .files import remove_temporaries, write_atomically
 
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 # `Trainer` uploads nothing that begins with "_".
@@ -59,11 +60,11 @@ def alone_in(output_dir: str | os.PathLike, args: TrainingArguments, writes: boo
         yield
 
 
-def alone_in_output_dir(run: Callable) -> Callable:
+def alone_in_output_dir(run: Callable[..., Result]) -> Callable[..., Result]:
     """[`alone_in`] around a function that has `TrainingArguments` among its arguments, for their `output_dir`."""
 
     @functools.wraps(run)
-    def run_alone(*args: Any, **kwargs: Any) -> Any:
+    def run_alone(*args: Any, **kwargs: Any) -> Result:
         arguments = next(value for value in (*args, *kwargs.values()) if isinstance(value, TrainingArguments))
         with alone_in(cast(str, arguments.output_dir), arguments):
             return run(*args, **kwargs)
