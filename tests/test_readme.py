@@ -43,4 +43,4 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     built = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     page = (tmp_path / "api.html").read_text()
-    assert 'id="hf_clear.ClearTrainer"' in page and "[<" not in page  # Markdown that was not understood
+    assert 'id="hf_clear.ClearTrainer"' in page and "[`" not in page  # Markdown that was not understood

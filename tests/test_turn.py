@@ -74,8 +74,10 @@ def test_cleansing_equals_a_hand_computation(turn):
     assert metrics["cleanse_kept"] == metrics["cleanse_fine_tuning_samples"] == len(kept)
     assert metrics["cleanse_purity"] == pytest.approx(clean[kept].mean())
     assert metrics["cleanse_recall"] == pytest.approx(clean[kept].sum() / clean.sum())
-    issues = trainer.label_issues()
-    assert set(issues["sample_index"]) == set(np.flatnonzero(by_hand < 0.5))
+    table = trainer.label_issues(return_all=True).to_pandas().set_index("sample_index").sort_index()
+    differs = table["given_label"] != table["predicted_label"]  # the most probable label is no issue
+    assert (table["is_label_issue"].to_numpy() == (by_hand < 0.5) & differs.to_numpy()).all()
+    assert set(trainer.label_issues(threshold=0.51)["sample_index"]) == set(np.flatnonzero(by_hand < 0.51))
 
 
 def test_the_phases_alone_are_the_training(turn):
