@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from hf_clear import ClearTrainer
-from hf_clear.estimators import CleanProbabilityEstimate, SampleEvidence, fit_noise_model, register_estimator
+from hf_clear import CleanProbabilityCallback, ClearTrainer
+from hf_clear.estimators import CleanProbabilityEstimate, Estimator, NamedEstimator, SampleEvidence, fit_noise_model
 from hf_clear.estimators.noise_model import EXPLAINED, log_probabilities, noise_model
 
 _NEVER_FREE = 2.0  # a skill that no prediction has: the noise matrix stays symmetric
@@ -35,17 +35,12 @@ class FirstNoiseModel:
         return self.first
 
 
-_first_noise_model = FirstNoiseModel()
-register_estimator("symmetric_noise_model", symmetric_noise_model, uses_labels=True, gives_posterior=True)
-register_estimator("first_noise_model", _first_noise_model, uses_labels=True, gives_posterior=True)
-
-
 class OwnHead(TrainerCallback):
     """Gives the model the head back that it had before training, when the first step begins."""
 
     def __init__(self, model: torch.nn.Module):
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._before = {name: copy.deepcopy(model.get_parameter(name).data) for name in names}
+        self._before = {name: model.get_parameter(name).data.clone() for name in names}
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:
@@ -54,20 +49,23 @@ class OwnHead(TrainerCallback):
                     parameter.data.copy_(self._before[name])
 
 
-def prepare(trainer: ClearTrainer, without_head_start: bool) -> None:
-    """What an ablation needs besides settings."""
-    _first_noise_model.first = None
-    if without_head_start:
-        trainer.add_callback(OwnHead(trainer.model))
+def _refits_by(name: str, estimator: Estimator) -> CleanProbabilityCallback:
+    return CleanProbabilityCallback(NamedEstimator(name, estimator, uses_labels=True, gives_posterior=True))
 
 
 # By name: settings beside those of `preset("recommended")`.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without_probes": {"clear_warmup": "epochs"},  # the first fit is to what plain epochs predict
     "with_folds": {"clear_warmup": "cross_fit"},
-    "with_symmetric_matrix": {"clear_estimator": "symmetric_noise_model"},
-    "without_refresh": {"clear_estimator": "first_noise_model"},
+    "with_symmetric_matrix": {},
+    "without_refresh": {},
     "without_head_start": {},
     "without_choice": {"clear_min_explained": 0.0},  # the posterior, whatever the matrix explains
     "with_gates": {"clear_routing": "clean"},  # beside the posterior
+}
+# What some of them take besides: no argument has it.
+CALLBACKS: dict[str, Callable[[ClearTrainer], TrainerCallback]] = {
+    "with_symmetric_matrix": lambda trainer: _refits_by("symmetric_noise_model", symmetric_noise_model),
+    "without_refresh": lambda trainer: _refits_by("first_noise_model", FirstNoiseModel()),
+    "without_head_start": lambda trainer: OwnHead(trainer.model),
 }

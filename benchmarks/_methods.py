@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from _ablations import ABLATIONS, prepare
+from _ablations import ABLATIONS, CALLBACKS
 from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
 from _jobs import Job, Stopwatch, train_and_test
 from transformers import HfArgumentParser, Trainer
@@ -36,7 +36,8 @@ def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 def run_clear(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     trainer = job.trainer(ClearTrainer, **settings)
-    prepare(trainer, without_head_start=job.cell.method == "without_head_start")
+    if job.cell.method in CALLBACKS:
+        trainer.add_callback(CALLBACKS[job.cell.method](trainer))
     measured = train_and_test(trainer)
     names = [field.name for field in dataclasses.fields(ClearArguments)]
     resolved = {name: getattr(trainer.args, name) for name in names}  # as they are now: defaults may change
