@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _ablations import ABLATIONS
+from _loading import NO_NOISE
 from _running import read_results
 from _summary import Table, tables_of
 from scipy.stats import bootstrap
@@ -38,6 +39,7 @@ COLUMNS = {
     "probe": "linear probe",
     "cleanlab": "cleanlab, then logistic regression",
 }
+COMPARED = ("plain", "recommended")
 PICTURED = {"plain": "plain LoRA", "recommended": "ClearTrainer", "oracle_head_start": "true labels known"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 _RESAMPLES = 9999
@@ -47,13 +49,32 @@ def setting_name(key: tuple) -> str:
     _, data, noise, rate, *_, peft_method = key[:6]
     noise = NOISE.get(noise, noise)
     peft_method = "" if peft_method in ("lora", None) else f", {peft_method}"
-    return f"{DATA[data.partition('@')[0]]}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}"
+    base = data.partition("@")[0]
+    return f"{DATA.get(base, base)}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}"
+
+
+def named(tables: dict[tuple, Table], *methods: str) -> dict[str, Table]:
+    """Those that have all of some methods, by the name of their setting.
+
+    Raises:
+        ValueError: if two have the same name: they differ in what it leaves out, such as the learning rate.
+    """
+    found: dict[str, Table] = {}
+    for key, table in tables.items():
+        if not set(methods) <= table.keys():
+            continue
+        if setting_name(key) in found:
+            raise ValueError(
+                f"Two settings are called {setting_name(key)!r}; one is {key}. Keep one of them in {RESULTS}."
+            )
+        found[setting_name(key)] = table
+    return found
 
 
 def values(table: Table, method: str, name: str = "accuracy") -> list[float]:
     """Of the seeds that plain and recommended have, if the method is compared with them."""
     seeds = set(table[method]) if method in table else set()
-    for other in ("plain", "recommended"):
+    for other in COMPARED:
         seeds &= set(table.get(other, seeds))
     found = [table[method][seed].get(name) for seed in sorted(seeds)]
     return [value for value in found if value is not None]
@@ -69,9 +90,8 @@ def cell(found: list[float]) -> str:
 def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Test accuracy after the last epoch: a row for each setting, a column for each method."""
     rows = {
-        setting_name(key): {title: cell(values(table, method)) for method, title in COLUMNS.items()}
-        for key, table in tables.items()
-        if {"plain", "recommended"} <= table.keys()
+        name: {title: cell(values(table, method)) for method, title in COLUMNS.items()}
+        for name, table in named(tables, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
 
@@ -79,19 +99,19 @@ def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
 def detection(tables: dict[tuple, Table]) -> pd.DataFrame:
     """AUROC of wrong labels."""
     shown = {name: COLUMNS[name] for name in ("plain", "recommended", "probe", "cleanlab")}
+    noisy = {key: table for key, table in tables.items() if key[2] != NO_NOISE}
     rows = {
-        setting_name(key): {title: cell(values(table, method, "detection_auroc")) for method, title in shown.items()}
-        for key, table in tables.items()
-        if {"plain", "recommended"} <= table.keys() and key[2] != "none"
+        name: {title: cell(values(table, method, "detection_auroc")) for method, title in shown.items()}
+        for name, table in named(noisy, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("wrong labels, AUROC")
 
 
 def ablations(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Test accuracy of `recommended` with one part left out, changed or added: a row for each."""
-    shown = {key: table for key, table in tables.items() if "recommended" in table and table.keys() & ABLATIONS.keys()}
+    shown = {key: table for key, table in named(tables, "recommended").items() if table.keys() & ABLATIONS.keys()}
     rows = {
-        f"`{name}`": {setting_name(key): cell(values(table, name)) for key, table in shown.items()}
+        f"`{name}`": {setting: cell(values(table, name)) for setting, table in shown.items()}
         for name in ("recommended", *ABLATIONS)
         if any(name in table for table in shown.values())
     }
@@ -101,20 +121,17 @@ def ablations(tables: dict[tuple, Table]) -> pd.DataFrame:
 def differences(tables: dict[tuple, Table]) -> pd.DataFrame:
     """`recommended` against plain over seeds that both have, by a paired bootstrap over test samples."""
     rows = {}
-    for key, table in tables.items():
+    for setting, table in named(tables, *COMPARED).items():
         lines = {
-            method: {seed: line for seed, line in table.get(method, {}).items() if line.get("correct")}
-            for method in ("plain", "recommended")
+            method: {seed: line for seed, line in table[method].items() if line.get("correct")} for method in COMPARED
         }
         seeds = sorted(set.intersection(*map(set, lines.values())))
         if not seeds:
             continue
-        ours, plain = (
-            np.mean([bits(lines[name][seed]) for seed in seeds], axis=0) for name in ("recommended", "plain")
-        )
+        plain, ours = (np.mean([bits(lines[method][seed]) for seed in seeds], axis=0) for method in COMPARED)
         low, high, p = compared(ours - plain)
         result = "win" if low > 0 else "loss" if high < 0 else "tie"
-        rows[setting_name(key)] = {
+        rows[setting] = {
             "seeds": len(seeds),
             "difference": f"{(ours - plain).mean():+.3f}",
             "95 % interval": f"{low:+.3f} to {high:+.3f}",
@@ -159,12 +176,12 @@ def draw(tables: dict[tuple, Table], path: Path) -> None:
     """Test accuracy by epoch: a panel for each setting; a line is the mean over seeds, its band their range."""
     import matplotlib.pyplot as plt
 
-    shown = {key: table for key, table in tables.items() if {"plain", "recommended"} <= table.keys()}
+    shown = named(tables, *COMPARED)
     if not shown:
         raise ValueError("No setting has lines of plain and of recommended: there is nothing to draw.")
     figure, axes = plt.subplots(1, len(shown), figsize=(2.9 * len(shown), 2.9), squeeze=False, layout="constrained")
     colors = dict(zip(PICTURED, ("#888888", "#d6541b", "#2b6cb0")))
-    for axis, (key, table) in zip(axes[0], shown.items()):
+    for axis, (setting, table) in zip(axes[0], shown.items()):
         for method, title in PICTURED.items():
             curves = np.array(values(table, method, "accuracies"))
             if len(curves):
@@ -172,7 +189,7 @@ def draw(tables: dict[tuple, Table], path: Path) -> None:
                 style = ":" if method == "oracle_head_start" else "-"
                 axis.plot(epochs, curves.mean(axis=0), style, color=colors[method], label=title, linewidth=2)
                 axis.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colors[method], alpha=0.2)
-        axis.set_title(setting_name(key), fontsize=10)
+        axis.set_title(setting, fontsize=10)
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("test accuracy")

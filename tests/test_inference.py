@@ -20,10 +20,7 @@ from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_clear import (
-    ClearAdapterConfig,
-    ClearBitFitConfig,
     ClearLoraConfig,
-    ClearPromptConfig,
     ClearTrainer,
     ClearTrainingArguments,
     TurnTrainer,
@@ -32,16 +29,11 @@ from hf_clear import (
     preset,
 )
 from hf_clear.hub.loading import loading_code
+from hf_clear.tuners import PEFT_METHODS
 
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"```python\n(.*?)```", re.S)
-METHODS = {
-    "lora": ClearLoraConfig,
-    "bitfit": ClearBitFitConfig,
-    "adapter": ClearAdapterConfig,
-    "prompt": ClearPromptConfig,
-    "full": None,
-}
+METHODS = {**{name: method.config for name, method in PEFT_METHODS.items()}, "full": None}
 NAMES = ["red", 'the "green" one', "```\nblue's `</b>"]
 TEXTS = ["red1 red2 red3", "green1 green2 green3", "blue1 blue2 blue3"]
 ARGUMENTS = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "seed": 7}

@@ -1,0 +1,60 @@
+"""tables.py: what it says of results, and that it finds pages which say something else."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tables
+from _summary import tables_of
+from scipy.stats import norm
+
+
+def line(method: str, seed: int, right: list[int], **more) -> dict:
+    cell = {"model": "m", "data": "banking77-20", "noise_type": "symmetric", "noise_rate": 0.4, "scored_on": "test"}
+    cell |= {"peft_method": "lora", "epochs": 8, "learning_rate": 2e-3, "method": method, "seed": seed, **more}
+    correct = np.packbits(right).tobytes().hex()
+    return {**cell, "accuracy": float(np.mean(right)), "correct": correct, "test_samples": len(right)}
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have():
+    good, bad = [1] * 9 + [0], [1] * 2 + [0] * 8
+    lines = [line("plain", 1, bad), line("plain", 2, bad), line("recommended", 1, good), line("recommended", 3, bad)]
+    found = tables_of(lines)
+    (row,) = tables.accuracy(found).to_dict("records")
+    assert (row["plain LoRA"], row["`ClearTrainer`"], row["linear probe"]) == ("0.200", "0.900", "-")
+    (row,) = tables.differences(found).to_dict("records")
+    assert (row["seeds"], row["difference"], row[""]) == (1, "+0.700", "win") and float(row["p"]) < 0.01
+    found = tables_of([*lines, line("recommended", 2, bad), line("plain", 3, bad)])
+    assert tables.accuracy(found).iloc[0]["`ClearTrainer`"] == "0.433 ± 0.404 (3)"
+
+
+def test_the_interval_is_that_of_the_mean():
+    rng = np.random.default_rng(0)
+    difference = rng.choice([-1.0, 0.0, 1.0], size=400, p=[0.3, 0.4, 0.3])
+    low, high, p = tables.compared(difference)
+    half = 1.96 * difference.std() / 20
+    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.01)
+    assert p == pytest.approx(2 * norm.sf(abs(difference.mean()) * 20 / difference.std()), abs=0.01)
+    assert tables.compared(np.zeros(5)) == (0.0, 0.0, 1.0)
+    assert tables.compared(-np.ones(5))[1:] == (-1.0, pytest.approx(2e-4))
+
+
+def test_two_settings_of_one_name_are_refused():
+    both = [line("plain", 1, [1, 0]), line("recommended", 1, [1, 0])]
+    lines = both + [{**one, "learning_rate": 1e-3} for one in both]
+    with pytest.raises(ValueError, match="Two settings are called '20 intents, symmetric 40%'.*0.001"):
+        tables.accuracy(tables_of(lines))
+
+
+def test_a_page_with_another_figure_is_found(tmp_path, monkeypatch, capsys):
+    for page in (*tables.PAGES, "docs/images/accuracy.svg"):
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tables.ROOT / page, tmp_path / page)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "PICTURE", tmp_path / "docs/images/accuracy.svg")
+    readme = tmp_path / "README.md"
+    text = readme.read_text()
+    changed = text.replace("| 0.286 |", "| 0.386 |", 1)
+    readme.write_text(changed)
+    assert tables.main(["--check"]) == 1 and "README.md" in capsys.readouterr().out and readme.read_text() == changed
+    assert tables.main([]) == 0 and readme.read_text() == text
