@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         """Of [`~hf_clear.base_trainer.BaseTrainerMixin`]."""
 
         method: str  # what messages call it
-        evaluated: dict[str, Any]  # data, by the prefix of their metrics
+        evaluated: list[tuple[dict[str, float], Any]]  # metrics and data of each evaluation
         labels_tokens: bool  # whether every token has a label, instead of every sample
 
         @property

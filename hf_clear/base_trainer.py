@@ -68,7 +68,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
     ):
         self._peft_config = peft_config
-        self.evaluated = {}  # data, by the prefix of their metrics
+        self.evaluated, self._said = [], set()  # metrics and data of each evaluation; warnings
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
@@ -194,6 +194,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
             # DDP: every process by itself.
             self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self.name_classes()
         return super()._prepare_for_training(*args, **kwargs)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):
@@ -204,8 +205,9 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if not self._is_stock:
             check_same_evaluation(self, dataloader)
-            self.evaluated[kwargs.get("metric_key_prefix", "eval")] = dataloader.dataset
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self.evaluated.append((output.metrics or {}, dataloader.dataset))
+        return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._check_checkpoint(resume_from_checkpoint)
@@ -239,6 +241,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         which also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
         if self._is_stock:
             return super().create_model_card(*args, **kwargs)
+        self.name_classes()
         tags = copy.copy(kwargs.get("tags"))  # which peft forgets
         if not args and kwargs.keys().isdisjoint({"dataset", "dataset_tags"}):
             kwargs["dataset_tags"] = dataset_names(self.train_dataset)

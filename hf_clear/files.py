@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY = ".hf_clear_tmp"
+_EARLIER = "earlier"  # beside what takes its place
 
 
 def make_temporary(folder: Path, name: str) -> tuple[int, str]:
@@ -47,11 +50,17 @@ def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> N
 @contextlib.contextmanager
 def write_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to write to. If the context ends without an exception, the folder is
-    flushed to disk and renamed, and takes the place of what was there; else it is removed."""
+    flushed to disk and renamed, and takes the place of what was there; else it is removed. What a process has left that
+    was killed while it did so is put back or removed."""
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"_{glob.escape(path.name)}.????????{_TEMPORARY}"):
+        if left.is_dir():
+            if (left / _EARLIER).is_dir() and not os.path.lexists(path):
+                os.rename(left / _EARLIER, path)
+            shutil.rmtree(left)
     with tempfile.TemporaryDirectory(_TEMPORARY, f"_{path.name}.", path.parent) as staging:
-        folder, earlier = Path(staging, path.name), Path(staging, "earlier")
+        folder, earlier = Path(staging, path.name), Path(staging, _EARLIER)
         folder.mkdir()
         yield folder
         flush_folder(folder)
@@ -59,7 +68,7 @@ def write_folder(path: str | os.PathLike) -> Iterator[Path]:
             os.rename(path, earlier)
         try:
             os.rename(folder, path)
-        except OSError:
+        except BaseException:
             if earlier.exists():
                 os.rename(earlier, path)
             raise

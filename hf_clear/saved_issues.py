@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ._names import IGNORED_LABEL
 from .fingerprint import Fingerprint, fingerprint
 from .known_labels import labels_without_items
+from .label_names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
 from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
@@ -125,18 +127,16 @@ def _read(path: Path) -> SampleStore | None:
 
 def _saved_names(*folders: Path) -> list[str] | None:
     """Of the classes, as a model's config or `run_glue_noisy.py` has them."""
-    for path in (folder / name for folder in folders for name in ("label_names.json", "config.json")):
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(saved, list):
-            return [str(name) for name in saved]
-        ids = saved.get("id2label") if isinstance(saved, dict) else None
-        if isinstance(ids, dict) and all(str(number).isdigit() for number in ids):
-            config = SimpleNamespace(id2label={int(number): name for number, name in ids.items()})
-            if (names := class_names(None, (), config)) is not None:
-                return names
+    for folder in folders:
+        names: list[str] = []
+        with contextlib.suppress(OSError, ValueError):
+            names = read_label_names(folder / LABEL_NAMES_FILE)
+        if not names:
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+                saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+                names = names_in(SimpleNamespace(id2label=saved.get("id2label")))
+        if are_names(names):
+            return names
     return None
 
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from ._processes import run_on_main
 from ._trainer_types import OwnTrainer
-from ._unwrap import base_of
+from ._unwrap import base_of, processing_class_of
 from .checksums import file_checksum
 from .files import write_atomically, write_folder
 from .hub.dataset_names import dataset_names
 from .hub.model_card import complete_model_card
-from .label_names import are_names, is_classifier, name_classes, names_in, write_label_names
+from .label_names import LABEL_NAMES_FILE, agreed_names, is_classifier, name_classes, names_in, write_label_names
 from .report.shown_columns import class_names
 from .sample_index import label_names
 from .tuners import can_be_merged
+
+logger = logging.getLogger(__name__)
 
 MERGED_FILES = "merged_files.json"  # what `save_merged` has written, with checksums
 
@@ -32,10 +36,12 @@ MERGED_FILES = "merged_files.json"  # what `save_merged` has written, with check
 class SavedModelsMixin(OwnTrainer):
     """For a [`~transformers.Trainer`] whose models are loaded elsewhere, by the names of their classes."""
 
+    _said: set[str]  # warnings; made by [`BaseTrainerMixin`]
+
     def save_merged(self, output_dir: str | os.PathLike) -> None:
         """Writes the model with its adapter merged into the weights: a plain model of transformers with tokenizer (or
         other processing class) and model card, for `pipeline` and `from_pretrained` without peft and hf_clear. The
-        trainer's model stays as it is, and training can go on.
+        trainer's model keeps its adapter, and training can go on. Names of classes are in its config afterwards.
 
         The folder is complete or not there. For the merge, there is a second copy of the model in memory. On several
         processes, call it on every one; the main process writes.
@@ -72,23 +78,35 @@ class SavedModelsMixin(OwnTrainer):
             raise ValueError(
                 f"`save_merged` writes models of transformers, and a {type(base_of(model)).__name__} is none."
             )
-        if isinstance(model, PeftModel) and not can_be_merged(model):
-            method = cast(PeftType, model.peft_config[model.active_adapter].peft_type).value
+        if isinstance(model, PeftModel):
+            if not can_be_merged(model):
+                raise ValueError(_not_mergeable(model))
+        elif any(isinstance(module, BaseTunerLayer) for module in model.modules()):
             raise ValueError(
-                f"An adapter of the type {method} can't be merged: it is no change of the model's weights. Save it "
-                "with `save_model`: the model card's code loads it with the names of its classes. For a plain model, "
-                "train with ClearLoraConfig or ClearBitFitConfig."
+                "The model carries an adapter and is no `PeftModel` (`add_adapter`, `inject_adapter_in_model`): "
+                "`save_merged` can't merge it. Give the trainer the model without it and `peft_config=...`, or wrap it "
+                "by `get_peft_model`."
             )
 
     def _write_merged(self, model: nn.Module, path: Path) -> None:
         _check_replaceable(path)
-        self._name_classes(model)
+        self.name_classes()
+        processing_class = processing_class_of(self)
+        if processing_class is None:
+            logger.warning(
+                f"{path} gets no tokenizer or other processing class, since the trainer has none: `pipeline` would "
+                "make an empty one, and predict nonsense. Save yours there, too."
+            )
         with write_folder(path) as folder:
             if isinstance(model, PeftModel):
-                model = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+                try:
+                    merged = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+                except NotImplementedError as error:
+                    raise ValueError(_not_mergeable(model)) from error
+                model = merged
             cast(PreTrainedModel, model).save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
+            if processing_class is not None:
+                processing_class.save_pretrained(folder)
             with self._writing_to(folder):
                 tags = dataset_names(self.train_dataset)
                 super().create_model_card(model_name=path.name, dataset_tags=None if self._is_stock else tags)
@@ -108,30 +126,48 @@ class SavedModelsMixin(OwnTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self._is_stock:
             return super()._save(output_dir, state_dict)
-        model = self.accelerator.unwrap_model(self.model)
-        self._name_classes(model)
+        self.name_classes()
         super()._save(output_dir, state_dict)
-        names = names_in(base_of(model).config) if is_classifier(base_of(model)) else []
-        if names and isinstance(model, PeftModel) and self.args.should_save:
-            write_label_names(self.args.output_dir if output_dir is None else output_dir, names)
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel) and is_classifier(base_of(model)) and self.args.should_save:
+            folder = Path(self.args.output_dir if output_dir is None else output_dir)
+            if names := names_in(base_of(model).config):
+                write_label_names(folder, names)
+            else:  # those of an earlier adapter would be taken for its own
+                (folder / LABEL_NAMES_FILE).unlink(missing_ok=True)
 
-    def _name_classes(self, model: nn.Module) -> None:
-        """Names the classes in the model's config as the training set does, if the config has no names for them."""
-        base: Any = base_of(model)
+    def name_classes(self) -> None:
+        """Writes the names of the classes into the model's config, as [`agreed_names`] has it. Called when training
+        begins and before anything is saved."""
+        base: Any = base_of(self.accelerator.unwrap_model(self.model))
         if self._is_stock or not is_classifier(base):
             return
-        names = names_in(base.config)
-        if not are_names(names):
-            names = class_names(self.train_dataset, label_names(self)) or []
-        if len(names) == base.config.num_labels:
+        of_data = class_names(self.train_dataset, label_names(self)) or []
+        names, said = agreed_names(names_in(base.config), of_data, base.config.num_labels)
+        if said and said not in self._said and self.is_world_process_zero():
+            logger.warning(said)
+        self._said.add(said)
+        if names:
             name_classes(base.config, names)
+
+
+def _not_mergeable(model: PeftModel) -> str:
+    method = cast(PeftType, model.peft_config[model.active_adapter].peft_type).value
+    return (
+        f"An adapter of the type {method} (with its settings) can't be merged into the model's weights. Save it with "
+        "`save_model`: the model card's code loads it with the names of its classes. For a plain model, train with "
+        "ClearLoraConfig or ClearBitFitConfig."
+    )
 
 
 def _check_replaceable(path: Path) -> None:
     """
     Raises:
-        FileExistsError: if there is something that `save_merged` has not written, or not as it is now.
+        FileExistsError: if there is something that `save_merged` has not written, or not as it is now, or this process
+            works there.
     """
+    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise FileExistsError(f"{path} is where this process works, and can't be replaced. Name another folder.")
     if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
         return
     if path.is_symlink() or not path.is_dir():

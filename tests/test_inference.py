@@ -2,7 +2,6 @@
 docs/inference.md."""
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from helpers.toy import collate, tiny_bert, toy_dataset
+from helpers.toy import tiny_bert
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load, metadata_save
 from peft import get_peft_model
@@ -178,7 +177,7 @@ def test_training_goes_on_after_a_merge(saved, base, tmp_path):
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
 def test_what_cannot_be_merged_says_what_to_do(saved, tmp_path, method):
-    with pytest.raises(ValueError, match=f"CLEAR_{method.upper()} can't be merged: .* Save it with `save_model`"):
+    with pytest.raises(ValueError, match=f"CLEAR_{method.upper()} .* can't be merged .* Save it with `save_model`"):
         saved.trainers[method].save_merged(tmp_path / "merged")
     assert not any(tmp_path.iterdir())
 
@@ -258,42 +257,6 @@ def test_the_code_for_many_classes_and_for_an_adapter_with_a_name():
         'model = PeftModel.from_pretrained(model, "org/x", subfolder="second")'
     )
     assert code.startswith("from peft import PeftModel\nfrom transformers import BertForSequenceClassification\n")
-
-
-def card_of(training_arguments, eval_dataset, then=None, **arguments) -> ModelCard:
-    losses = iter([0.5, 0.25, 0.75, 0.6, 0.7, 0.8])
-    trainer = ClearTrainer(
-        tiny_bert(),
-        training_arguments(eval_strategy="epoch", save_strategy="epoch", clear_warmup_epochs=1, **arguments),
-        train_dataset=toy_dataset(),
-        data_collator=collate,
-        eval_dataset=eval_dataset,
-        peft_config=ClearLoraConfig(task_type="SEQ_CLS"),
-        compute_metrics=lambda _: {"accuracy": next(losses), "nothing": math.nan, "said": "words"},
-    )
-    trainer.train()
-    if then is not None:
-        trainer.evaluate(then)
-    trainer.create_model_card()
-    return ModelCard.load(Path(trainer.args.output_dir) / "README.md")
-
-
-def values(card: ModelCard, metric: str = "accuracy") -> dict:
-    return {r.dataset_split: r.metric_value for r in card.data.eval_results if r.metric_type == metric}
-
-
-def test_evaluation_results_are_those_of_the_model_that_is_saved(training_arguments):
-    data, best = toy_dataset(8), {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
-    best["greater_is_better"] = False
-    last = card_of(training_arguments, data)
-    assert values(last) == {None: 0.75}
-    assert {result.metric_type for result in last.data.eval_results} == {"loss", "accuracy"}, "finite numbers"
-    assert values(card_of(training_arguments, data, **best)) == {None: 0.25}
-    after = card_of(training_arguments, data, then=toy_dataset(5), **best)
-    assert values(after) == {None: 0.6}
-    assert "| the evaluation set, 5 samples | Accuracy | 0.6 |" in after.text
-    assert "achieves the following results" not in after.text, "said once"
-    assert values(card_of(training_arguments, {"first": data, "test": data})) == {"first": 0.7, "test": 0.8}
 
 
 # The part of docs/inference.md that it takes for granted.

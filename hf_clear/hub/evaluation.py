@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +25,13 @@ class Evaluation:
 
     Attributes:
         dataset (`Any`): the data; None if they aren't known any more.
-        name (`str`): what the trainer calls them; empty if there is but one evaluation set.
+        split (`str`, *optional*): what the trainer calls them, or their data set does; None if that is unknown.
         metrics (`dict[str, float]`): finite numbers, by name.
     """
 
     dataset: Any
-    name: str
+    split: str | None
     metrics: dict[str, float]
-
-    @property
-    def split(self) -> str | None:
-        split = self.dataset.split if isinstance(self.dataset, datasets.Dataset) else None
-        return self.name or (None if split is None else str(split))
 
     def described(self) -> str:
         """For a person: what it was measured on."""
@@ -71,15 +66,16 @@ def title(metric: str) -> str:
     return " ".join(part.capitalize() for part in metric.split("_"))
 
 
-def evaluations(trainer: Trainer, evaluated: Mapping[str, Any]) -> list[Evaluation]:
+def evaluations(trainer: Trainer, evaluated: Sequence[tuple[Mapping[str, float], Any]]) -> list[Evaluation]:
     """What is logged of the trained model, one entry an evaluation set: of its last evaluation after training or, if
     there was none, of the epoch that the model is of, the best with `load_best_model_at_end`.
 
     Args:
-        evaluated (`Mapping[str, Any]`): the data that were evaluated in this process, by the prefix of their metrics.
+        evaluated (`Sequence[tuple[Mapping[str, float], Any]]`): of each evaluation in this process, its metrics and its
+            data. They are those of a log if their times are the same.
     """
     history, found = trainer.state.log_history, []
-    ends = [place for place, log in enumerate(history) if "train_runtime" in log]
+    ends = [place for place, log in enumerate(history) if "total_flos" in log]  # of a training
     after = history[ends[-1] :] if ends else []
     for prefix in dict.fromkeys(key.removesuffix(_RUNTIME) for log in history for key in log if key.endswith(_RUNTIME)):
         logs = [log for log in history if f"{prefix}{_RUNTIME}" in log]
@@ -94,7 +90,17 @@ def evaluations(trainer: Trainer, evaluated: Mapping[str, Any]) -> list[Evaluati
             if key.startswith(f"{prefix}_") and not key.endswith(_OF_COST)
             if isinstance(value, (int, float)) and math.isfinite(value)
         }
+        cost = {key: value for key, value in of_model[-1].items() if key.startswith(prefix) and key.endswith(_OF_COST)}
+        dataset = next((data for own, data in reversed(evaluated) if cost.items() <= own.items()), None)
         name = prefix.removeprefix("eval").removeprefix("_")
         if metrics:
-            found.append(Evaluation(evaluated.get(prefix), name, metrics))
+            found.append(Evaluation(dataset, name or _split_of(dataset, trainer.train_dataset), metrics))
     return found
+
+
+def _split_of(dataset: Any, trained: Any) -> str | None:
+    """Its name, unless it is that of the training set: a part that was held out keeps it."""
+    own, other = (
+        getattr(each, "split", None) if isinstance(each, datasets.Dataset) else None for each in (dataset, trained)
+    )
+    return None if own is None or own == other else str(own)

@@ -48,7 +48,7 @@ def loading_code(model: nn.Module, saved: str, processing_class: Any = None, is_
     Returns:
         `str`: the code; None if transformers has no such model.
     """
-    base, saved, code = base_of(model), json.dumps(saved), _Code()
+    base, saved, code = base_of(model), _quoted(saved), _Code()
     architecture, task = type(base).__name__, task_of(model)
     is_known = hasattr(transformers, architecture)
     if isinstance(model, PeftModel):
@@ -102,12 +102,16 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
     code.imports.append("from peft import PeftModel")
     if is_known and is_on_hub(origin):
         code.of_transformers.add(architecture)
-        code.lines.append(f"model = {architecture}.from_pretrained({', '.join([json.dumps(origin), *classes])})")
+        code.lines.append(f"model = {architecture}.from_pretrained({', '.join([_quoted(origin), *classes])})")
     else:
         given = "".join(f", with {own}" for own in classes)
         code.lines.append(f"# model: the {architecture} that the adapter was trained on{given}")
-    folder = "" if adapter == "default" else f", subfolder={json.dumps(adapter)}"
+    folder = "" if adapter == "default" else f", subfolder={_quoted(adapter)}"
     code.lines.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # Python has no surrogate pairs
 
 
 def _assignment(name: str, values: list[str]) -> str:

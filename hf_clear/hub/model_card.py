@@ -14,7 +14,7 @@ from peft import PeftModel, PeftType
 from torch import nn
 
 from .._trainer_types import OwnTrainer
-from .._unwrap import base_of
+from .._unwrap import base_of, processing_class_of
 from .._version import __version__
 from ..files import write_atomically
 from ..fit_checks import FitFindings
@@ -91,7 +91,7 @@ def complete_model_card(
         introduction=(introduction.partition(_RESULTS)[0] if measured else introduction).rstrip(),
         has_blanks=bool(blanks),
         description=_description(trainer, model),
-        code=loading_code(model, saved, trainer.processing_class, is_pushed),
+        code=loading_code(model, saved, processing_class_of(trainer), is_pushed),
         data=_data(trainer, fits),
         evaluations=list(_rows(measured)),
         training=training.strip(),

@@ -16,12 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .._names import TRUE_LABEL
 from ..fit_checks import FitFindings
+from ..label_names import LABEL_NAMES_FILE, read_label_names
 from ..strict_json import parse_json
 from .history import fits_of
 from .page import save_report
 
 REPORT = "report.html"
-_ISSUES, _PROBABILITIES, _NAMES = "label_issues.parquet", "clean_probabilities.parquet", "label_names.json"
+_ISSUES, _PROBABILITIES = "label_issues.parquet", "clean_probabilities.parquet"
 _STATES = ("clear_state.safetensors", "_turn_state.safetensors", "_clear_state.safetensors")
 _KINDS = {  # of warnings, if their text is not to be had
     "no_better_than_chance": "The model's predictions agree with the given labels no more than guesses would.",
@@ -134,8 +135,9 @@ def _told_in(path: Path) -> dict[str, str]:
 
 def _label_names(folder: Path, table: Any) -> list[str] | None:
     """All classes in the model's order, if they are those of the table."""
-    names = _read_json(folder / _NAMES)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    try:
+        names = read_label_names(folder / LABEL_NAMES_FILE)
+    except (OSError, ValueError):
         return None
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
     given = frame["given_label"].dropna() if "given_label" in frame else ()  # the report says that it is missing

@@ -13,6 +13,7 @@ from datasets import ClassLabel, Value
 
 from .._names import TRUE_LABEL
 from ..data.texts import check_columns
+from ..label_names import are_names, names_in
 from .issue_table import COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -37,11 +38,10 @@ def class_names(dataset: Any, label_columns: Sequence[str], config: Any = None) 
     if isinstance(dataset, datasets.Dataset):
         column = next((name for name in label_columns if name in dataset.column_names), None)
         feature = None if column is None else dataset.features[column]
+        feature = getattr(feature, "feature", feature)  # where each token has a label
         names = feature.names if isinstance(feature, ClassLabel) else None
-    id2label = getattr(config, "id2label", None)
-    if names is None and id2label:
-        names = [str(id2label.get(number, f"LABEL_{number}")) for number in range(len(id2label))]
-        names = None if names == [f"LABEL_{number}" for number in range(len(names))] else names
+    if names is None and are_names(own := names_in(config)):
+        names = own
     return names if names and len(set(names)) == len(names) else None
 
 
