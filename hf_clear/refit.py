@@ -17,6 +17,7 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator, get_estimator
+from .estimators._matrix_fit import LEAST_SKILL
 from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
@@ -28,7 +29,8 @@ from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
-from .without_posterior import GATES, WITHOUT_EVIDENCE, say_unexplained, with_gates
+from .truth import truly_clean
+from .without_posterior import WITHOUT_EVIDENCE, changed, say_unexplained, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +95,14 @@ class Refit:
     # ---- The refit ----
 
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
-        """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and from them gate
-        probabilities, participation, and with the ensemble source `"epoch"` the targets. `held_out` is what a
-        cross-fitting warm-up has ended with. Returns what was found, for the log; nothing if there was no fit."""
+        """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and all that follows from them.
+        `held_out` is what a cross-fitting warm-up has ended with. Returns what was found; nothing without a fit."""
         self.resolve()
         if self.loss.uses_posterior and self.store.posterior is None:  # if a run is resumed, it has decided
-            if self.store.is_fitted or (epoch > 0 and self.settings.clear_warmup == "evidence"):
-                self._go_by_losses(GATES if self.store.is_fitted else WITHOUT_EVIDENCE)
+            if self.store.is_fitted:
+                self._go_by_losses()
+            elif epoch > 0 and self.settings.clear_warmup == "evidence":
+                self.settings = changed(self.settings, WITHOUT_EVIDENCE)
         settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
@@ -111,11 +114,12 @@ class Refit:
             of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
             if not fits:
-                self._go_by_losses(WITHOUT_EVIDENCE)
+                self.settings = changed(self.settings, WITHOUT_EVIDENCE)
                 return logs
         elif not is_warmup:
             features = self._frozen_features if estimator.uses_features else None
-            logs = self._fit(estimator, self._predictions(estimator.uses_probabilities), features)
+            predictions = self._predictions(estimator.uses_probabilities)
+            logs = self._fit(estimator, predictions, features, LEAST_SKILL)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
         if self.loss.uses_target and self.ensemble_source == "epoch":
@@ -123,21 +127,23 @@ class Refit:
         return logs | left_out if logs else {}
 
     def _fit(
-        self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
+        self, estimator: NamedEstimator, predictions: SamplePredictions, features: Any, least_skill: float = 0.0
     ) -> dict[str, float]:
-        if self.loss.uses_posterior and not self.store.is_fitted:
-            estimator = mixture_if_unexplained(estimator, self.settings.clear_min_explained)
+        least = self.settings.clear_min_explained
+        is_first = not (self.store.is_fitted and (self.store.clean_probability < 1).any())  # nothing is known so far
+        if self.loss.uses_posterior and is_first and least > 0:
+            estimator = mixture_if_unexplained(estimator, least, least_skill)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
-            say_unexplained(self._trainer, self.loss.name, estimator, logs, self.settings.clear_min_explained)
+            say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
             self._go_by_losses()
             self._begin(predictions)
         return logs
 
-    def _go_by_losses(self, others: dict = GATES) -> None:
+    def _go_by_losses(self) -> None:
         """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
         if self.loss.uses_posterior and self.settings.clear_min_explained > 0:
-            self.settings = with_gates(self.settings, others)
+            self.settings = with_gates(self.settings)
             self._instead = get_estimator(self.settings.clear_estimator)
             self.resolve()
 
@@ -263,8 +269,6 @@ class Refit:
         """Whether all samples of a batch were left out: one stays, without a label."""
         return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
 
-    # ---- State ----
-
     def merge(self) -> None:
         """Gives every process what the others recorded."""
         self.store.merge(self._trainer.accelerator)
@@ -279,11 +283,7 @@ class Refit:
         """For every training sample, the probability that a module acts on it: `[num_samples]`. Once a refit."""
         if self._gate_probability is None:
             settings, clean_probability = self.settings, self.store.clean_probability
-            is_clean: torch.Tensor | None = None
-            if self.true_labels is not None:
-                true = torch.from_numpy(self.true_labels).to(clean_probability.device)
-                is_clean = (true == self.store.labels).to(clean_probability)
-                is_clean[true < 0] = torch.nan
+            is_clean = truly_clean(self.true_labels, self.store.labels)
             own = gate_probability(settings.clear_routing, clean_probability, settings.clear_gamma, is_clean)
             self._gate_probability, self._all_act = own, bool((own == 1).all())
         return self._gate_probability

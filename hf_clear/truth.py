@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 
 from ._names import IGNORED_LABEL, TRUE_LABEL
 
@@ -27,3 +28,12 @@ def true_labels_of(dataset: Any) -> np.ndarray | None:
             f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
         )
     return np.array(labels)
+
+
+def truly_clean(true_labels: np.ndarray | None, labels: torch.Tensor) -> torch.Tensor | None:
+    """Whether each given label is the true one: 1.0 or 0.0, NaN if that is unknown; `[num_samples]`, on the device of
+    `labels`. None without true labels."""
+    if true_labels is None:
+        return None
+    true = torch.from_numpy(true_labels).to(labels.device)
+    return (true == labels).float().masked_fill(true < 0, torch.nan)

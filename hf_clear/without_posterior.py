@@ -1,17 +1,22 @@
-"""What is trained if evidence is weak, or no noise matrix explains the labels: CleaR with gates."""
+"""What is trained if there is no posterior, since no noise matrix explains the labels: CleaR with gates."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._typing import AnyTrainer
 from .estimators import NamedEstimator
-from .estimators.noise_model import EXPLAINED
+from .estimators._matrix_fit import LEAST_SKILL
+from .estimators.noise_model import EXPLAINED, SKILL
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from .training_args import ClearArguments
+
+Settings = TypeVar("Settings", bound="ClearArguments")
 logger = logging.getLogger(__name__)
 
 # What makes CleaR with gates (`preset("clear")`). The warm-up stays.
@@ -23,19 +28,27 @@ GATES: dict[str, Any] = {
     "clear_ensemble_size": 2,
 }
 
+WITHOUT_EVIDENCE: dict[str, Any] = {"clear_warmup": "epochs"}  # from outside the sample: early learning has to do
 
-WITHOUT_EVIDENCE = {**GATES, "clear_warmup": "epochs"}  # from outside the sample: early learning is all there is
 
-
-def with_gates(settings: Settings, others: Mapping[str, Any] = GATES) -> Settings:
-    """A copy of arguments, with others in place of their own. Gates that they have already stay, and so does a larger
-    ensemble."""
+def changed(settings: Settings, others: Mapping[str, Any]) -> Settings:
+    """A copy of arguments, with others in place of their own."""
     instead = copy.copy(settings)
     for name, value in others.items():
-        own = getattr(settings, name)
-        is_asked_for = (name == "clear_routing" and own != "none") or (name == "clear_ensemble_size" and own > value)
-        setattr(instead, name, own if is_asked_for else value)
+        setattr(instead, name, value)
     return instead
+
+
+def with_gates(settings: Settings) -> Settings:
+    """A copy of arguments, with `GATES`. Gates that they have already stay, and so does a larger ensemble."""
+    return changed(
+        settings,
+        {
+            **GATES,
+            "clear_routing": GATES["clear_routing"] if settings.clear_routing == "none" else settings.clear_routing,
+            "clear_ensemble_size": max(GATES["clear_ensemble_size"], settings.clear_ensemble_size),
+        },
+    )
 
 
 def say_unexplained(
@@ -51,9 +64,15 @@ def say_unexplained(
             f"The training loss {loss!r} needs a posterior over the true class, and the estimator "
             f"{estimator.name!r} gave none: `CleanProbabilityEstimate(clean_probability, posterior=...)`."
         )
-    if trainer.is_world_process_zero():
-        logger.warning(
-            f"A noise matrix explains {logs[EXPLAINED]:.0%} of what speaks against the given labels (it takes "
-            f"{least:.0%}, `clear_min_explained`): hardly any is wrong, or people erred on "
-            "samples that a model is in doubt about, too. Training goes on as CleaR with gates, by a mixture of losses."
+    if not trainer.is_world_process_zero():
+        return
+    found = (
+        f"A noise matrix explains {logs[EXPLAINED]:.0%} of what speaks against the given labels (it takes {least:.0%}, "
+        "`clear_min_explained`): hardly any is wrong, or people erred on samples that a model is in doubt about, too."
+    )
+    if math.isnan(logs[EXPLAINED]):
+        found = (
+            f"The model's predictions are expected to go {logs[SKILL]:.0%} of the way from a constant one to perfect "
+            f"ones. A noise matrix takes {LEAST_SKILL:.0%}: it can't be told from classes that are confused."
         )
+    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture of losses.")

@@ -130,15 +130,14 @@ def test_features_that_say_nothing_leave_the_labels_as_they_are(training_argumen
     with caplog.at_level(logging.WARNING, "hf_clear"):
         trainer.train()
     assert "The frozen features say nothing about the labels" in caplog.text and "2 plain epochs" in caplog.text
-    assert "and gates follow it, as in CleaR" in caplog.text
     plain.train()
     for epoch in range(2):
         assert_same(weights["evidence"][epoch][0], weights["plain"][epoch][0])
     assert [fitted for _, fitted in weights["evidence"]] == [-1, -1, 2]
-    assert trainer.sample_store.posterior is None and trainer.clear_args.clear_routing == "clean"
+    assert trainer.sample_store.posterior.eq(1).sum(dim=1).eq(1).all() and len(trainer.label_issues()) == 0
 
 
-@pytest.mark.parametrize("least", [0.5, 0.0])
+@pytest.mark.parametrize("least", [1.0, 0.0])
 def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least):
     """With gates after its warm-up, and without."""
     settings = POSTERIOR | {
@@ -161,6 +160,36 @@ def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least)
         assert torch.equal(*(store.clean_probability for store in stores))
         assert [store.posterior is None for store in stores] == [least > 0] * 2
         assert resumed.clear_args.clear_routing == straight.clear_args.clear_routing == ("clean" if least else "none")
+
+
+def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned(
+    training_arguments, caplog, monkeypatch
+):
+    """A posterior, if a noise matrix explains the labels by predictions with enough skill; else gates. Resumed, too."""
+    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
+    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 1, "save_strategy": "epoch"}
+    build, dataset = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8), noisy_dataset(240)
+    straight = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert "So training begins with 1 plain epochs" in caplog.text and "goes on as CleaR with gates" not in caplog.text
+    fit = next(entry for entry in straight.state.log_history if "noise_model_explained" in entry)
+    assert fit["epoch"] == 1 and fit["noise_model_explained"] >= 0.5 and fit["noise_model_skill"] >= 0.6
+    store = straight.sample_store
+    assert store.posterior is not None and straight.clear_args.clear_routing == "none"
+    assert abs(float((store.clean_probability < 0.5).float().mean()) - 0.3) < 0.05
+    resumed = trainer_of(build, dataset)
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{240 // 8}")
+    assert_same(state_of(straight), state_of(resumed))
+    assert torch.equal(store.posterior, resumed.sample_store.posterior)
+
+    monkeypatch.setattr("hf_clear.refit.LEAST_SKILL", 1.1)
+    caplog.clear()
+    unskilled = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        unskilled.train()
+    assert "of the way from a constant one to perfect ones" in caplog.text
+    assert unskilled.sample_store.posterior is None and unskilled.clear_args.clear_routing == "clean"
 
 
 def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_arguments, caplog):

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _SIGNIFICANCE, _SEED = 0.01, 71_205
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
-EXPLAINED = "noise_model_explained"  # the diagnostic
+EXPLAINED, SKILL = "noise_model_explained", "noise_model_skill"  # diagnostics
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,7 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         "noise_model_scale": float(model.scales[0]),
         "noise_model_gain": model.gain,
         EXPLAINED: model.explained,
+        SKILL: model.expected_skill if model.is_supported else float("nan"),
         "noise_model_diagonal": float(np.diag(model.transition_matrix).mean()),
     }
     return CleanProbabilityEstimate(model.clean_probability, diagnostics, model.target, model.transition_matrix)

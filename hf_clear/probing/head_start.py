@@ -144,9 +144,7 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
             f"the way from a constant one to perfect ones, and it takes {LEAST_SKILL:.0%}"
         )
     epochs = settings.clear_warmup_epochs
-    then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`); the first fit is to what it predicts"
-    gates = settings.get_training_loss().uses_posterior and settings.clear_min_explained > 0
-    then += ", and gates follow it, as in CleaR." if gates else "."
+    then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`), whose predictions the first fit is to."
     if epochs >= first.trainer.state.num_train_epochs:
         then = (
             f"this is plain training to its end: the {epochs} plain epochs that come first (`clear_warmup_epochs`) are "
