@@ -331,7 +331,7 @@ def run(
 def load_data(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: NoisyTrainingArguments
 ) -> tuple[DatasetDict, list[str], dict[str, float]]:
-    """The splits `train`, `validation` and `test` (where there are such), with noise; the names of the classes; and the
+    """The splits `train`, `validation` and `test` (if there are such), with noise; the names of the classes; and the
     realized noise."""
     hub_args = {"cache_dir": model_args.cache_dir, "token": model_args.token}
     if data_args.overwrite_cache:

@@ -64,11 +64,8 @@ def find_data_set(name: str) -> tuple[DataSet, int | None]:
 
 
 def check_noise(data: str, noise_type: str) -> None:
-    """
-    Raises:
-        ValueError: if a data set can't have this noise: injected where labels are noisy already, or its own where it
-            has none.
-    """
+    """Raises a ValueError if a data set can't have this noise: injected noise if its labels are noisy already, or its
+    own if it has none."""
     has_own = find_data_set(data)[0].truth_column is not None
     if has_own and noise_type not in (REAL_NOISE, NO_NOISE):
         raise ValueError(

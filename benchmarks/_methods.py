@@ -105,7 +105,7 @@ def parse_method(method: str) -> tuple[str, dict[str, Any]]:
     """`"paper:clear_gamma=0.8"` to the name of the method and its settings.
 
     Raises:
-        ValueError: where there is no such method or setting, or the setting is refused.
+        ValueError: if there is no such method or setting, or the setting is refused.
     """
     name, colon, text = method.partition(":")
     if name not in METHODS:

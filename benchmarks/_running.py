@@ -42,10 +42,10 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
 
 
 def run_in_process(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
-    """[`cells.run_cell`] in a process of its own, which ends where this one does.
+    """[`cells.run_cell`] in a process of its own, which ends when this one does.
 
     Raises:
-        RuntimeError: where it fails, with the end of its log.
+        RuntimeError: if it fails, with the end of its log.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
     environment = {

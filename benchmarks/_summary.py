@@ -49,7 +49,7 @@ def summarize(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def compare(method: str, table: Table) -> dict[str, Any]:
     """The numbers of a row. A comparison is over the seeds that all of its methods have, their number is beside it; it
-    is None where there is no such seed, or hardly a gap between plain and oracle."""
+    is None if there is no such seed, or hardly a gap between plain and oracle."""
     lines = list(table[method].values())
     accuracies = np.array([line["accuracy"] for line in lines])
     row = {"method": method, "seeds": len(accuracies), "accuracy": float(accuracies.mean())}
@@ -89,7 +89,7 @@ def paired(table: Table, *methods: str, name: str = "accuracy") -> np.ndarray:
 
 
 def caption(row: dict[str, Any]) -> str:
-    """What a table is about, with the number of samples where lines tell it."""
+    """What a table is about, with the number of samples if lines tell it."""
     rate = "" if row["noise_rate"] is None else f" {row['noise_rate']:.0%}"
     text = f"{row['data']}, {row['noise_type']} noise{rate}, {row['model']}"
     if row["peft_method"] is not None:

@@ -34,13 +34,13 @@ class Target:
 
     @property
     def margin(self) -> float | None:
-        """How far on the right side; negative where the target is missed."""
+        """How far the measured number is on the right side; negative if the target is missed."""
         if self.measured is None:
             return None
         return (self.needed - self.measured) if self.is_most else (self.measured - self.needed)
 
     def as_row(self) -> dict[str, Any]:
-        """With the keys that all rows of benchmarks have; met where `ratio` is not above `target`."""
+        """The target with the keys that all rows of benchmarks have; met if `ratio` is not above `target`."""
         met = None if self.margin is None else self.margin >= -1e-9
         row = {"name": f"target: {self.name}", "ratio": None if met is None else float(not met), "target": 0.0}
         return {**row, "needed": self.needed, "measured": self.measured, "of": self.of, "missed_in": self.missed_in}

@@ -69,7 +69,7 @@ def train(
     callbacks: list[TrainerCallback] | None = None,
     **more: Any,
 ) -> tuple[Trainer, list[float]]:
-    """One training, of stock `Trainer` where `settings` is None; the trainer and the seconds of each epoch."""
+    """One training, of stock `Trainer` if `settings` is None; the trainer and the seconds of each epoch."""
     train_set, test_set, model, tokenizer = loaded(data, args.data)
     model = copy.deepcopy(model)
     timer = EpochTimer()

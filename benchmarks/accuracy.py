@@ -136,8 +136,8 @@ def grid(args: argparse.Namespace) -> list[Cell]:
     """The cells that the arguments ask for, seed by seed.
 
     Raises:
-        ValueError: where an argument is wrong or a file is missing.
-        ImportError: where a package is missing.
+        ValueError: if an argument is wrong or a file is missing.
+        ImportError: if a package is missing.
     """
     settings = settings_of(args)
     if args.learning_rate is not None and not args.learning_rate > 0:
@@ -156,10 +156,10 @@ def grid(args: argparse.Namespace) -> list[Cell]:
 
 
 def settings_of(args: argparse.Namespace) -> list[Setting]:
-    """Those of `--settings`, or all combinations of the arguments that it stands instead of.
+    """The settings to run: those of `--settings`, or all combinations of the arguments that it stands instead of.
 
     Raises:
-        ValueError: where one can't be, a file is missing, or another shared argument is wrong.
+        ValueError: if one can't be, a file is missing, or another shared argument is wrong.
     """
     if args.data is None:
         raise ValueError("--data: name the folder with the data sets.")
@@ -184,11 +184,7 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
 
 
 def check_methods(methods: list[str], settings: list[Setting]) -> None:
-    """
-    Raises:
-        ValueError: where a method or a setting of it can't be.
-        ImportError: where a package is missing.
-    """
+    """Raises a ValueError if a method or a setting of it can't be, and an ImportError if a package is missing."""
     for method in methods:
         name, of_clear = parse_method(method)
         for setting in settings:

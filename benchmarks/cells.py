@@ -79,7 +79,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the repository that this file is in, with a `+` where tracked files differ from it; None outside of one."""
+    """The commit of the repository that this file is in, with a `+` if tracked files differ; None outside of one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
@@ -100,7 +100,7 @@ def cpu_model() -> str:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # returns where the process that started this one is gone
+    os.read(0, 1)  # returns when the process that started this one is gone
     os._exit(1)
 
 

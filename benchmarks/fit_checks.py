@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Is a noise rate stated only where it holds? Small models on scikit-learn's data, clean and with injected noise: how
+"""Is a noise rate stated only when it holds? Small models on scikit-learn's data, clean and with injected noise: how
 often `hf_clear.fit_checks.check_fit` supports a rate, and how often its interval holds the true one.
 
     python benchmarks/fit_checks.py

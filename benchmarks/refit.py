@@ -132,7 +132,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def compare(results: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """One row for each target; it is met where `ratio`, of what was measured to the most it may be, is not above
+    """One row for each target; it is met if `ratio`, of what was measured to the most it may be, is not above
     `target`."""
     measured = [
         (f"{name}, {result['size']:,} samples", result[name], *target)

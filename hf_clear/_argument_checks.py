@@ -11,7 +11,7 @@ LARGEST_COUNT = 2**31 - 1
 
 
 def check_numbers(arguments: Any, *names: str) -> None:
-    """Raises a ValueError where one of these arguments is no number."""
+    """Raises a ValueError if one of these arguments is no number."""
     for name in names:
         value = getattr(arguments, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -19,7 +19,7 @@ def check_numbers(arguments: Any, *names: str) -> None:
 
 
 def check_least(arguments: Any, name: str, least: float, largest: float = LARGEST) -> None:
-    """Raises a ValueError where this argument is no number from `least` to `largest`: what is infinite, or next to it,
+    """Raises a ValueError if this argument is no number from `least` to `largest`: what is infinite, or next to it,
     makes losses that are not finite."""
     check_numbers(arguments, name)
     value = getattr(arguments, name)
@@ -30,7 +30,7 @@ def check_least(arguments: Any, name: str, least: float, largest: float = LARGES
 
 
 def check_whole_numbers(arguments: Any, **least: int) -> None:
-    """Raises a ValueError where one of these is no whole number of at least so much; makes ints of them."""
+    """Raises a ValueError if one of these is no whole number of at least so much; makes ints of them."""
     check_numbers(arguments, *least)
     for name, smallest in least.items():
         value = getattr(arguments, name)

@@ -20,7 +20,7 @@ class PackageLogger(logging.Logger):
 
 
 class _ToStderr(logging.StreamHandler):
-    """Shows messages where nobody has set up logging: Python itself would keep those below a warning to itself."""
+    """Shows messages if nobody has set up logging: Python itself would keep those below a warning to itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:

@@ -36,7 +36,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def low_precision(args: TrainingArguments) -> contextlib.AbstractContextManager:
-    """For predictions without gradient: autocast where `bf16_full_eval` or `fp16_full_eval` asks for it. The weights
+    """Autocast for predictions without gradient, if `bf16_full_eval` or `fp16_full_eval` asks for it. The weights
     stay as they are, since training goes on with them."""
     if not (args.bf16_full_eval or args.fp16_full_eval):
         return contextlib.nullcontext()

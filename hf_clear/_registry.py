@@ -27,7 +27,7 @@ class Registry(dict[str, Member]):
         """Adds a member.
 
         Raises:
-            ValueError: where the name is empty, no string, or taken.
+            ValueError: if the name is empty, no string, or taken.
         """
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"The name of a {self.kind} has to be a string with letters in it; got {name!r}.")
@@ -45,7 +45,7 @@ class Registry(dict[str, Member]):
             argument (`str`, *optional*): whose value the name is, for the message, such as `"clear_loss"`.
 
         Raises:
-            ValueError: where there is none; the message lists those that there are.
+            ValueError: if there is none; the message lists those that there are.
         """
         if not isinstance(name, str) or name not in self:
             where = f"`{argument}` has to be the name of a {self.kind}" if argument else f"There is no {self.kind}"

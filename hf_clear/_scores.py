@@ -26,7 +26,7 @@ def scores_and_labels(outputs: Any, labels: torch.Tensor, shift: bool = False) -
         `tuple[torch.Tensor, torch.Tensor]`: `[*labels.shape, num_labels]` and the shape of `labels`.
 
     Raises:
-        ValueError: where there is no row of class scores for each label.
+        ValueError: if there is no row of class scores for each label.
     """
     logits = scores_of(outputs)
     if labels.ndim not in (1, 2) or logits.shape[:-1] != labels.shape:
@@ -51,7 +51,7 @@ def scores_of(outputs: Any) -> torch.Tensor:
     """[`scores_in`] outputs that hold some.
 
     Raises:
-        ValueError: where there are none.
+        ValueError: if there are none.
     """
     scores = scores_in(outputs)
     if scores is None:
@@ -76,7 +76,7 @@ def shifted(labels: torch.Tensor) -> torch.Tensor:
 
 
 def add_decoder_inputs(model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> None:
-    """Adds what an encoder-decoder language model makes of its labels, where it isn't given these."""
+    """Adds what an encoder-decoder language model makes of its labels, if it isn't given these."""
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if labels.ndim == 2 and prepare is not None and "decoder_input_ids" not in inputs:
         inputs["decoder_input_ids"] = prepare(labels=labels)

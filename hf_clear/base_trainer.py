@@ -76,8 +76,8 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
     @property
     def true_labels(self) -> np.ndarray | None:
-        """The column `true_label` of the training set, `[num_samples]`, where there is one (as
-        [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 where the truth is unknown.
+        """The column `true_label` of the training set, `[num_samples]`, if there is one (as
+        [`~hf_clear.noise.inject_label_noise`] adds it) and every sample has one label; -100 if the truth is unknown.
         It is used for metrics and for routing strategies that need the truth alone."""
         return None if self.labels_tokens else true_labels_of(self.train_dataset)
 
@@ -99,12 +99,12 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         """What the last fit found, one row a training sample, in the order of the training set.
 
         Returns:
-            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not where every
+            `datasets.Dataset` with the columns `sample_index` (row of the training set), `given_label` (not if every
             token has its own), `clean_probability` in [0, 1], and `loss` in nats. Of a sample whose loss is not finite
             nothing is known: its clean probability is NaN.
 
         Raises:
-            RuntimeError: where nothing has been fitted yet.
+            RuntimeError: if nothing has been fitted yet.
         """
         store = self._fitted_store()
         columns = {"sample_index": np.arange(len(store.losses))}
@@ -135,7 +135,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             samples. If every token has a label, there is none to show and none to suggest.
 
         Raises:
-            RuntimeError: where nothing has been fitted yet.
+            RuntimeError: if nothing has been fitted yet.
             ValueError: if `threshold` is no probability, or a column is not there or called like one of the table.
         """
         store = self._fitted_store()
@@ -157,7 +157,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         """What speaks against the clean probabilities of the last fit, and the noise rate that it supports.
 
         Raises:
-            RuntimeError: where nothing has been fitted yet.
+            RuntimeError: if nothing has been fitted yet.
         """
         return self._fitted_store().findings
 
@@ -238,7 +238,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`, and on the method and what it found ([`~hf_clear.hub.model_card.complete_model_card`]),
-        which also says how to load an adapter that needs hf_clear. Where nothing is routed, it is that of `Trainer`."""
+        which also says how to load an adapter that needs hf_clear. If nothing is routed, it is that of `Trainer`."""
         if self._is_stock:
             return super().create_model_card(*args, **kwargs)
         self.name_classes()

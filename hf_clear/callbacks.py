@@ -49,14 +49,14 @@ class RefittingTrainer(Protocol):
 class CleanProbabilityCallback(TrainerCallback):
     """Refits the clean probabilities at the beginning of every epoch after the warm-up.
 
-    [`ClearTrainer`] adds one by itself where routing is on. Pass your own, a new one for each trainer, to use an
+    [`ClearTrainer`] adds one by itself if routing is on. Pass your own, a new one for each trainer, to use an
     estimator that has no name.
 
     At each refit, one pass over the training set with every module active gives the losses (with
     `clear_loss_source="online"`, the running mean of the predictions of training does), the estimator turns them into
     clean probabilities, and what it finds is logged: `clean_fraction` (share of samples with clean probability
     above 0.5), what speaks against them ([`~hf_clear.fit_checks.check_fit`]) and the estimator's diagnostics (of a
-    mixture: means, weight, separation). Where true labels are known, it is also logged how well it finds the wrong ones
+    mixture: means, weight, separation). If true labels are known, it is also logged how well it finds the wrong ones
     ([`~hf_clear.metrics.detection_metrics`]), and the memorization of clean and noisy samples
     ([`~hf_clear.metrics.Memorization`]). With the ensemble source `"epoch"`, N routed passes then give the targets of
     the training loss.
@@ -118,10 +118,10 @@ class MemorizationCallback(TrainerCallback):
 
     Args:
         trainer (`Trainer`): the trainer whose training set and model are looked at.
-        true_labels (`Sequence[int]` of shape `[num_samples]`): -100 where unknown.
+        true_labels (`Sequence[int]` of shape `[num_samples]`): -100 if unknown.
 
     Raises:
-        ValueError: where there is not one true label for each training sample; at the beginning of training, where
+        ValueError: if there is not one true label for each training sample; at the beginning of training, if
             every token has a label.
 
     Example:

@@ -29,7 +29,7 @@ def check_setup(trainer: AnyTrainer, method: str, settings: ClearArguments) -> N
         method (`str`): what messages call it.
 
     Raises:
-        ValueError: where CleaR can't train so; the message says why and what to do.
+        ValueError: if CleaR can't train so; the message says why and what to do.
     """
     check_task(trainer, method)
     check_routable(trainer.model)
@@ -42,8 +42,8 @@ def check_setup(trainer: AnyTrainer, method: str, settings: ClearArguments) -> N
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
     if not settings.clear_dropout_after_warmup and (checkpoints or trainer.args.gradient_checkpointing):
         logger.warning(
-            "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, where transformers does "
-            "no activation checkpointing: expect more memory to be used from then on."
+            "`clear_dropout_after_warmup=False` trains in evaluation mode after the warm-up, and transformers does "
+            "no activation checkpointing in that mode: expect more memory to be used from then on."
         )
 
 
@@ -63,7 +63,7 @@ def check_task(trainer: AnyTrainer, method: str) -> None:
     """What both methods ask of model and data.
 
     Raises:
-        ValueError: where there is more than one kind of label, no class, or no index.
+        ValueError: if there is more than one kind of label, no class, or no index.
     """
     if len(trainer.label_names) != 1:
         in_kwargs = " If its `forward` takes them as `**kwargs`, say so: `label_names=['labels']`."
@@ -113,7 +113,7 @@ def check_training_set(trainer: AnyTrainer) -> Any:
         `Any`: the label of the first sample; None if a collator makes it.
 
     Raises:
-        ValueError: where there is no sample or no label, or at the first label that is no class.
+        ValueError: if there is no sample or no label, or at the first label that is no class.
     """
     dataset: Any = trainer.train_dataset
     names = label_names(trainer)

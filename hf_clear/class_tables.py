@@ -62,7 +62,7 @@ def merge_rows(accelerator: Accelerator, is_new: torch.Tensor, labels: torch.Ten
 
 
 def mean_of_members(predict: Callable[[int], torch.Tensor], size: int) -> torch.Tensor:
-    """The mean of an ensemble's tables, in place; a row of zeros where one is not finite.
+    """The mean of an ensemble's tables, in place; a row of zeros if one is not finite.
 
     Args:
         predict (`Callable[[int], torch.Tensor]`): from the number of a member to its table, which is used up.

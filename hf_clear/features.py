@@ -26,7 +26,7 @@ class FrozenFeatures:
     mapped to memory; the same on every process.
 
     Attributes:
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where a sample has no single one.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 if a sample has no single one.
         mean (`torch.Tensor` of shape `[num_samples, hidden_size]`, *optional*): the last hidden state, averaged over
             the tokens that are no padding; of an encoder-decoder model, the encoder's.
         head (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): what the model's head makes its scores from.
@@ -61,7 +61,7 @@ def predict_features(
             features are NaN otherwise, and its label -100.
 
     Raises:
-        ValueError: where the model doesn't give its hidden states, or its scores are not those of `head`.
+        ValueError: if the model doesn't give its hidden states, or its scores are not those of `head`.
     """
     hook = None if head is None else _HeadInputs(head)
     shape: tuple[int, ...] = ()
@@ -152,7 +152,7 @@ def _head_features(
     trainer: AnyTrainer, head: nn.Module, taken: torch.Tensor, given: torch.Tensor, scores: torch.Tensor
 ) -> torch.Tensor | None:
     """The part of the head's input, `[batch, ...]`, that its scores are made from: its shape doesn't depend on the
-    length of a sequence. None where that can't be told."""
+    length of a sequence. None if that can't be told."""
     if not isinstance(given, torch.Tensor) or len(taken) != len(scores):
         return None
     if given.ndim == 3:  # scores of every token, of which the model picks one

@@ -78,7 +78,7 @@ def reserve(path: str | os.PathLike, size: int) -> None:
     """Makes a file of zeros, and sees to it that its `size` in bytes is there on the disk.
 
     Raises:
-        OSError: where it is not.
+        OSError: if it is not.
     """
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -105,7 +105,7 @@ def check_inside(path: Path) -> None:
     `snapshots/REVISION` to `blobs`, beside it.
 
     Raises:
-        ValueError: where it is a link to somewhere else.
+        ValueError: if it is a link to somewhere else.
     """
     folder, target = path.parent.resolve(), path.resolve()
     roots = [folder, *(parent.parent / "blobs" for parent in (folder, *folder.parents) if parent.name == "snapshots")]

@@ -62,7 +62,7 @@ class Fingerprint:
         Args:
             earlier (`dict[str, Any]`): [`as_json`] of the data set before.
             earlier_labels (`np.ndarray` of shape `[num_samples]`, *optional*): its labels, as far as they are known;
-                negative where not.
+                negative if not.
         """
         if earlier["num_samples"] != self.num_samples:
             return [f"the number of samples ({earlier['num_samples']:,} -> {self.num_samples:,})"]

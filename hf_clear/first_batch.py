@@ -38,7 +38,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
         mixin (`type`): the class whose loss the classes below it in the trainer's MRO give.
 
     Raises:
-        ValueError: where a module can't be routed, or settings don't fit the task or the model's loss.
+        ValueError: if a module can't be routed, or settings don't fit the task or the model's loss.
     """
     model, label_name, shift = trainer.model, trainer.label_names[0], shifts_labels(trainer)
     base_loss = base_loss_of(trainer, mixin)
@@ -83,7 +83,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     if strategy.needs_truth and refit.true_labels is None:
         raise ValueError(
             f"`clear_routing={strategy.name!r}` needs to know the truth: one true label a sample in a column "
-            f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 where unknown."
+            f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 if unknown."
         )
     if not refit.labels_tokens:
         _say_memory(refit, logits.shape[-1])
@@ -117,11 +117,11 @@ def _check_tokens(settings: ClearArguments, estimator: NamedEstimator) -> None:
     if source != "step":
         raise ValueError(
             f"`clear_ensemble_source={source!r}` keeps a prediction for every sample, which is too "
-            "much where every token has a label. Use 'step', or leave it out."
+            "much if every token has a label. Use 'step', or leave it out."
         )
     if settings.clear_loss_source == "online":
         raise ValueError(
-            "`clear_loss_source='online'` keeps a prediction for every sample, which is too much where every token "
+            "`clear_loss_source='online'` keeps a prediction for every sample, which is too much if every token "
             "has a label. Use 'epoch'."
         )
     if settings.clear_warmup in BEFORE_TRAINING:

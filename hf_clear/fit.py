@@ -57,7 +57,7 @@ def fit_clean_probability(
 
     Args:
         features (`torch.Tensor` of shape `[num_samples, dim]`, *optional*): of the frozen model.
-        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): for metrics alone; negative where unknown.
+        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): for metrics alone; negative if unknown.
 
     Returns:
         `dict[str, float]`: `clean_fraction` (share of samples with clean probability above 0.5; absent if no loss is

@@ -31,13 +31,13 @@ class FitFindings:
             nothing does.
         missing (`int`): samples whose loss is not finite: nothing is known of their labels.
         noise_rate (`float`, *optional*): the estimated share of wrong labels, 1 - the mean clean probability. None
-            where the fit doesn't support one.
+            if the fit doesn't support one.
         noise_rate_interval (`tuple[float, float]`, *optional*): where it lies if the two groups of losses are right and
             wrong labels: from the smallest to the largest of four estimates (that above; the weight of the component of
             large losses; the share of clean probabilities below 0.5; the share of labels that the model doesn't
             predict), widened by the share of samples that two such groups confuse, and by two standard deviations of
             the count. It knows nothing of wrong labels that the model has learned by heart, or that look right to it.
-        unsupported (`str`): why there is no noise rate; empty where there is one.
+        unsupported (`str`): why there is no noise rate; empty if there is one.
     """
 
     warnings: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class FitFindings:
 
     def logs(self) -> dict[str, float]:
         """Numbers for the log: `fit_warnings`, how many kinds there are; 1 under `fit_` and the name of each; the noise
-        rate and the ends of its interval, where there is one."""
+        rate and the ends of its interval, if there is one."""
         logs: dict[str, float] = {"fit_warnings": len(self.warnings), **{f"fit_{kind}": 1 for kind in self.warnings}}
         if self.noise_rate is None or self.noise_rate_interval is None:  # there are both or none
             return logs
@@ -65,7 +65,7 @@ class FitFindings:
         """From [`as_dict`].
 
         Raises:
-            ValueError: where these are no findings.
+            ValueError: if these are no findings.
         """
         try:
             found = cls(**values)
@@ -109,7 +109,7 @@ def check_fit(
 
     Args:
         losses, clean_probability (`np.ndarray` of shape `[num_samples]`): of the fit.
-        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given classes; None where every token has one.
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given classes; None if every token has one.
         predicted (`np.ndarray` of shape `[num_samples]`, *optional*): the classes that the model predicts.
         id2label (`Mapping[int, str]`, *optional*): the names of the classes, for messages, as in a model's config.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the fit;

@@ -82,7 +82,7 @@ class Glue(_Metric):
 class EpochAccuracy(_Metric):
     """Peak and average accuracy over the epochs of a training, as in Tables 1, 2 and 5 of CleaR (arXiv 2411.00873):
     `peak_accuracy` is that of the best epoch, `average_accuracy` the mean over the epochs after the warm-up (absent
-    where there is none). Takes the `warmup_epochs` (k) besides predictions and references.
+    if there is none). Takes the `warmup_epochs` (k) besides predictions and references.
 
     Example:
 
@@ -117,8 +117,8 @@ class Memorization(_Metric):
     """
 
     _inputs = (
-        "predictions: class numbers. references: the given labels. true_labels: the true ones; a sample where that is "
-        "negative (-100: unknown) is left out."
+        "predictions: class numbers. references: the given labels. true_labels: the true ones; a sample with a "
+        "negative one (-100: unknown) is left out."
     )
     _dtypes = {"predictions": "int64", "references": "int64", "true_labels": "int64"}
 
@@ -137,7 +137,7 @@ class Detection(_Metric):
     ```
     """
 
-    _inputs = "predictions: clean probabilities in [0, 1]. references: 1 where the given label is wrong, else 0."
+    _inputs = "predictions: clean probabilities in [0, 1]. references: 1 if the given label is wrong, else 0."
     _dtypes = {"predictions": "float64", "references": "int64"}
 
     def _compute(self, predictions, references) -> dict[str, float]:
@@ -145,7 +145,7 @@ class Detection(_Metric):
 
 
 def detection_metrics(clean_probability: np.ndarray, is_noisy: np.ndarray) -> dict[str, float]:
-    """How well clean probabilities find the wrong labels, where the truth is known. Wrong labels are the positives.
+    """How well clean probabilities find the wrong labels, when the truth is known. Wrong labels are the positives.
 
     Args:
         clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
@@ -153,7 +153,7 @@ def detection_metrics(clean_probability: np.ndarray, is_noisy: np.ndarray) -> di
 
     Returns:
         `dict[str, float]`: `detection_auroc` and `detection_average_precision` of the ranking by clean probability
-        (lowest first), `detection_precision` and `detection_recall` of the samples below 0.5. Empty where all labels
+        (lowest first), `detection_precision` and `detection_recall` of the samples below 0.5. Empty if all labels
         are right or all are wrong: there is nothing to tell apart.
     """
     clean_probability, is_noisy = np.asarray(clean_probability), np.asarray(is_noisy, dtype=bool)
@@ -172,7 +172,7 @@ def memorization(predicted: np.ndarray, given: np.ndarray, true: np.ndarray) -> 
     """[`Memorization`] without `evaluate`.
 
     Args:
-        predicted, given, true (`np.ndarray` of shape `[num_samples]`): class numbers; `true` negative where unknown.
+        predicted, given, true (`np.ndarray` of shape `[num_samples]`): class numbers; `true` negative if unknown.
     """
     groups = {"clean": (given == true) & (true >= 0), "noisy": (given != true) & (true >= 0)}
     as_given = predicted == given

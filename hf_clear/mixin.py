@@ -133,7 +133,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         """Makes sure, before the optimizer acts, that the step was CleaR's.
 
         Raises:
-            RuntimeError: where `training_step` of a subclass took its place.
+            RuntimeError: if `training_step` of a subclass took its place.
         """
         if self.is_routed and self._num_routed == 0:
             raise RuntimeError(not_reached(self, ClearMixin, "training_step", "compute_loss"))

@@ -38,13 +38,13 @@ class SamplePredictions:
 
     Attributes:
         losses (`torch.Tensor` of shape `[num_samples]`): cross entropy with the given label, in nats; the mean over a
-            sample's tokens where each has its own; NaN for a sample that the collator never returned.
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 where each token has its own, and
+            sample's tokens if each has its own; NaN for a sample that the collator never returned.
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 if each token has its own, and
             for a sample that the collator never returned.
         probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): softmax of the logits, in
-            float16 if there are more than [`~hf_clear.class_tables.FULL_PRECISION`]; None where each token has its own,
-            and where nobody asked for them.
-        predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None where each
+            float16 if there are more than [`~hf_clear.class_tables.FULL_PRECISION`]; None if each token has its own,
+            or nobody asked for them.
+        predicted (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable classes; None if each
             token has its own.
         confidence (`torch.FloatTensor` of shape `[num_samples]`, *optional*): their probability.
         never_returned (`torch.BoolTensor` of shape `[num_samples]`): of samples with one label each, those that the
@@ -68,7 +68,7 @@ class SamplePredictions:
 
 @failing_together()
 def per_sample_losses(trainer: Trainer, dataset: MapDataset | None = None) -> np.ndarray:
-    """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); where
+    """The cross entropy of every sample with its given label, in evaluation mode (no dropout, nothing routed); if
     every token has a label, the mean over a sample's tokens.
 
     Works with a stock [`~transformers.Trainer`] too: together with [`~hf_clear.gaussian_mixture`] it finds suspect
@@ -140,7 +140,7 @@ def predict_samples(
         description (`str`, *optional*): of a progress bar; without, there is none.
 
     Raises:
-        ValueError: where the model's logits don't fit the labels.
+        ValueError: if the model's logits don't fit the labels.
     """
 
     def rows_of(model: nn.Module, batch: dict[str, Any], index: torch.Tensor) -> list[torch.Tensor]:
@@ -253,7 +253,7 @@ def _share(accelerator: Accelerator, rows: torch.Tensor, seen: torch.Tensor) -> 
 
 
 def _some_batches(trainer: AnyTrainer, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
-    """The batches of this process, or one with the first sample where it has none, so that it learns what a row is:
+    """The batches of this process, or one with the first sample if it has none, so that it learns what a row is:
     with `even_batches=False`, a small data set may not have one for every process."""
     batch = None
     for batch in dataloader:

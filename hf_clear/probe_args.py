@@ -62,7 +62,7 @@ class ProbeArguments:
         without a look.
 
         Raises:
-            ValueError: where one is out of its range.
+            ValueError: if one is out of its range.
         """
         check_numbers(self, "probe_learning_rate", "probe_gce_q")
         check_whole_numbers(self, probe_epochs=1, probe_batch_size=1)

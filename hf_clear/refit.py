@@ -56,7 +56,7 @@ class Refit:
         ensemble_source (`str`): where its targets come from.
         keeps_predictions (`bool`): whether there is a running mean of each sample's predictions in training.
         labels_tokens (`bool`): whether every token has a label, instead of every sample.
-        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 where unknown.
+        true_labels (`np.ndarray` of shape `[num_samples]`, *optional*): -100 if unknown.
     """
 
     def __init__(self, trainer: OwnTrainer, settings: ClearArguments, num_layers: int, takes_part: torch.Tensor | None):
@@ -166,7 +166,7 @@ class Refit:
 
     def _ensemble(self) -> torch.Tensor:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
-        temperature; a row of zeros where they are not finite."""
+        temperature; a row of zeros if they are not finite."""
 
         def routed(member: int, index: torch.Tensor) -> contextlib.AbstractContextManager:
             return route(self._trainer.model, cast(torch.Tensor, self.gates(index, TARGET, member)))

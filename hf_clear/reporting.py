@@ -41,7 +41,7 @@ class ReportMixin(OwnTrainer):
             `pathlib.Path`: the file.
 
         Raises:
-            RuntimeError: where nothing has been fitted yet.
+            RuntimeError: if nothing has been fitted yet.
             FileExistsError: if a file is there that is no report.
             ValueError: if a column is not there, or every token has a label.
             ImportError: without jinja2 and matplotlib: `pip install "hf-clear[report]"`.
@@ -62,7 +62,7 @@ class ReportMixin(OwnTrainer):
         return path
 
     def report_table(self, columns: Sequence[str] | None = None) -> datasets.Dataset:
-        """`label_issues` of all samples, with a column `true_label` where the truth is known."""
+        """`label_issues` of all samples, with a column `true_label` if the truth is known."""
         table, true, names = self.label_issues(return_all=True, columns=columns), self.true_labels, self._class_names()
         if true is None or TRUE_LABEL in table.column_names:
             return table

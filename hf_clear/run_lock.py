@@ -105,7 +105,7 @@ def _locked(folder: Path, writes: bool) -> Iterator[None]:
 
 
 def _acquire(folder: Path, writes: bool) -> FileLock | None:
-    """None where there can't be a lock."""
+    """Takes the lock of a folder; None if there can't be one."""
     lock = FileLock(folder / LOCK_NAME, timeout=0, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -46,22 +46,22 @@ class SampleStore:
         losses (`torch.Tensor` of shape `[num_samples]`): loss at the last refit, in nats; NaN before the first.
         clean_probability (`torch.FloatTensor` of shape `[num_samples]`): 1 before the first refit. 0 for a sample whose
             loss is not finite, of which nothing is known: no module acts on it, see [`known_clean_probability`].
-        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit, and where
+        labels (`torch.LongTensor` of shape `[num_samples]`): the given labels; -100 before the first refit, and if
             every token has its own.
         mean_losses (`torch.Tensor` of shape `[num_samples]`): exponential mean of the losses over the refits, with
             weight 0.9 on the past, in nats; NaN before the first.
         suggestion (`torch.LongTensor` of shape `[num_samples]`, *optional*): the most probable true class at the last
-            refit: by the estimator's posterior, or if it gives none, by the predictions that it was given; -100 where
-            nothing is known. None before the first refit, and where every token has a label.
-        suggestion_confidence (`torch.FloatTensor` of shape `[num_samples]`, *optional*): its probability; NaN where
+            refit: by the estimator's posterior, or if it gives none, by the predictions that it was given; -100 if
+            nothing is known. None before the first refit, and if every token has a label.
+        suggestion_confidence (`torch.FloatTensor` of shape `[num_samples]`, *optional*): its probability; NaN if
             nothing is known.
         neighbors_disagree (`torch.BoolTensor` of shape `[num_samples]`, *optional*): whether another label is
             more frequent among the nearest neighbors in the features of the frozen model; None if nobody looked.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
-            `"epoch"` and `"online"`; a row of zeros where there is none. In float32, or float16 if there are more than
+            `"epoch"` and `"online"`; a row of zeros if there is none. In float32, or float16 if there are more than
             [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
         posterior (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): the probability of each true class
-            at the last refit, if the estimator gives one; in the same type. A row of zeros where nothing is known.
+            at the last refit, if the estimator gives one; in the same type. A row of zeros if nothing is known.
         transition_matrix (`torch.Tensor` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the last
             refit, if the estimator gives one; row: true class; column: given label.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
@@ -151,11 +151,11 @@ class SampleStore:
         self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor, window: int
     ) -> None:
         """Takes a batch's predictions into the running mean `targets` (temporal ensembling, Laine and Aila, 2017): with
-        weight `1 / window`, or 1 where a sample is new.
+        weight `1 / window`, or 1 if a sample is new.
 
         Args:
             index (`torch.LongTensor` of shape `[batch]`): which samples.
-            probabilities (`torch.Tensor` of shape `[batch, num_labels]`): where a row is not finite, the sample's mean
+            probabilities (`torch.Tensor` of shape `[batch, num_labels]`): if a row is not finite, the sample's mean
                 starts anew.
             labels (`torch.LongTensor` of shape `[batch]`): the given labels.
             window (`int`): of how many predictions the mean is, roughly.
@@ -236,8 +236,8 @@ class SampleStore:
             num_labels (`int`, *optional*): classes of the model, that the targets have to be for.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where the file is damaged, is not a state of CleaR, or belongs to another training set or model.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, is not a state of CleaR, or belongs to another training set or model.
         """
         tensors, state = read_state(path, _FORMAT, "ClearTrainer with routing on", SAMPLE_TENSORS, device)
         num_samples = len(tensors["losses"]) if num_samples is None and tensors["losses"].ndim else num_samples or 0

@@ -34,8 +34,8 @@ def read_state(
     """The tensors and the plain state of a file that `writer` wrote.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file is damaged, or of another format.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or of another format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -87,7 +87,7 @@ def read_sample_tensors(
     """What [`SampleStore.sample_tensors`] wrote, in the types of a [`SampleStore`].
 
     Raises:
-        ValueError: where losses, clean probabilities, labels and mean losses are not such, one a sample.
+        ValueError: if losses, clean probabilities, labels and mean losses are not such, one a sample.
     """
     there_are = [*SAMPLE_TENSORS, *(name for name in OPTIONAL_TENSORS if name in tensors)]
     for name in there_are:

@@ -144,7 +144,7 @@ class StepLossMixin(RoutingTrainer):
         return (labels != IGNORED_LABEL).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the parts of the loss on this process where the loss is logged: `cross_entropy` (or `task_loss`, or
+        """Adds the parts of the loss on this process when the loss is logged: `cross_entropy` (or `task_loss`, or
         `compute_loss_func`), and those of the training loss by their names, such as `consistency`, before their weight.
         `loss` itself is what `Trainer` would log, without what is added to it: it stays comparable from the warm-up on.
         """

@@ -16,7 +16,7 @@ def open_file(path: Path) -> BinaryIO:
     """Opens a file for reading, in binary; never a pipe or a device, on which a read would wait forever.
 
     Raises:
-        ValueError: where it is something else than a file.
+        ValueError: if it is something else than a file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -29,7 +29,7 @@ def parse_json(text: str) -> Any:
     """Integers of more than 20 digits become infinite, as floats do that are too large.
 
     Raises:
-        ValueError: where the text is no JSON, or a name comes twice in an object.
+        ValueError: if the text is no JSON, or a name comes twice in an object.
     """
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_integer)
@@ -41,7 +41,7 @@ def read_json_object(path: Path, most_bytes: int) -> dict[str, Any]:
     """What [`parse_json`] makes of a file.
 
     Raises:
-        ValueError: where the file holds more than `most_bytes`, or something else than one JSON object; where a name
+        ValueError: if the file holds more than `most_bytes`, or something else than one JSON object; if a name
             comes twice in an object, text is no Unicode, or values are nested deeper than 20 times.
     """
     with open_file(path) as file:

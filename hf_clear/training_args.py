@@ -145,7 +145,7 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "Where the N routed predictions come from: 'online' keeps a running mean, over about N epochs, of "
             "those that training makes anyway; 'epoch' makes N passes over the training set at each refit, 'step' N "
-            "forward passes in each training step (the paper's equation). Default: 'online', and 'step' where every "
+            "forward passes in each training step (the paper's equation). Default: 'online', and 'step' if every "
             "token has a label.",
             "choices": list(ENSEMBLE_SOURCES),
         },
@@ -177,8 +177,8 @@ class ClearArguments(ProbeArguments):
             raise ValueError("`clear_warmup='cross_fit'` trains in the warm-up: `clear_warmup_epochs` can't be 0.")
         if self.clear_warmup == "cross_fit" and self.clear_warmup_random_routing:
             raise ValueError(
-                "`clear_warmup_random_routing` draws gates in the warm-up, where `clear_warmup='cross_fit'` has each "
-                "sample pass the adapter of its fold: leave one of them out."
+                "`clear_warmup_random_routing` draws gates in the warm-up, in which `clear_warmup='cross_fit'` has "
+                "each sample pass the adapter of its fold: leave one of them out."
             )
         for name in ("clear_gamma", "clear_min_explained", "clear_min_clean_probability"):
             if not 0 <= getattr(self, name) <= 1:
@@ -197,8 +197,8 @@ class ClearArguments(ProbeArguments):
             raise ValueError(f"`clear_loss_source` has to be 'epoch' or 'online'; got {self.clear_loss_source!r}.")
         if self.clear_loss_source == "online" and self.clear_ensemble_source == "epoch":
             raise ValueError(
-                "`clear_loss_source='online'` keeps a running mean of predictions where "
-                "`clear_ensemble_source='epoch'` keeps its own: leave one of them out."
+                "`clear_loss_source='online'` keeps a running mean of predictions in the place of those that "
+                "`clear_ensemble_source='epoch'` keeps: leave one of them out."
             )
         check_least(self, "clear_ensemble_temperature", LOWEST_TEMPERATURE)
         ROUTING_STRATEGIES.find(self.clear_routing, "clear_routing")
@@ -275,7 +275,7 @@ class ClearTrainingArguments(ClearArguments, TrainingArguments):
     One default differs from transformers': 10 epochs instead of 3, which the warm-up alone would use up.
 
     Raises:
-        ValueError: where an argument of CleaR is out of its range.
+        ValueError: if an argument of CleaR is out of its range.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The truth about labels, where it is known: a column of the training set."""
+"""The truth about labels, if it is known: a column of the training set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 
 def true_labels_of(dataset: Any) -> np.ndarray | None:
     """The column `true_label` of a `datasets.Dataset`, as [`~hf_clear.noise.inject_label_noise`] adds it:
-    `[num_samples]`, -100 where unknown. None if there is no such column.
+    `[num_samples]`, -100 if unknown. None if there is no such column.
 
     Raises:
-        ValueError: where the column holds anything but class numbers and nothing.
+        ValueError: if the column holds anything but class numbers and nothing.
     """
     if not isinstance(dataset, datasets.Dataset) or TRUE_LABEL not in dataset.column_names:
         return None
@@ -25,7 +25,7 @@ def true_labels_of(dataset: Any) -> np.ndarray | None:
     if wrong is not None:
         raise ValueError(
             f"The column {TRUE_LABEL!r} of the training set holds {labels[wrong]!r} for sample {wrong}. It has to "
-            f"hold class numbers, {IGNORED_LABEL} or nothing where the truth is unknown; or rename the column."
+            f"hold class numbers, {IGNORED_LABEL} or nothing if the truth is unknown; or rename the column."
         )
     return np.array(labels)
 

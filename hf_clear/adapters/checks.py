@@ -45,9 +45,9 @@ def check_adapter(folder: str | os.PathLike, model: nn.Module | None = None, ada
             that it doesn't have is not compared.
 
     Raises:
-        ValueError: where a file is missing, damaged, a pickle, too large, or leads out of the folder; at unknown
+        ValueError: if a file is missing, damaged, a pickle, too large, or leads out of the folder; at unknown
             settings, settings of a wrong type or beyond all bounds, and those that name code to import or files to
-            read; where a weight is NaN, infinite, or too large to compute with; where tensors don't fit the model. The
+            read; if a weight is NaN, infinite, or too large to compute with; if tensors don't fit the model. The
             message names the file. What is looked at is bounded in time and memory; but without `model`, patterns of
             modules are not matched, which peft does in time without bounds.
     """
@@ -94,7 +94,7 @@ def check_checkpoint(folder: str | os.PathLike, model: nn.Module, compare: bool 
     Args:
         folder (`str`): the checkpoint.
         model (`nn.Module`): unwrapped.
-        compare (`bool`, *optional*, defaults to `True`): also compare the tensors with the model's. Not where these
+        compare (`bool`, *optional*, defaults to `True`): also compare the tensors with the model's. Not if these
             are sharded.
 
     Raises:
@@ -117,10 +117,7 @@ def check_checkpoint(folder: str | os.PathLike, model: nn.Module, compare: bool 
 
 
 def refuse_pickle(folder: Path, pickled: str, instead: str) -> None:
-    """
-    Raises:
-        ValueError: where `folder` has the file `pickled` and not what stands for it in safetensors.
-    """
+    """Raises a ValueError if `folder` has the file `pickled` and not what stands for it in safetensors."""
     if (folder / pickled).is_file() and not (folder / instead).is_file():
         raise ValueError(
             f"{folder / pickled} is a pickle, a kind of file that can run code, and there is no {instead} beside it. "

@@ -76,7 +76,7 @@ def check_config_values(cls: type[PeftConfig], values: Mapping[str, Any]) -> Non
     """Makes sure that the settings are those of a config class, and of its types.
 
     Raises:
-        ValueError: where one is unknown or of a wrong type.
+        ValueError: if one is unknown or of a wrong type.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
     # What is off in other versions of peft changes nothing here.

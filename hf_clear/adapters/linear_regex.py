@@ -56,8 +56,8 @@ def matcher(
         full (`bool`, *optional*, defaults to `True`): `re.fullmatch`; else `re.match`.
 
     Raises:
-        ValueError: where the pattern is none, is too long, refers back to groups (`\\1`) or has possessive or atomic
-            parts; in the function, where the budget is spent.
+        ValueError: if the pattern is none, is too long, refers back to groups (`\\1`) or has possessive or atomic
+            parts; in the function, if the budget is spent.
     """
     if len(pattern) > _LONGEST:
         raise ValueError(f"is a pattern of {len(pattern):,} characters, and at most {_LONGEST:,} are matched")

@@ -42,8 +42,8 @@ def load_adapter(
         kwargs: for [`~peft.PeftModel.from_pretrained`], such as `torch_device` and `low_cpu_mem_usage`.
 
     Raises:
-        ValueError: what [`check_adapter`] raises; where `model` carries adapters already; where it predicts NaN or
-            infinite values with the adapter, and doesn't without; where the files change meanwhile.
+        ValueError: what [`check_adapter`] raises; if `model` carries adapters already; if it predicts NaN or infinite
+            values with the adapter, and doesn't without; if the files change meanwhile.
 
     Example:
 
@@ -71,7 +71,7 @@ def load_adapter(
             except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
                 raise ValueError(
                     f"{path} is no folder, and there is no {name} in a repository of this name on the Hub, or in its "
-                    f"cache where that is offline ({error}). Pickled weights are not loaded."
+                    f"cache if that is offline ({error}). Pickled weights are not loaded."
                 ) from error
     elif subfolder is not None:
         folder = folder / subfolder

@@ -17,8 +17,8 @@ from torch import nn
 from .linear_regex import Budget, matcher
 
 _KEYWORDS = ("all-linear", "dummy-target-modules")  # that peft has for `target_modules`
-_PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")  # where they are one string
-_NAMES = ("target_modules", "exclude_modules", "target_parameters")  # where they are lists: ends of names
+_PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")  # if they are one string
+_NAMES = ("target_modules", "exclude_modules", "target_parameters")  # if they are lists: ends of names
 _PATTERNS_OF_NUMBERS = ("rank_pattern", "alpha_pattern", "lambda_pattern", "n_frequency_pattern", "block_size_pattern")
 # Of types that ask for these in a way of their own, in which a name is all that makes sense.
 _NAMES_OF_NUMBERS = ("ADALORA", "C3A", "FOURIERFT", "OSF")
@@ -50,7 +50,7 @@ def with_names_for_patterns(config: PeftConfig, base: nn.Module, is_converted: b
         is_converted (`bool`): the tensors of the base model have other names than in earlier versions of transformers.
 
     Raises:
-        ValueError: where a pattern is none, takes too long, or fits nothing.
+        ValueError: if a pattern is none, takes too long, or fits nothing.
     """
     if config.is_adaption_prompt:  # `target_modules` is one name, and no pattern
         return
@@ -80,12 +80,13 @@ def with_names_for_patterns(config: PeftConfig, base: nn.Module, is_converted: b
 
 
 def check_lengths(values: Mapping[str, Any]) -> None:
-    """
+    """Refuses settings that are too long.
+
     Args:
         values (`Mapping`): settings, as in the file.
 
     Raises:
-        ValueError: where a setting has more entries than a model has use for.
+        ValueError: if a setting has more entries than a model has use for.
     """
     for setting, entries in values.items():
         if setting in _LONG:
@@ -99,10 +100,7 @@ def check_lengths(values: Mapping[str, Any]) -> None:
 
 
 def check_names(config: PeftConfig) -> None:
-    """
-    Raises:
-        ValueError: where a pattern stands for a name.
-    """
+    """Raises a ValueError if a pattern stands for a name."""
     settings = [*_PLAIN_NAMES]
     if getattr(config, "ensure_weight_tying", False):
         settings += ["target_modules"]
@@ -169,7 +167,7 @@ def _alternatives(names: Iterable[str]) -> str:
 
 
 def _alternatives_in(pattern: str) -> set[str] | None:
-    """The names in what [`_alternatives`] wrote; None where something else did."""
+    """The names in what [`_alternatives`] wrote; None if something else did."""
     parts = pattern.split("|")
     names = [re.sub(r"\\(.)", r"\1", part) for part in parts]
     return set(names) if [re.escape(name) for name in names] == parts else None

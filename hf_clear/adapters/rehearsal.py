@@ -1,4 +1,4 @@
-"""An adapter is loaded twice: first into a copy of the model, where what goes wrong leaves the model as it was."""
+"""An adapter is loaded twice: first into a copy of the model, so that what goes wrong leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 _DECOMPOSE = ("loftq", "mica", "olora", "pissa")  # initializations
 _NUM_TOKENS = 6
-_IMAGE_CHANNELS = 3  # where the config doesn't say
+_IMAGE_CHANNELS = 3  # if the config doesn't say
 
 
 def _copy_of(model: nn.Module, tensor: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -45,7 +45,7 @@ def rehearse(model: nn.Module, folder: Path, config: PeftConfig, adapter_name: s
     Models in parts (on several devices or processes) and quantized ones are not copied: nothing happens.
 
     Raises:
-        ValueError: where the adapter can't be loaded, or makes a model predict NaN or infinite values that doesn't
+        ValueError: if the adapter can't be loaded, or makes a model predict NaN or infinite values that doesn't
             without it.
     """
     if not _is_in_one_piece(model):
@@ -103,7 +103,7 @@ def _inputs_for(model: nn.Module) -> Iterable[dict[str, torch.Tensor]]:
 
 
 def _predicts_numbers(model: nn.Module, inputs: dict[str, torch.Tensor]) -> bool | None:
-    """Whether all that the model predicts is finite; None where it doesn't take such inputs."""
+    """Whether all that the model predicts is finite; None if it doesn't take such inputs."""
     try:
         outputs = model(**inputs)
     except Exception:  # of its own kind: it may need more, or other, inputs

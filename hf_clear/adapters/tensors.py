@@ -44,7 +44,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     """What the file says of its tensors, by name; their values are not read.
 
     Raises:
-        ValueError: where there is no such file, or it is damaged, leads out of its folder, or holds tensors of types
+        ValueError: if there is no such file, or it is damaged, leads out of its folder, or holds tensors of types
             that no weights of adapters have.
     """
     if not path.is_file():
@@ -125,7 +125,7 @@ def check_values(path: Path, tensors: Mapping[str, TensorInfo], largest: Mapping
         largest (`Mapping`): what [`check_fit`] returned; may lack names.
 
     Raises:
-        ValueError: where one is NaN, infinite, or so large that a model can't compute with it.
+        ValueError: if one is NaN, infinite, or so large that a model can't compute with it.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:

@@ -42,7 +42,7 @@ class AuditArguments:
     label_column_name: str = field(default="label", metadata={"help": "Column with the label, an integer or a string."})
     clean_label_column_name: str | None = field(
         default=None,
-        metadata={"help": "Column with the true label, empty where it is unknown: to measure what is found."},
+        metadata={"help": "Column with the true label, empty if it is unknown: to measure what is found."},
     )
     output_dir: str = field(
         default="label_audit", metadata={"help": f"Folder for {CSV}, {PARQUET}, {FINDINGS} and {PAGE}."}

@@ -157,7 +157,7 @@ def true_labels(values: Sequence, ids: Mapping[str, int]) -> list[int]:
         if number is None:
             raise ValueError(
                 f"Row {row} of the train data (counted from 0) has the true label {value!r}, which is no label of the "
-                f"training data ({listed(list(ids))}). Leave the cell empty where the truth is unknown."
+                f"training data ({listed(list(ids))}). Leave the cell empty if the truth is unknown."
             )
         numbers.append(number)
     return numbers

@@ -19,18 +19,18 @@ class SampleEvidence:
 
     Attributes:
         losses (`np.ndarray` of shape `[num_samples]`): in nats.
-        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given class labels. None where a sample has no
+        labels (`np.ndarray` of shape `[num_samples]`, *optional*): the given class labels. None if a sample has no
             single one, as in token-level tasks.
         mean_losses (`np.ndarray` of shape `[num_samples]`, *optional*, defaults to `losses`): the exponential mean of
             the losses over the refits so far, with weight 0.9 on the past, in nats.
         probabilities (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the predicted class
-            probabilities, in half precision if there are very many. None where `labels` is, and where no estimator is
+            probabilities, in half precision if there are very many. None if `labels` is, or if no estimator is
             registered to look at them.
         features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
             estimator is registered with `uses_features=True`.
 
     Raises:
-        ValueError: where an array has more or fewer rows than `losses`.
+        ValueError: if an array has more or fewer rows than `losses`.
     """
 
     losses: np.ndarray
@@ -57,7 +57,7 @@ class CleanProbabilityEstimate:
     Attributes:
         clean_probability (`np.ndarray` of shape `[num_samples]`): the probability in [0, 1] that a label is correct.
         diagnostics (`dict[str, float]`, *optional*): numbers that tell how the estimate came about, by the name under
-            which training logs them; NaN where one is not defined. Empty by default.
+            which training logs them; NaN if one is not defined. Empty by default.
         posterior (`np.ndarray` of shape `[num_samples, num_labels]`, *optional*): the probability of each true class,
             given everything that is known of a sample, its label included. For training losses that ask for it. None if
             the estimator knows right and wrong alone.
@@ -65,7 +65,7 @@ class CleanProbabilityEstimate:
             found; row: true class; column: given label. None if the estimator has none.
 
     Raises:
-        ValueError: where `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`
+        ValueError: if `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`
             has not one distribution for each of them, `transition_matrix` is none, or `diagnostics` holds anything but
             finite numbers and NaN.
     """
@@ -124,10 +124,10 @@ def _checked_diagnostics(diagnostics: Mapping[str, float]) -> dict[str, float]:
 
 
 def features_and_labels(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, features in float32.
+    """Features and labels as arrays, the features in float32.
 
     Raises:
-        ValueError: where they are not of shape [num_samples, dim] and [num_samples].
+        ValueError: if they are not of shape [num_samples, dim] and [num_samples].
     """
     features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:

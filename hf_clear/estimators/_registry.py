@@ -27,7 +27,7 @@ class NamedEstimator:
         gives_posterior (`bool`, *optional*): whether its estimates have a `posterior`; None if that is not known.
 
     Raises:
-        ValueError: when called, where the estimator doesn't return one clean probability for each sample.
+        ValueError: when called, if the estimator doesn't return one clean probability for each sample.
     """
 
     name: str
@@ -106,7 +106,7 @@ def register_estimator(
             training loss 'posterior' needs. In a combination it has no effect.
 
     Raises:
-        ValueError: where the name is empty, holds `"+"` or is taken.
+        ValueError: if the name is empty, holds `"+"` or is taken.
 
     Example:
 
@@ -133,7 +133,7 @@ def get_estimator(name: str) -> NamedEstimator:
         [`NamedEstimator`]: to be called with a [`SampleEvidence`]. A combination uses features if any part does.
 
     Raises:
-        ValueError: where a name is not registered.
+        ValueError: if a name is not registered.
     """
     return ESTIMATORS.find(name)
 

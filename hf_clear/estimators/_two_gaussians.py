@@ -43,7 +43,7 @@ class NoMixture(Exception):
 def separation(means: tuple[float, float], stds: tuple[float, float]) -> float:
     """Distance of the two means in pooled standard deviations, `|μ1 - μ0| / sqrt((σ0² + σ1²) / 2)`.
 
-    Above 2, a mixture of equal weights has two peaks (Ashman et al., 1994). NaN where no mixture was fitted.
+    Above 2, a mixture of equal weights has two peaks (Ashman et al., 1994). NaN if no mixture was fitted.
     """
     pooled = (sum(std**2 for std in stds) / 2) ** 0.5
     return abs(means[1] - means[0]) / pooled if pooled else float("nan")
@@ -56,7 +56,7 @@ def fit_two_gaussians(losses: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGau
         `tuple[np.ndarray, TwoGaussians]`: the clean probabilities, `[num_samples]`, and the mixture.
 
     Raises:
-        NoMixture: where there is no evidence of two groups.
+        NoMixture: if there is no evidence of two groups.
     """
     from sklearn.mixture import GaussianMixture
 

@@ -26,7 +26,7 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
     Networks learn correct labels before wrong ones, so that early in training wrong labels show as large losses. The
     losses are standardized before the fit: scale and offset do not matter.
 
-    A smaller loss never means a smaller clean probability. The bare posterior breaks this where the components differ
+    A smaller loss never means a smaller clean probability. The bare posterior breaks this if the components differ
     in width: the tail of the wider one overtakes the narrower one on its far side. There, the value at the last point
     in order is kept.
 
@@ -38,7 +38,7 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
     Of more than 32,768 losses, as many evenly spaced quantiles stand for them in the fit. That changes the answer by
     about as much as another `seed` does; time and memory are then those of sorting.
 
-    Where a mixture makes no sense, the answer is defined, and a warning says so:
+    If a mixture makes no sense, the answer is defined, and a warning says so:
 
     - A loss that is NaN or infinite is left out of the fit and its clean probability is 0, which is no evidence of a
       wrong label; the warning names the samples. If no loss is finite, all are 0.
@@ -54,12 +54,12 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
         [`CleanProbabilityEstimate`]: its diagnostics are `mixture_mean_clean`, `mixture_mean_noisy`,
         `mixture_std_clean` and `mixture_std_noisy`, means and standard deviations of the components in the unit of
         `losses`; `mixture_weight_noisy`, the noisy component's share of the samples, which estimates the noise rate (0
-        where no mixture could be fitted); and `mixture_separation`, the distance of the means in pooled standard
-        deviations (above 2, a mixture of equal weights has two peaks: Ashman et al., 1994). NaN where no mixture could
+        if no mixture could be fitted); and `mixture_separation`, the distance of the means in pooled standard
+        deviations (above 2, a mixture of equal weights has two peaks: Ashman et al., 1994). NaN if no mixture could
         be fitted.
 
     Raises:
-        ValueError: where `losses` is not one-dimensional.
+        ValueError: if `losses` is not one-dimensional.
     """
     return mixture_estimate(losses, seed, fit_two_gaussians)
 
@@ -90,7 +90,7 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
     labels of an easy one, and a single mixture takes the one for the other. The price: a class without wrong labels is
     split in two as well.
 
-    A class has no mixture of its own where it has fewer than 20 finite losses, or where [`gaussian_mixture`] would find
+    A class has no mixture of its own if it has fewer than 20 finite losses, or if [`gaussian_mixture`] would find
     no evidence of two groups in it. Its samples get their answer from the mixture of all samples, and a warning names
     the class. As there, a loss that is not finite means clean probability 0.
 
@@ -105,7 +105,7 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
         separation is that of these averages. Without any such class they are those of the mixture of all samples.
 
     Raises:
-        ValueError: where `losses` or `labels` is not one-dimensional, `labels` is None, or they differ in length.
+        ValueError: if `losses` or `labels` is not one-dimensional, `labels` is None, or they differ in length.
     """
     if labels is None:
         raise ValueError(

@@ -17,7 +17,7 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.n
     """The share of each sample's nearest neighbors that have its given label (Deep k-NN, Bahri et al., 2020, arXiv
     2004.12289).
 
-    The neighbors are the `k` other samples with the largest cosine similarity (all others, where there are fewer). Each
+    The neighbors are the `k` other samples with the largest cosine similarity (all others, if there are fewer). Each
     counts by its similarity; those at a right angle or beyond count next to nothing.
 
     This is no probability yet. With 60 % wrong labels, even a sample with a correct one agrees with a minority of its
@@ -33,10 +33,10 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> np.n
         k (`int`, *optional*, defaults to 10): the number of neighbors.
 
     Returns:
-        `np.ndarray` of shape `[num_samples]`: in [0, 1]; 1 where there is no other sample.
+        `np.ndarray` of shape `[num_samples]`: in [0, 1]; 1 if there is no other sample.
 
     Raises:
-        ValueError: where `features` or `labels` is None or of another shape, `k` is smaller than 1, or the features of
+        ValueError: if `features` or `labels` is None or of another shape, `k` is smaller than 1, or the features of
             a sample are all zero or not finite: they have no direction.
     """
     if labels is None or features is None:
@@ -76,7 +76,7 @@ def neighbor_votes(features: np.ndarray, labels: np.ndarray, k: int) -> tuple[np
     search = NearestNeighbors(n_neighbors=min(k, len(labels) - 1), algorithm="brute").fit(features / norms)
     distances, neighbors = search.kneighbors()  # without an argument: no sample is its own neighbor
     similarity = 1 - distances.astype(np.float64) ** 2 / 2
-    weights = np.maximum(similarity, np.finfo(np.float32).eps)  # never 0: where no neighbor is similar, all count alike
+    weights = np.maximum(similarity, np.finfo(np.float32).eps)  # never 0: if no neighbor is similar, all count alike
     return labels[neighbors], weights
 
 

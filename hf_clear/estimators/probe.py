@@ -19,7 +19,7 @@ _C = 0.01
 
 
 def probe(evidence: SampleEvidence) -> CleanProbabilityEstimate:
-    """The estimator `"probe"`: [`gaussian_mixture`] over [`out_of_sample_cross_entropy`]. Where that is not defined,
+    """The estimator `"probe"`: [`gaussian_mixture`] over [`out_of_sample_cross_entropy`]. If that is not defined,
     there is no evidence, and the clean probability is 1."""
     if evidence.labels is None or evidence.features is None:
         missing = "labels" if evidence.labels is None else "features"
@@ -51,15 +51,15 @@ def out_of_sample_cross_entropy(
         features (`np.ndarray` of shape `[num_samples, dim]`): of a model that has not seen the given labels, such as
             the frozen base model. Used in float32.
         labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
-        num_folds (`int`, *optional*, defaults to 5): as many fits; fewer where there are fewer samples.
+        num_folds (`int`, *optional*, defaults to 5): as many fits; fewer if there are fewer samples.
         seed (`int`, *optional*, defaults to 0): decides which fold a sample is in.
 
     Returns:
         `np.ndarray` of shape `[num_samples]`: in nats; NaN for a sample whose label no sample of the other folds has,
-        which happens to the only sample of a class alone. 0 where the other folds have no other label.
+        which happens to the only sample of a class alone. 0 if the other folds have no other label.
 
     Raises:
-        ValueError: where `features` or `labels` is of another shape, `num_folds` is smaller than 2, or the features of
+        ValueError: if `features` or `labels` is of another shape, `num_folds` is smaller than 2, or the features of
             a sample are not finite.
     """
     from sklearn.linear_model import LogisticRegression

@@ -53,7 +53,7 @@ def register_evidence(name: str, function: EvidenceFunction, features: str = "me
         function (`Callable`): `function(features, labels, num_labels, seed)` returns class scores (logits), a tensor
             `[num_samples, num_labels]`. The row of a sample must not depend on its own label: it is of a model that
             was fitted without it. `features` is a float tensor `[num_samples, dim]`, `labels` a tensor of whole numbers
-            `[num_samples]`, -100 where a sample has none. A row that is not finite says nothing. How large scores are
+            `[num_samples]`, -100 if a sample has none. A row that is not finite says nothing. How large scores are
             doesn't matter: the noise model fits a scale for each source.
         features (`str`, *optional*, defaults to `"mean"`): `"mean"` for the last hidden states of the frozen model,
             averaged over the tokens; `"head"` for what its head makes its scores from.

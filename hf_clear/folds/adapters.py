@@ -37,7 +37,7 @@ class FoldAdapters:
         names (`tuple[str, ...]`): of the adapters, fold by fold.
 
     Raises:
-        ValueError: where something is trained that is in no adapter, and would see the labels of all folds; or where
+        ValueError: if something is trained that is in no adapter, and would see the labels of all folds; or if
             several adapters are active.
     """
 
@@ -102,8 +102,8 @@ class FoldAdapters:
         """Goes on from what [`save`] wrote.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where it is damaged, or of other adapters.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or of other adapters.
         """
         found, _ = read_state(path, _FORMAT, _WRITER)
         parts = {"initial": self._initial, **{str(fold): self.tensors(fold) for fold in range(len(self.names))}}

@@ -64,7 +64,7 @@ def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: flo
         `torch.Tensor` of the shape of `labels`.
 
     Raises:
-        ValueError: where `q` is outside [0, 1].
+        ValueError: if `q` is outside [0, 1].
     """
     if not 0 <= q <= 1:
         raise ValueError(f"`q` of the generalized cross entropy has to be in [0, 1]; got {q}.")
@@ -77,7 +77,7 @@ def per_sample(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         values (`torch.Tensor` of shape `[batch]` or `[batch, tokens]`): for instance, losses.
-        labels (`torch.LongTensor` of the same shape): -100 where a token has no label.
+        labels (`torch.LongTensor` of the same shape): -100 if a token has no label.
 
     Returns:
         `torch.Tensor` of shape `[batch]`; NaN for a sample without a labelled token.

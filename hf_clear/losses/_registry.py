@@ -32,7 +32,7 @@ class TrainingLoss:
         uses_target, uses_clean_probability, uses_posterior (`bool`): whether it looks at them with these settings.
 
     Raises:
-        ValueError: when called, where the function doesn't return parts of the shape of the labels.
+        ValueError: when called, if the function doesn't return parts of the shape of the labels.
     """
 
     name: str
@@ -68,7 +68,7 @@ class TrainingLoss:
         """The same with other settings; those that are not given keep their defaults.
 
         Raises:
-            ValueError: where the function has no such setting, or one is no number whose default is.
+            ValueError: if the function has no such setting, or one is no number whose default is.
         """
         unknown = sorted(settings.keys() - self.defaults.keys())
         if unknown:
@@ -143,7 +143,7 @@ def register_training_loss(
             such settings (a weight of 0 has none): if not, nothing is computed for it.
 
     Raises:
-        ValueError: where the name is taken, the function takes positional arguments besides the evidence, or
+        ValueError: if the name is taken, the function takes positional arguments besides the evidence, or
             `active_if` asks for what is no setting.
 
     Example:
@@ -185,7 +185,7 @@ def get_training_loss(
             `clear_` in front, has its value.
 
     Raises:
-        ValueError: where there is no such loss, it has no such setting, or a setting is an argument of its own.
+        ValueError: if there is no such loss, it has no such setting, or a setting is an argument of its own.
     """
     loss, settings, arguments = TRAINING_LOSSES.find(name, "clear_loss"), settings or {}, arguments or {}
     own = {key: arguments[f"clear_{key}"] for key in loss.defaults if f"clear_{key}" in arguments}

@@ -61,7 +61,7 @@ def inject_label_noise(
         in a new column `"true_label"`, and the realized rate and transition matrix.
 
     Raises:
-        ValueError: where an argument is out of range, missing, or one too many, a column is missing or in the way, or a
+        ValueError: if an argument is out of range, missing, or one too many, a column is missing or in the way, or a
             label is no class number.
 
     Example:
@@ -111,7 +111,7 @@ def inject_label_noise(
     if transition_matrix is not None:
         noisy = corrupt_labels(true, transition_matrix, rng)
     else:
-        rate = cast(float, noise_rate)  # there is one where there is no matrix
+        rate = cast(float, noise_rate)  # there is one if there is no matrix
         check_rate(num_labels, rate)
         noisy = noise(true.copy(), num_labels, rate, rng, features)
     columns = [*dataset.column_names, TRUE_LABEL]

@@ -23,8 +23,8 @@ def load_transition_matrix(path: str | os.PathLike) -> np.ndarray:
         `np.ndarray` of shape `[num_labels, num_labels]`: row i, column j: probability that true class i becomes j.
 
     Raises:
-        ValueError: where the name ends otherwise, or the file holds no matrix of rows that sum to 1.
-        OSError: where the file can't be read.
+        ValueError: if the name ends otherwise, or the file holds no matrix of rows that sum to 1.
+        OSError: if the file can't be read.
     """
     path = os.fspath(path)
     try:

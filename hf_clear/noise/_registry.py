@@ -23,7 +23,7 @@ class NoiseType:
         uses_features (`bool`): whether it needs features. It gets None otherwise.
 
     Raises:
-        ValueError: when called, where features are missing that it needs, or the function doesn't return one class
+        ValueError: when called, if features are missing that it needs, or the function doesn't return one class
             number for each label.
     """
 
@@ -70,7 +70,7 @@ def register_noise_type(name: str, noise_type: NoiseFunction, uses_features: boo
         uses_features (`bool`, *optional*, defaults to `False`): whether it needs features of the samples.
 
     Raises:
-        ValueError: where the name is empty or taken.
+        ValueError: if the name is empty or taken.
 
     Example:
 

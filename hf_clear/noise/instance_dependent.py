@@ -43,7 +43,7 @@ def instance_dependent_noise(
         `np.ndarray` of shape `[num_samples]`: noisy classes.
 
     Raises:
-        ValueError: where `features` is of another shape, or not finite, or another argument is out of range.
+        ValueError: if `features` is of another shape, or not finite, or another argument is out of range.
     """
     check_rate(num_labels, noise_rate)
     features = _standardized(cast(np.ndarray, features), len(labels))  # `uses_features`
@@ -76,7 +76,7 @@ def _flip_rates(noise_rate: float, num_samples: int, rng: np.random.Generator, s
 
 
 def _standardized(features: np.ndarray, num_samples: int) -> np.ndarray:
-    """Columns of mean 0 and standard deviation 1 (0 where a column is constant): `[num_samples, dim]`."""
+    """Columns of mean 0 and standard deviation 1 (0 if a column is constant): `[num_samples, dim]`."""
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) != num_samples or features.shape[1] == 0:
         raise ValueError(f"`features` has to be of shape [{num_samples}, dim]; got {list(features.shape)}.")

@@ -24,7 +24,7 @@ def symmetric_transition_matrix(num_labels: int, noise_rate: float, include_true
         `np.ndarray` of shape `[num_labels, num_labels]`: row i, column j: probability that true class i becomes j.
 
     Raises:
-        ValueError: where an argument is out of range.
+        ValueError: if an argument is out of range.
     """
     check_rate(num_labels, noise_rate)
     if include_true_class:

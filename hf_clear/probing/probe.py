@@ -40,7 +40,7 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
         name (`str`, *optional*): where it is; by default, one of `HEADS`.
 
     Raises:
-        ValueError: where there is no such module (the message lists the candidates), where it is frozen, or where the
+        ValueError: if there is no such module (the message lists the candidates), it is frozen, or the
             model has a prompt-learning method of peft's own.
     """
     base = base_of(model)
@@ -145,7 +145,7 @@ def train_probe(
             then cross entropy with them. A sample with a row of zeros, or without finite features, is left out.
 
     Raises:
-        ValueError: where a feature is not finite.
+        ValueError: if a feature is not finite.
     """
     finite = _finite(features)
     if targets is None and not finite.all():
@@ -168,7 +168,7 @@ def train_probe(
         for rows in order.split(args.probe_batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * (1 + np.cos(np.pi * step / num_steps)) / 2
-            rows = rows.sort().values  # neighbors in the file, where there is one
+            rows = rows.sort().values  # neighbors in the file, if there is one
             scores = probe(features, rows)
             if targets is None:
                 labels = features.labels[rows].to(scores[0].device)
@@ -199,8 +199,8 @@ def _loss_of_guessing(num_labels: int, q: float) -> float:
 
 
 def probe_optimizer(probe: Probe, features: FrozenFeatures, args: ProbeArguments) -> torch.optim.Optimizer:
-    """For a linear layer, the learning rate is larger where the features are smaller, so that one default suits the
-    head's and the mean ones."""
+    """The optimizer of a probe: for a linear layer, its learning rate is larger if the features are smaller, so
+    that one default suits the head's and the mean ones."""
     parts = [(probe.head, features.head)] + [(probe.mean, features.mean)] * probe.uses_mean
     groups = []
     for module, of_module in cast(list[tuple[nn.Module, torch.Tensor]], parts):
@@ -239,7 +239,7 @@ def features_for_probe(
     `output_dir` that is deleted at the end of the context.
 
     Raises:
-        ValueError: where the model has no head to probe with.
+        ValueError: if the model has no head to probe with.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     head = find_head(model, args.probe_head)

@@ -189,7 +189,7 @@ def plot_transition_matrix(
 
 
 def plot_detection(clean_probability: np.ndarray, is_noisy: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Draws how well clean probabilities find the wrong labels, where the truth is known: the precision of every cut of
+    """Draws how well clean probabilities find the wrong labels, when the truth is known: the precision of every cut of
     the list against its recall, with a dot at the probability of one half.
 
     Args:

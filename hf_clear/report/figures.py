@@ -219,7 +219,7 @@ def _memorization(log_history: Sequence[Mapping[str, Any]]) -> Picture | None:
         return None
     caption = (
         "Share of the training samples that the model predicts as they are labelled. The line of the wrong labels "
-        "should stay low: where it rises, they are being learned by heart."
+        "should stay low: if it rises, they are being learned by heart."
     )
     return Picture(
         *("memorization", "Memorization", caption, (5.2, 3.5)),

@@ -43,12 +43,12 @@ def issue_table(
     The names of the columns, and what they mean, are those of cleanlab's Datalab.
 
     Args:
-        label_score (`np.ndarray` of shape `[num_samples]`): the probability that the given label is right; NaN where
+        label_score (`np.ndarray` of shape `[num_samples]`): the probability that the given label is right; NaN if
             nothing is known.
-        given_label (`np.ndarray` of shape `[num_samples]`, *optional*): class numbers; negative for none. None where
+        given_label (`np.ndarray` of shape `[num_samples]`, *optional*): class numbers; negative for none. None if
             every token has its own.
         predicted_label (`np.ndarray` of shape `[num_samples]`, *optional*): the class that each sample should have;
-            negative where that is unknown.
+            negative if that is unknown.
         suggestion_confidence (`np.ndarray` of shape `[num_samples]`, *optional*): the probability of that class.
         clean_probability (`np.ndarray` of shape `[num_samples]`, *optional*): what training used; NaN for samples that
             it did not use.
@@ -72,12 +72,12 @@ def issue_table(
 
         - `sample_index` (`int`),
         - the columns of `texts`,
-        - `given_label`, `predicted_label` (`str`; `int` without `label_names`; None where there is none),
+        - `given_label`, `predicted_label` (`str`; `int` without `label_names`; None if there is none),
         - `is_label_issue` (`bool`),
         - `label_score`, `clean_probability`, `suggestion_confidence`, `loss` (`float`),
         - `reasons` (list of `str`): `high_loss`, the loss is above that of 95 % of the samples that are not suspect;
           `disagrees_with_neighbors`; `disagrees_with_ensemble`, the suggestion, which is the mean of several
-          predictions where there are several, is another class; `label_never_predicted`, no sample is predicted to
+          predictions if there are several, is another class; `label_never_predicted`, no sample is predicted to
           have this label; `not_scored`, nothing is known of the sample.
 
     Raises:

@@ -29,7 +29,7 @@ def plot_cleansing(tables: Mapping[str, list[dict]], path: str | os.PathLike) ->
         path (`str` or `os.PathLike`): the PNG. Missing folders are made.
 
     Raises:
-        ValueError: where there is no table, or one without rows.
+        ValueError: if there is no table, or one without rows.
         ImportError: without matplotlib.
 
     Example:
@@ -89,7 +89,7 @@ def plot_feature_drift(
         `list[dict]`, one row a stage: `stage`, `knn_accuracy`, `cka_to_first`.
 
     Raises:
-        ValueError: where there is no stage, a shape is another, a true label is negative (unknown), `num_classes` is
+        ValueError: if there is no stage, a shape is another, a true label is negative (unknown), `num_classes` is
             outside 1 to 20, fewer than 4 samples are left to draw, or as [`knn_accuracy`] and [`linear_cka`].
         ImportError: without matplotlib.
 

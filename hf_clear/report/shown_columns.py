@@ -38,7 +38,7 @@ def class_names(dataset: Any, label_columns: Sequence[str], config: Any = None) 
     if isinstance(dataset, datasets.Dataset):
         column = next((name for name in label_columns if name in dataset.column_names), None)
         feature = None if column is None else dataset.features[column]
-        feature = getattr(feature, "feature", feature)  # where each token has a label
+        feature = getattr(feature, "feature", feature)  # if each token has a label
         names = feature.names if isinstance(feature, ClassLabel) else None
     if names is None and are_names(own := names_in(config)):
         names = own

@@ -65,7 +65,7 @@ def expected_precision(suspects: Any) -> float | None:
 def by_class(table: IssueFrame) -> list[dict[str, Any]]:
     """One row a class that is given to a sample, the one with the largest share of suspects first: `label`, `samples`,
     `suspects`, `share`, `expected_precision` (None without suspects), `suggestion` (the most frequent one for its
-    suspects), and if the truth is known, `precision` and `recall` of the suspects (None where undefined)."""
+    suspects), and if the truth is known, `precision` and `recall` of the suspects (None if undefined)."""
     found, truth = [], table.is_noisy
     for label, rows in table.rows.groupby("given_label", sort=False):
         issue = rows["is_label_issue"].to_numpy()

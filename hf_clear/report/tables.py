@@ -15,8 +15,8 @@ def cleansing_table(
     is_noisy: np.ndarray,
     thresholds: Sequence[float] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
 ) -> list[dict]:
-    """What is left of a dataset when only the samples with a clean probability above a threshold τ are kept, where the
-    truth is known (TURN, Ahn et al., 2024, arXiv 2310.17668).
+    """What is left of a dataset of known truth if only the samples with a clean probability above a threshold τ are
+    kept (TURN, Ahn et al., 2024, arXiv 2310.17668).
 
     Args:
         clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
@@ -25,11 +25,11 @@ def cleansing_table(
 
     Returns:
         `list[dict]`, one row a threshold: `threshold`; `kept`, the number of samples above it; `purity`, the share of
-        the kept whose label is correct (NaN where nothing is kept); `recall`, the share of all correctly labelled
+        the kept whose label is correct (NaN if nothing is kept); `recall`, the share of all correctly labelled
         samples that are kept.
 
     Raises:
-        ValueError: where `clean_probability` or `is_noisy` is of another shape, the former is no probability, a
+        ValueError: if `clean_probability` or `is_noisy` is of another shape, the former is no probability, a
             threshold is outside (0, 1), or no label is correct.
 
     Example:
@@ -66,10 +66,10 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
         second (`np.ndarray` of shape `[num_samples, dim2]`): other features of the same samples, in the same order.
 
     Returns:
-        `float` in [0, 1]: 1 where both are the same up to rotation, scale and offset.
+        `float` in [0, 1]: 1 if both are the same up to rotation, scale and offset.
 
     Raises:
-        ValueError: where the shapes are others, a value is not finite, or all samples have the same features.
+        ValueError: if the shapes are others, a value is not finite, or all samples have the same features.
 
     Example:
 
@@ -105,7 +105,7 @@ def knn_accuracy(features: np.ndarray, labels: np.ndarray, k: int = 10) -> float
         `float`: the share of samples whose class wins.
 
     Raises:
-        ValueError: where `features` or `labels` is of another shape, there are fewer than two samples, `k` is smaller
+        ValueError: if `features` or `labels` is of another shape, there are fewer than two samples, `k` is smaller
             than 1, or the features of a sample are all zero or not finite.
 
     Example:

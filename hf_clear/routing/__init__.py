@@ -1,6 +1,6 @@
 """Routing: which PEFT modules act on which samples. One strategy a file; gates, layers and registry start with `_`.
 
-It knows no loss and no trainer: probabilities in, gates out, and `route(model, gates)` hands them to the modules. Where
+It knows no loss and no trainer: probabilities in, gates out, and `route(model, gates)` hands them to the modules. If
 layers hold several adapters, `choose_adapters(model, choice)` says which of them acts on which samples.
 """
 

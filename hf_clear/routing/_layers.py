@@ -18,7 +18,7 @@ class Layer(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A module where a walk through the model comes by."""
+    """A module that a walk through the model comes by."""
 
     path: str
     module: nn.Module
@@ -60,7 +60,8 @@ class _Walk:
         self._ancestors: set[int] = set()
 
     def visit(self, module: nn.Module, path: str, layer: Layer, rank: int, owner: nn.Module | None) -> None:
-        """`layer` is where `module` is in (empty outside of all), `owner` its module, `rank` how likely it is one."""
+        """Notes `module` and all that is in it. `layer` is the layer that it is in (empty outside of all), `owner` the
+        module of that layer, `rank` how likely that is a layer."""
         if id(module) in self._ancestors:  # a module that holds its parent
             return
         self.places.append(Place(path, module, layer if layer.path else Layer(path)))

@@ -39,7 +39,7 @@ def register_routing_strategy(name: str, function: StrategyFunction, needs_truth
             module acts on each sample, a float tensor `[num_samples]` in [0, 1], as its first argument. That is the
             clean probability of the whole training set, also a float tensor `[num_samples]`; `gamma` is the cap γ in
             [0, 1]; `is_clean` is None without `needs_truth`, otherwise 1 for a correct label, 0 for a wrong one and
-            NaN where unknown. It changes no argument and uses no random numbers: every process calls it for itself,
+            NaN if unknown. It changes no argument and uses no random numbers: every process calls it for itself,
             and a resumed training calls it again.
         needs_truth (`bool`, *optional*, defaults to `False`): whether the function reads `is_clean`. A training set
             without true labels is then refused.
@@ -66,7 +66,7 @@ def gate_probability(
         clean_probability (`torch.Tensor` of shape `[num_samples]`): of the whole training set.
         gamma (`float`): the cap γ in [0, 1].
         is_clean (`torch.Tensor` of shape `[num_samples]`, *optional*): 1 for a correct label, 0 for a wrong one, NaN
-            where unknown. For strategies that need the truth; the others don't see it.
+            if unknown. For strategies that need the truth; the others don't see it.
 
     Returns:
         `torch.Tensor` of shape `[num_samples]`, in [0, 1].

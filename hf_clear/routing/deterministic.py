@@ -8,8 +8,8 @@ from ._registry import register_routing_strategy
 
 
 def deterministic(clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None) -> torch.Tensor:
-    """1 where `p > 0.5`, else 0, whatever γ is. The row "deterministic" among the paper's
-    routing strategies."""
+    """A gate probability of 1 if `p > 0.5`, else 0, whatever γ is. The row "deterministic" among the paper's routing
+    strategies."""
     return (clean_probability > 0.5).to(clean_probability)
 
 

@@ -10,8 +10,8 @@ from ._registry import register_routing_strategy
 
 
 def oracle(clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None) -> torch.Tensor:
-    """1 for truly clean samples, 0 for truly noisy ones, `γ·p` where the truth is unknown. The row "oracle" among
-    the paper's routing strategies: what a perfect estimate would give."""
+    """A gate probability of 1 for truly clean samples, 0 for truly noisy ones, `γ·p` if the truth is unknown. The row
+    "oracle" among the paper's routing strategies: what a perfect estimate would give."""
     known = cast(torch.Tensor, is_clean)  # `needs_truth`
     return torch.where(known.isnan(), gamma * clean_probability, known)
 

@@ -93,7 +93,7 @@ class LabelArguments:
     clean_label_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the training data with the true label, empty where it is unknown: for noisy data from "
+            "help": "Column of the training data with the true label, empty if it is unknown: for noisy data from "
             "the real world. Used for metrics and --routing oracle alone. Goes with --noise_type none."
         },
     )

@@ -34,7 +34,7 @@ def run_defaults(given: Mapping[str, Any], methods: Mapping[str, tuple[str, type
     model: Any = given.get("model_name_or_path")
     peft_method = given.get("peft_method") or (FULL_FINE_TUNING if method == "turn" else "lora")
     if peft_method not in (FULL_FINE_TUNING, *PEFT_METHODS) or method not in ("both", *methods):
-        return {}  # refused where all arguments are looked at, as is a preset that there is not
+        return {}  # refused when all arguments are looked at, as is a preset that there is not
     for name in ("model_name_or_path", "config_name", "tokenizer_name"):
         if given.get(name) is not None:
             check_model_name(given[name], f"--{name}")
@@ -59,7 +59,7 @@ def _check_idle(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     own = [field.name for field in dataclasses.fields(ClearArguments)]
     try:
         idle = ClearArguments(**{name: values[name] for name in own if name in values}).idle_settings()
-    except ValueError:  # refused where all arguments are looked at
+    except ValueError:  # refused when all arguments are looked at
         return
     if given.get("test_each_epoch"):
         idle.pop("clear_warmup_epochs", None)  # the average accuracy is that of the epochs after it

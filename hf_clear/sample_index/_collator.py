@@ -19,9 +19,9 @@ class IndexCollator:
     Args:
         pairing (`Pairing`): of the collator.
         label_names (`Sequence[str]`): keys under which an item may, and the batch has to, hold the labels; empty
-            where no label is needed. They are checked in both: a collator may fail on a bad label without a word of
+            if no label is needed. They are checked in both: a collator may fail on a bad label without a word of
             which, or make the labels itself.
-        num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+        num_labels (`int`, *optional*): the number of classes; None if it is unknown.
         takes_part (`torch.BoolTensor` of shape `[num_samples]`, *optional*): False for samples that are left out of
             batches. Of a batch that would be empty, the first sample stays, with -100 for a label.
         prepare (`Callable`, *optional*): what happens to the list of items before they are collated.

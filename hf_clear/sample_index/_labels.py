@@ -15,7 +15,7 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
 
     Args:
         labels (`Iterable` of shape `[num_samples]`): one label a sample, or a sequence of labels.
-        num_labels (`int`, *optional*): the number of classes; None where it is unknown.
+        num_labels (`int`, *optional*): the number of classes; None if it is unknown.
         indices (`Iterable[int]`, *optional*): the samples' indices, for the message; counted from 0 by default.
 
     Raises:

@@ -51,7 +51,7 @@ class Pairing:
         """The batch, and the index of each of its rows.
 
         Raises:
-            ValueError: where a row can't be, or is not, the sample that it should be.
+            ValueError: if a row can't be, or is not, the sample that it should be.
         """
         found = self.with_index(items, indices) if self.travels else None
         batch, rows = found or (self.without_index(items), list(indices))
@@ -95,7 +95,7 @@ class Pairing:
         """The batch of items as they are.
 
         Raises:
-            ValueError: where it is no dict.
+            ValueError: if it is no dict.
         """
         batch = self.collator([copied(item) for item in items])  # it may take the labels out of the items it is given
         if not isinstance(batch, MutableMapping):
@@ -108,7 +108,7 @@ class Pairing:
         """As [`plain`], with one row an item.
 
         Raises:
-            ValueError: where it is no dict, or has more rows than items, or fewer.
+            ValueError: if it is no dict, or has more rows than items, or fewer.
         """
         batch = self.plain(items)
         num_rows = count_rows(batch, self.label_names)

@@ -113,7 +113,7 @@ def same_row(first: Any, second: Any) -> bool:
 
 def matches(row: Any, value: Any) -> bool | None:
     """Whether a row of a batch is the value of an item: the same array, or the same sequence with padding on one side,
-    or cut off on one side. None where that can't be told."""
+    or cut off on one side. None if that can't be told."""
     row, value = _array(row), _array(value)
     if row is None or value is None or row.ndim != value.ndim or row.ndim == 0:
         return None

@@ -23,8 +23,8 @@ def try_out(pairing: Pairing, items: Sequence[Any], indices: Sequence[int]) -> N
     The state of random generators, and the collator's own, are as before afterwards.
 
     Raises:
-        ValueError: where rows stay when items move (a collator that sorts), or are made of several items (that mixes,
-            flattens), or where none of it can be told.
+        ValueError: if rows stay when items move (a collator that sorts), or are made of several items (that mixes,
+            flattens), or if none of it can be told.
     """
     start = CollatorState(pairing.collator)
     try:

@@ -13,9 +13,10 @@ import torch
 
 @contextmanager
 def unchanged_random_state(what: str) -> Iterator[None]:
-    """
+    """Checks that a block leaves the global random state alone.
+
     Raises:
-        AssertionError: where the block changed the global random state of Python, numpy or torch; `what` did it.
+        AssertionError: if the block changed the global random state of Python, numpy or torch; `what` did it.
     """
     outside = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(2411_00873)  # a state that no block comes to by a seed of its own

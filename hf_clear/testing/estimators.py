@@ -27,9 +27,9 @@ def check_estimator(
 
     - it returns one clean probability in [0, 1] for each sample, and diagnostics that are numbers;
     - nearly every wrong label gets a smaller clean probability than nearly every correct one (AUROC above 0.9), also
-      where a few losses are NaN or infinite;
-    - it answers where no loss is finite, all losses are the same, there is one sample or one class, or a class has one
-      sample;
+      if a few losses are NaN or infinite;
+    - it also answers if no loss is finite, all losses are the same, there is one sample or one class, or a class has
+      one sample;
     - the same evidence gives the same answer, whatever came between, and the order of the samples hardly matters;
     - it neither changes nor keeps what it is given, nor the global random state;
     - it does without `features` and `labels` unless it says that it uses them.
@@ -42,7 +42,7 @@ def check_estimator(
 
     Raises:
         AssertionError: that says what is broken and on which evidence.
-        ValueError: where no estimator of this name is registered.
+        ValueError: if no estimator of this name is registered.
 
     Example:
 

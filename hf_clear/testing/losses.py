@@ -25,7 +25,7 @@ def check_training_loss(loss: str | TrainingLoss) -> None:
         loss (`str` or `TrainingLoss`): a registered name, or what [`~hf_clear.losses.get_training_loss`] returns.
 
     Raises:
-        AssertionError: where it doesn't hold; the message says what, and for which evidence.
+        AssertionError: if it doesn't hold; the message says what, and for which evidence.
 
     Example:
 

@@ -19,7 +19,7 @@ def check_noise_type(
 ) -> None:
     """Makes sure that a noise type does what an experiment expects of it.
 
-    - It returns one class number for each label, also for one sample and where classes have none.
+    - It returns one class number for each label, also for one sample and if classes have none.
     - A rate of 0 changes no label. At other rates, that share of the labels changes.
     - The generator alone decides: the same seed gives the same labels, another seed gives others, and the global
       random state stays as it is.
@@ -31,13 +31,13 @@ def check_noise_type(
             name of a registered type.
         uses_features (`bool`, *optional*, defaults to `False`): as in [`~hf_clear.noise.register_noise_type`]; read for
             a bare function.
-        exact_rate (`bool`, *optional*, defaults to `True`): False where fewer labels may change than the rate says, as
+        exact_rate (`bool`, *optional*, defaults to `True`): False if fewer labels may change than the rate says, as
             in conventions that draw the new label from all classes, the true one included.
         num_labels (`int`, *optional*, defaults to 5): the number of classes that it is tried with.
 
     Raises:
         AssertionError: that says what is broken and how the noise type was called.
-        ValueError: where no noise type of this name is registered.
+        ValueError: if no noise type of this name is registered.
 
     Example:
 

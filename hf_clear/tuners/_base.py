@@ -65,7 +65,7 @@ class RoutedLayerConfig(PeftConfig):
     )
 
     def __new__(cls, *args, **kwargs):
-        # Here, since peft drops unknown settings of a file with a warning where `__init__` stumbles over them.
+        # Here, since peft drops unknown settings of a file with a warning if `__init__` stumbles over them.
         check_config_values(cls, kwargs)
         return super().__new__(cls)
 
@@ -126,7 +126,7 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError
 
     def acting_adapters(self) -> list[str]:
-        """The active adapters that this layer has; none where adapters are disabled or merged."""
+        """The active adapters that this layer has; none if adapters are disabled or merged."""
         if self.disable_adapters:
             self.unmerge()  # as peft does: disabled means the base model
             return []
@@ -243,7 +243,7 @@ class RoutedLayerModel(BaseTuner):
 
 
 def _names_of(model: nn.Module, *getters: str) -> list[str]:
-    """Where in the model the modules are that it has getters for."""
+    """The names in the model of the modules that it has getters for."""
     modules = [getattr(model, getter)() for getter in getters if hasattr(model, getter)]
     return [name for name, module in model.named_modules() if any(module is wanted for wanted in modules)]
 
@@ -253,16 +253,16 @@ def export_to_peft(model: PeftModel, output_dir: str | os.PathLike, adapter_name
     classes (`label_names.json`).
 
     LoRA is saved as it is. BitFit becomes a `LoraConfig` that carries nothing but biases. A deep prompt becomes
-    `PREFIX_TUNING` where peft's shift of positions can be undone: on decoder-only models with rotary positions. A
+    `PREFIX_TUNING` if peft's shift of positions can be undone: on decoder-only models with rotary positions. A
     bottleneck adapter has no counterpart in peft.
 
     Args:
-        model (`PeftModel`): carries the adapter, and the trained head where there is one.
+        model (`PeftModel`): carries the adapter, and the trained head if there is one.
         output_dir (`str`): the folder to write to.
         adapter_name (`str`, *optional*, defaults to `"default"`): which adapter.
 
     Raises:
-        ValueError: where stock peft has no form for the adapter; the message says why.
+        ValueError: if stock peft has no form for the adapter; the message says why.
     """
     if not isinstance(model, PeftModel):
         raise ValueError(

@@ -36,7 +36,7 @@ class ClearAdapterConfig(RoutedLayerConfig):
     """Bottleneck adapters (Houlsby et al., 2019, arXiv 1902.00751): `h + up(activation(down(h)))` after the attention
     output and after the feed-forward output, before the residual connection and its LayerNorm.
 
-    `up` starts at zero, so that the adapted model starts as the base model. Where the base model applies dropout to
+    `up` starts at zero, so that the adapted model starts as the base model. If the base model applies dropout to
     the output, the adapter comes before it. The adapter is no change of weights: it can't be merged, and stock peft has
     no form for it; on disk it is of the type `CLEAR_ADAPTER`, which loads after `import hf_clear`.
 
@@ -46,7 +46,7 @@ class ClearAdapterConfig(RoutedLayerConfig):
         target_modules, exclude_modules, modules_to_save, task_type, ...: as in peft.
 
     Raises:
-        ValueError: where the size is below 1 or the activation is unknown.
+        ValueError: if the size is below 1 or the activation is unknown.
 
     Example:
 

@@ -25,7 +25,7 @@ class ClearLoraConfig(LoraConfig):
 
     The layers are peft's own. [`hf_clear.route`] gates them while CleaR trains, and a model that already carries peft
     LoRA layers (`LoraConfig`, rsLoRA, DoRA) is routed just the same. What `save_pretrained` writes is a stock LoRA
-    adapter that loads with identical logits where hf_clear is not installed.
+    adapter that loads with identical logits without hf_clear.
 
     Example:
 

@@ -58,7 +58,7 @@ class ClearPromptConfig(RoutedLayerConfig):
         exclude_modules, modules_to_save, task_type, ...: as in peft.
 
     Raises:
-        ValueError: where `num_virtual_tokens` is below 1, or the model computes attention in a way of its own.
+        ValueError: if `num_virtual_tokens` is below 1, or the model computes attention in a way of its own.
 
     Example:
 

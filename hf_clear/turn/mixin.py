@@ -59,7 +59,7 @@ class TurnMixin(ResumablePhasesMixin):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer`. `True` goes on from the last
-                checkpoint in `output_dir` or, where fine-tuning has saved none yet, from what the phases before it
+                checkpoint in `output_dir` or, if fine-tuning has saved none yet, from what the phases before it
                 leave there (`_turn_state.safetensors`).
 
         Returns:
@@ -67,7 +67,7 @@ class TurnMixin(ResumablePhasesMixin):
             `finetune_…`.
 
         Raises:
-            ValueError: before the first phase, where labels or data don't fit; where all samples are called noisy. The
+            ValueError: before the first phase, if labels or data don't fit; later, if all samples are called noisy. The
                 probe is kept then: lower `turn_threshold` and go on with `resume_from_checkpoint=True`.
         """
         self._check_training_set()
@@ -91,11 +91,11 @@ class TurnMixin(ResumablePhasesMixin):
 
         Returns:
             `dict[str, float]`: `probe_loss`, the generalized cross entropy on the training set in the last epoch;
-            `probe_features_runtime` and `probe_runtime` in seconds; where true labels are known,
-            `probe_detection_auroc`, of the losses; where there is an evaluation set, `probe_eval_…`.
+            `probe_features_runtime` and `probe_runtime` in seconds; if true labels are known,
+            `probe_detection_auroc`, of the losses; if there is an evaluation set, `probe_eval_…`.
 
         Raises:
-            ValueError: where labels or data don't fit, or a feature is not finite.
+            ValueError: if labels or data don't fit, or a feature is not finite.
         """
         self._check_training_set()
         goes_on, self._is_restored = self._is_restored and self.sample_store is None, False
@@ -133,12 +133,12 @@ class TurnMixin(ResumablePhasesMixin):
         Returns:
             `dict[str, float]`: `cleanse_kept`, the number of samples above the threshold;
             `cleanse_fine_tuning_samples`, their number after the balanced draw; what [`fit_clean_probability`] returns;
-            where true labels are known, `cleanse_purity` (share of the kept samples whose label is correct) and
+            if true labels are known, `cleanse_purity` (share of the kept samples whose label is correct) and
             `cleanse_recall` (share of the correctly labelled samples that is kept).
 
         Raises:
-            RuntimeError: where [`linear_probe`] has not run.
-            ValueError: where no sample is above the threshold. The probe stays: lower `args.turn_threshold` and cleanse
+            RuntimeError: if [`linear_probe`] has not run.
+            ValueError: if no sample is above the threshold. The probe stays: lower `args.turn_threshold` and cleanse
                 again.
         """
         if self.sample_store is None:
@@ -183,7 +183,7 @@ class TurnMixin(ResumablePhasesMixin):
         and result as of `Trainer.train`, with metrics of all phases.
 
         Raises:
-            RuntimeError: where [`cleanse`] has not run.
+            RuntimeError: if [`cleanse`] has not run.
         """
         folder = self._folder_to_resume(resume_from_checkpoint)
         if folder is not None and self.fine_tuning_samples is None:
@@ -219,7 +219,7 @@ class TurnMixin(ResumablePhasesMixin):
             cross entropy and those of `compute_metrics`.
 
         Raises:
-            RuntimeError: where there is no probe.
+            RuntimeError: if there is no probe.
         """
         if self.probe is None:
             raise RuntimeError("There is no probe: call `linear_probe()` first.")

@@ -74,7 +74,7 @@ class ProbePhase:
             `dict[str, float]`: `probe_features_runtime` and `probe_runtime`, in seconds.
 
         Raises:
-            ValueError: where a sample has no label, or a feature is not finite.
+            ValueError: if a sample has no label, or a feature is not finite.
         """
         start = time.time()
         with_mean = settings.probe_features == "mean" or keep_mean
@@ -99,7 +99,7 @@ class ProbePhase:
         """Predictions and mean features of the training set: as [`run`] left them, or computed again.
 
         Raises:
-            RuntimeError: where fine-tuning has changed the features.
+            RuntimeError: if fine-tuning has changed the features.
         """
         if self.predictions is None or (needs_mean and self.mean_features is None):
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -196,12 +196,13 @@ class ProbePhase:
 
 
 def check_one_label_a_sample(label: Any) -> None:
-    """
+    """Refuses a training set in which every token has a label.
+
     Args:
         label (`Any`): of the first training sample.
 
     Raises:
-        ValueError: where it is a list of labels.
+        ValueError: if it is a list of labels.
     """
     if np.ndim(label) > 0:
         raise ValueError(

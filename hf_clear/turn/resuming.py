@@ -41,7 +41,7 @@ class ResumablePhasesMixin(BaseTrainerMixin):
 
     @property
     def turn_args(self) -> TurnArguments:
-        """TURN's arguments: `args` itself, or the defaults where `args` is a plain `TrainingArguments`."""
+        """TURN's arguments: `args` itself, or the defaults if `args` is a plain `TrainingArguments`."""
         return self.args if isinstance(self.args, TurnArguments) else self._default_args
 
     @property
@@ -107,8 +107,8 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         """Reads what [`_save_state`] wrote.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where the file is damaged, no state of TURN, or of a run with other data, settings or weights.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, no state of TURN, or of a run with other data, settings or weights.
         """
         path = state_file(folder)
         state = TurnState.load(path)
@@ -145,11 +145,11 @@ class ResumablePhasesMixin(BaseTrainerMixin):
 
 def folder_to_resume(output_dir: str, resume_from_checkpoint: str | bool | None) -> Path | None:
     """The folder that a run goes on from: the one that is named or, for `True`, the last checkpoint in `output_dir` or,
-    where fine-tuning has saved none yet, `output_dir` itself. None for a run that begins.
+    if fine-tuning has saved none yet, `output_dir` itself. None for a run that begins.
 
     Raises:
-        FileNotFoundError: where the named one is no folder.
-        ValueError: where there is nothing in `output_dir` to go on from.
+        FileNotFoundError: if the named one is no folder.
+        ValueError: if there is nothing in `output_dir` to go on from.
     """
     if not resume_from_checkpoint:
         return None

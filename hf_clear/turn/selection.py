@@ -23,7 +23,7 @@ def select_clean(
     smallest other class, those with the largest clean probability, and a warning names it.
 
     Args:
-        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1]; NaN where nothing is known,
+        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1]; NaN if nothing is known,
             and a sample is not selected.
         labels (`np.ndarray` of shape `[num_samples]`): the given class labels.
         threshold (`float`, *optional*, defaults to 0.6): τ.
@@ -35,7 +35,7 @@ def select_clean(
         `np.ndarray`: row numbers, in ascending order.
 
     Raises:
-        ValueError: where no sample is above the threshold, or an argument is out of its range.
+        ValueError: if no sample is above the threshold, or an argument is out of its range.
     """
     check_selection(threshold, balance)
     clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
@@ -83,10 +83,7 @@ def _listed(labels: list[int]) -> str:
 
 
 def check_selection(threshold: float, balance: str | int) -> None:
-    """
-    Raises:
-        ValueError: where one of these arguments of [`select_clean`] is out of its range.
-    """
+    """Raises a ValueError if one of these arguments of [`select_clean`] is out of its range."""
     if not 0 < threshold < 1:
         raise ValueError(f"`turn_threshold` is a clean probability strictly between 0 and 1; got {threshold}.")
     is_number = isinstance(balance, int) and not isinstance(balance, bool) and balance >= 1

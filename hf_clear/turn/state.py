@@ -69,8 +69,8 @@ class TurnState:
         """Reads what [`~TurnState.save`] wrote.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where the file is damaged, or is not a state of TURN.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, or is not a state of TURN.
         """
         tensors, plain = read_state(path, _FORMAT, "TurnTrainer")
         for name, kind in {**_PLAIN, "is_fitted": bool}.items():

@@ -28,7 +28,7 @@ class TurnTrainer(ExplicitArguments, TurnMixin, Trainer):
         peft_config (`PeftConfig`, *optional*): fine-tunes PEFT modules and head instead of the whole model.
 
     Raises:
-        ValueError: before training starts, where labels, arguments or data don't fit, or where the head can't be
+        ValueError: before training starts, if labels, arguments or data don't fit, or the head can't be
             found; the message says what to do.
 
     Example:

@@ -52,7 +52,7 @@ class TurnTrainingArguments(TurnArguments, TrainingArguments):
     `num_train_epochs`, `learning_rate` and all other arguments of transformers are those of fine-tuning.
 
     Raises:
-        ValueError: where an argument of TURN is out of its range.
+        ValueError: if an argument of TURN is out of its range.
 
     Example:
 

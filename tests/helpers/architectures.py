@@ -85,7 +85,7 @@ ARCHITECTURES = {
 }
 # Gate rows: one a layer (in ALBERT one for each pass through its layer); an encoder and a decoder count apart.
 ROWS = {**dict.fromkeys(ARCHITECTURES, 2), "t5": 4, "bart": 4}
-# Heads that peft doesn't know by itself, and LoRA targets where it has no (or, in DeBERTa, no routable) default.
+# Heads that peft doesn't know by itself, and LoRA targets if it has no (or, in DeBERTa, no routable) default.
 _HEADS = {**dict.fromkeys(["t5", "bart"], ["classification_head"]), "vit": ["classifier"]}
 _LORA_TARGETS = {
     "distilbert": ["q_lin", "v_lin"],

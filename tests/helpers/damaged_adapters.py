@@ -78,7 +78,7 @@ def truncated(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-20])
 
 
-# What damages the LoRA adapter (the bottleneck adapter where its name says so) -> what the message says.
+# What damages the LoRA adapter (the bottleneck adapter if its name says so) -> what the message says.
 BAD_ADAPTERS = {
     "no config": (lambda folder: (folder / CONFIG).unlink(), "no adapter_config.json in"),
     "invalid JSON": (config_is(b'{"r": 8,'), "adapter_config.json is no valid JSON"),

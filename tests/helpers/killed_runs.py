@@ -30,7 +30,7 @@ CLEAR = {**preset("clear"), "clear_warmup_epochs": 1}
 
 
 def train(method: str, folder: Path) -> dict[str, torch.Tensor]:
-    """Starts, or goes on where the folder has a checkpoint (TURN: or a probe), as a user would."""
+    """Trains: starts, or goes on if the folder has a checkpoint (TURN: or a probe), as a user would."""
     data = {"train_dataset": toy_dataset(24), "eval_dataset": toy_dataset(12, seed=1), "data_collator": collate}
     if method == "clear":
         arguments = ClearTrainingArguments(str(folder), **CLEAR, **ARGUMENTS)
