@@ -168,7 +168,8 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     """A posterior, if a noise matrix explains the labels by predictions with enough skill; else gates. Resumed, too."""
     monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
     settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 1, "save_strategy": "epoch"}
-    build, dataset = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8), noisy_dataset(240)
+    dataset = noisy_dataset(240)
+    build = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8)
     straight = trainer_of(build, dataset)
     with caplog.at_level(logging.WARNING, "hf_clear"):
         straight.train()
