@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -92,8 +93,6 @@ class Refit:
             self._dataloader = sample_dataloader(self._trainer, self._trainer.train_dataset)
         return self._dataloader
 
-    # ---- The refit ----
-
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and all that follows from them.
         `held_out` is what a cross-fitting warm-up has ended with. Returns what was found; nothing without a fit."""
@@ -119,6 +118,9 @@ class Refit:
         elif not is_warmup:
             features = self._frozen_features if estimator.uses_features else None
             predictions = self._predictions(estimator.uses_probabilities)
+            if self._is_open and settings.clear_loss_source == "online":
+                # By those of a pass, a mixture tells wrong labels better, if it comes to that.
+                predictions = replace(predictions, losses=self._predict(keep_probabilities=False).losses)
             logs = self._fit(estimator, predictions, features, LEAST_SKILL)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
@@ -130,8 +132,7 @@ class Refit:
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: Any, least_skill: float = 0.0
     ) -> dict[str, float]:
         least = self.settings.clear_min_explained
-        is_first = not (self.store.is_fitted and (self.store.clean_probability < 1).any())  # nothing is known so far
-        if self.loss.uses_posterior and is_first and least > 0:
+        if self._is_open:
             estimator = mixture_if_unexplained(estimator, least, least_skill)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
@@ -139,6 +140,12 @@ class Refit:
             self._go_by_losses()
             self._begin(predictions)
         return logs
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it is open if training follows a posterior: nothing speaks against any label so far."""
+        is_told = self.store.posterior is not None and (self.store.clean_probability < 1).any()
+        return self.loss.uses_posterior and self.settings.clear_min_explained > 0 and not is_told
 
     def _go_by_losses(self) -> None:
         """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
@@ -168,11 +175,11 @@ class Refit:
         """`f_ens` for every training sample: the mean of N routed predictions, `[num_samples, num_labels]`, before any
         temperature; a row of zeros if they are not finite."""
 
-        def routed(member: int, index: torch.Tensor) -> contextlib.AbstractContextManager:
-            return route(self._trainer.model, cast(torch.Tensor, self.gates(index, TARGET, member)))
-
         def probabilities(member: int) -> torch.Tensor:
-            return cast(torch.Tensor, self._predict(functools.partial(routed, member)).probabilities)
+            def routed(index: torch.Tensor) -> contextlib.AbstractContextManager:
+                return route(self._trainer.model, cast(torch.Tensor, self.gates(index, TARGET, member)))
+
+            return cast(torch.Tensor, self._predict(routed).probabilities)
 
         return mean_of_members(probabilities, self.settings.clear_ensemble_size)
 
@@ -200,13 +207,11 @@ class Refit:
         self._takes_part.copy_(self.store.clean_probability >= least)
         left_out = int((~self._takes_part).sum())
         if left_out == len(self._takes_part):
-            logger.warning(
+            said = (
                 f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
-                "refit, training stands still. Lower it, or warm up for longer."
             )
+            logger.warning(said + "refit, training stands still. Lower it, or warm up for longer.")
         return {"left_out": left_out}
-
-    # ---- What a training step asks, and tells ----
 
     def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
         """A context in which every module is bypassed for a batch: the frozen base model."""
@@ -246,17 +251,13 @@ class Refit:
             predict (`Callable`): from gates to probabilities of this batch, for the source `"step"`.
         """
         temperature, size = self.settings.clear_ensemble_temperature, self.settings.clear_ensemble_size
-        if not self.loss.uses_target:
+        targets, by_step = self.store.targets, self.ensemble_source == "step"
+        if not self.loss.uses_target or not (self.store.is_fitted if by_step else targets is not None):
             return None
-        if self.ensemble_source != "step":
-            targets = self.store.targets
-            return None if targets is None else sharpen(targets[index], temperature)
-        if not self.store.is_fitted:
-            return None
-        target: Any = 0.0
-        for member in range(size):
-            target = target + predict(cast(torch.Tensor, self.gates(index, TARGET, member))) / size
-        return finite_rows(sharpen(target, temperature))
+        if not by_step:
+            return sharpen(cast(torch.Tensor, targets)[index], temperature)
+        members: Any = (cast(torch.Tensor, self.gates(index, TARGET, member)) for member in range(size))
+        return finite_rows(sharpen(cast(Any, sum(predict(gates) / size for gates in members)), temperature))
 
     def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes a batch's predictions into the running mean, if one is kept."""
@@ -294,7 +295,6 @@ class Refit:
             self._remember(predictions, torch.arange(len(predictions.labels), device=self._trainer.args.device))
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
-        """Lets the running mean of some samples begin with predictions that every process has."""
         index = index[~predictions.never_returned.to(index.device)[index]]
         self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)
         self.merge()
