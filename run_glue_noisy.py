@@ -91,8 +91,8 @@ task_to_keys = {
 # What `python run_glue_noisy.py` stands for.
 EMBEDDED_DEFAULT = [
     *("--method", "both", "--noise_type", "symmetric", "--noise_rate", "0.5"),
-    *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "10"),
-    *("--clear_warmup_epochs", "5", "--output_dir", "outputs/embedded"),
+    *("--validation_split_percentage", "0", "--test_each_epoch", "--num_train_epochs", "6"),
+    *("--output_dir", "outputs/embedded"),
 ]
 # Title and trainer of each --method. As with all choices below, those that are added before `main()` are choices, too.
 METHODS = {"none": ("plain", Trainer), "clear": ("CleaR", ClearTrainer), "turn": ("TURN", TurnTrainer)}

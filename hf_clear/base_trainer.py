@@ -194,7 +194,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
             # DDP: every process by itself.
             self.model.__dict__.pop("_is_accelerate_prepared", None)
-        self.name_classes()
+        self.name_classes(begins=True)
         return super()._prepare_for_training(*args, **kwargs)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):

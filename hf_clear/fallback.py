@@ -9,7 +9,7 @@ from ._typing import AnyTrainer
 from .features import check_features
 from .probing import find_head
 from .training_args import BY_EVIDENCE, ClearArguments
-from .without_posterior import WITHOUT_EVIDENCE, changed, with_gates
+from .without_posterior import changed, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def settings_for_task(
         "here, and this is trained as `preset('clear')`: gates by a mixture of losses, after a warm-up of "
         f"{settings.clear_warmup_epochs} epochs."
     )
-    return with_gates(changed(settings, {**WITHOUT_EVIDENCE, "clear_ensemble_source": None}))
+    return with_gates(changed(settings, {"clear_warmup": "epochs", "clear_ensemble_source": None}))
 
 
 def _reason(

@@ -11,8 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _TEMPORARY = ".hf_clear_tmp"
-_EARLIER = "earlier"  # beside what takes its place
+_NEW, _EARLIER, _LOCK = "new", "earlier", "lock"  # in the temporary folder: what comes, what was there, who is at work
 
 
 def make_temporary(folder: Path, name: str) -> tuple[int, str]:
@@ -51,17 +53,19 @@ def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> N
 def write_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to write to. If the context ends without an exception, the folder is
     flushed to disk and renamed, and takes the place of what was there; else it is removed. What a process has left that
-    was killed while it did so is put back or removed."""
+    was killed while it did so is put back or removed; another process at work is left alone."""
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"_{glob.escape(path.name)}.????????{_TEMPORARY}"):
-        if left.is_dir():
+        with contextlib.suppress(Timeout, OSError), FileLock(left / _LOCK, timeout=0):
             if (left / _EARLIER).is_dir() and not os.path.lexists(path):
                 os.rename(left / _EARLIER, path)
             shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(_TEMPORARY, f"_{path.name}.", path.parent) as staging:
-        folder, earlier = Path(staging, path.name), Path(staging, _EARLIER)
-        folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        staging = stack.enter_context(tempfile.TemporaryDirectory(_TEMPORARY, f"_{path.name}.", path.parent))
+        stack.enter_context(FileLock(Path(staging, _LOCK), timeout=0))
+        folder, earlier = Path(staging, _NEW, path.name), Path(staging, _EARLIER)
+        folder.mkdir(parents=True)
         yield folder
         flush_folder(folder)
         if path.exists():

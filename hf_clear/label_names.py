@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from .files import write_atomically
 
@@ -18,8 +19,10 @@ LABEL_NAMES_FILE = "label_names.json"  # beside an adapter: nothing of peft's sa
 def is_classifier(model: nn.Module) -> bool:
     """Whether a model of transformers, or of a class below one of its, has a head for classes, which its config counts
     and may name."""
-    is_one = any("Classification" in kind.__name__ for kind in type(model).__mro__)
-    return is_one and bool(getattr(getattr(model, "config", None), "id2label", None))
+    is_one = isinstance(model, PreTrainedModel) and any(
+        "Classification" in kind.__name__ for kind in type(model).__mro__
+    )
+    return is_one and bool(getattr(model.config, "id2label", None))
 
 
 def names_in(config: Any) -> list[str]:

@@ -272,7 +272,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         if self.clear_args.clear_warmup in BEFORE_TRAINING:
             return (
                 "they are fitted for the first time before the first step, to what frozen features tell; or, if these "
-                f"tell too little, at the beginning of epoch {self.clear_args.clear_warmup_epochs + 1}."
+                f"tell too little, at the beginning of epoch {max(self.clear_args.clear_warmup_epochs, 1) + 1}."
             )
         return (
             "they are fitted for the first time at the beginning of epoch "

@@ -18,7 +18,6 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator, get_estimator
-from .estimators._matrix_fit import LEAST_SKILL
 from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
@@ -31,7 +30,7 @@ from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
 from .truth import truly_clean
-from .without_posterior import WITHOUT_EVIDENCE, changed, say_unexplained, with_gates
+from .without_posterior import say_unexplained, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +99,6 @@ class Refit:
         if self.loss.uses_posterior and self.store.posterior is None:  # if a run is resumed, it has decided
             if self.store.is_fitted:
                 self._go_by_losses()
-            elif epoch > 0 and self.settings.clear_warmup == "evidence":
-                self.settings = changed(self.settings, WITHOUT_EVIDENCE)
         settings, store, estimator = self.settings, self.store, self._instead or estimator
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
@@ -112,8 +109,7 @@ class Refit:
         if held_out or (before_training and not store.is_fitted):
             of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
-            if not fits:
-                self.settings = changed(self.settings, WITHOUT_EVIDENCE)
+            if not fits:  # plain epochs come first
                 return logs
         elif not is_warmup:
             features = self._frozen_features if estimator.uses_features else None
@@ -121,7 +117,7 @@ class Refit:
             if self._is_open and settings.clear_loss_source == "online":
                 # By those of a pass, a mixture tells wrong labels better, if it comes to that.
                 predictions = replace(predictions, losses=self._predict(keep_probabilities=False).losses)
-            logs = self._fit(estimator, predictions, features, LEAST_SKILL)
+            logs = self._fit(estimator, predictions, features)
         store.fitted_epoch, self._gate_probability = epoch, None
         left_out = self._leave_out()
         if self.loss.uses_target and self.ensemble_source == "epoch":
@@ -129,11 +125,11 @@ class Refit:
         return logs | left_out if logs else {}
 
     def _fit(
-        self, estimator: NamedEstimator, predictions: SamplePredictions, features: Any, least_skill: float = 0.0
+        self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
         least = self.settings.clear_min_explained
         if self._is_open:
-            estimator = mixture_if_unexplained(estimator, least, least_skill)
+            estimator = mixture_if_unexplained(estimator, least)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
             say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
@@ -144,7 +140,8 @@ class Refit:
     @property
     def _is_open(self) -> bool:
         """Whether it is open if training follows a posterior: nothing speaks against any label so far."""
-        is_told = self.store.posterior is not None and (self.store.clean_probability < 1).any()
+        scored = self.store.losses.isfinite()
+        is_told = self.store.posterior is not None and (self.store.clean_probability[scored] < 1).any()
         return self.loss.uses_posterior and self.settings.clear_min_explained > 0 and not is_told
 
     def _go_by_losses(self) -> None:

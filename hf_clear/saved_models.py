@@ -23,7 +23,16 @@ from .checksums import file_checksum
 from .files import write_atomically, write_folder
 from .hub.dataset_names import dataset_names
 from .hub.model_card import complete_model_card
-from .label_names import LABEL_NAMES_FILE, agreed_names, is_classifier, name_classes, names_in, write_label_names
+from .label_names import (
+    LABEL_NAMES_FILE,
+    agreed_names,
+    are_names,
+    is_classifier,
+    name_classes,
+    names_in,
+    read_label_names,
+    write_label_names,
+)
 from .report.shown_columns import class_names
 from .sample_index import label_names
 from .tuners import can_be_merged
@@ -37,6 +46,7 @@ class SavedModelsMixin(OwnTrainer):
     """For a [`~transformers.Trainer`] whose models are loaded elsewhere, by the names of their classes."""
 
     _said: set[str]  # warnings; made by [`BaseTrainerMixin`]
+    _has_trained = False
 
     def save_merged(self, output_dir: str | os.PathLike) -> None:
         """Writes the model with its adapter merged into the weights: a plain model of transformers with tokenizer (or
@@ -134,16 +144,22 @@ class SavedModelsMixin(OwnTrainer):
             if names := names_in(base_of(model).config):
                 write_label_names(folder, names)
             else:  # those of an earlier adapter would be taken for its own
-                (folder / LABEL_NAMES_FILE).unlink(missing_ok=True)
+                with contextlib.suppress(OSError, ValueError):
+                    read_label_names(folder / LABEL_NAMES_FILE)
+                    (folder / LABEL_NAMES_FILE).unlink()
 
-    def name_classes(self) -> None:
-        """Writes the names of the classes into the model's config, as [`agreed_names`] has it. Called when training
-        begins and before anything is saved."""
+    def name_classes(self, begins: bool = False) -> None:
+        """Writes the names of the classes into the model's config, as [`agreed_names`] has it; before any training only
+        if it has none. Called when training begins, and before anything is saved."""
         base: Any = base_of(self.accelerator.unwrap_model(self.model))
         if self._is_stock or not is_classifier(base):
             return
         of_data = class_names(self.train_dataset, label_names(self)) or []
-        names, said = agreed_names(names_in(base.config), of_data, base.config.num_labels)
+        own = names_in(base.config)
+        self._has_trained = self._has_trained or begins or self.state.global_step > 0
+        if are_names(own) and not self._has_trained:
+            return
+        names, said = agreed_names(own, of_data, base.config.num_labels)
         if said and said not in self._said and self.is_world_process_zero():
             logger.warning(said)
         self._said.add(said)

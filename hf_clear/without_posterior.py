@@ -22,13 +22,12 @@ logger = logging.getLogger(__name__)
 # What makes CleaR with gates (`preset("clear")`). The warm-up stays.
 GATES: dict[str, Any] = {
     "clear_loss": "clear",
+    "clear_loss_kwargs": None,
     "clear_estimator": "gaussian_mixture",
     "clear_routing": "clean",
     "clear_loss_source": "epoch",  # those of training, which are routed, tell wrong labels less well
     "clear_ensemble_size": 2,
 }
-
-WITHOUT_EVIDENCE: dict[str, Any] = {"clear_warmup": "epochs"}  # from outside the sample: early learning has to do
 
 
 def changed(settings: Settings, others: Mapping[str, Any]) -> Settings:

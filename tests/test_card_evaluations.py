@@ -86,6 +86,13 @@ def test_a_resumed_run_does_not_claim_data_that_it_has_not_seen(training_argumen
     assert "8 samples" not in card.text and "7 samples" not in card.text
 
 
+def test_only_evaluations_are_in_the_card(training_arguments):
+    trainer = trainer_of(training_arguments, toy_dataset(8))
+    trainer.train()
+    trainer.evaluate(toy_dataset(5), metric_key_prefix="evaluation")
+    assert values(read_card(trainer)) == {None: 0.75}
+
+
 def test_a_part_of_the_training_set_is_not_named_as_its_split(training_arguments):
     """`train_test_split` leaves both parts the name of the whole."""
     data = toy_dataset(24)

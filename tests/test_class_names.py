@@ -3,8 +3,10 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import ClassLabel, List
 from helpers.toy import collate, tiny_bert, toy_dataset
 from peft import inject_adapter_in_model
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from hf_clear import ClearLoraConfig, ClearTrainer, export_to_peft, load_label_issues
+from hf_clear.files import write_folder
 from hf_clear.label_names import LABEL_NAMES_FILE, agreed_names, names_in, read_label_names
 
 NAMES = ["red", "green", "blue", "no color é"]
@@ -74,6 +77,46 @@ def test_data_that_number_the_classes_in_another_order_count(training_arguments,
     assert names_in(config) == NAMES and config.label2id == {name: number for number, name in enumerate(NAMES)}
     folders = [Path(trainer.args.output_dir), *Path(trainer.args.output_dir).glob("checkpoint-*")]
     assert len(folders) > 1 and all(read_label_names(folder / LABEL_NAMES_FILE) == NAMES for folder in folders)
+
+
+def test_before_training_the_names_of_the_config_stay(training_arguments, tmp_path):
+    """The head may be trained already, by others, in their order."""
+    trainer = trainer_of(training_arguments, in_config=NAMES[::-1])
+    trainer.save_merged(tmp_path / "merged")
+    assert names_in(trainer.model.get_base_model().config) == NAMES[::-1]
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["0"] == NAMES[3]
+
+
+def test_a_model_that_is_none_of_transformers_is_trained_without_names(training_arguments):
+    class TextClassificationNet(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_bert()
+            self.config = SimpleNamespace(id2label=dict(enumerate(NAMES)))
+
+        def forward(self, input_ids, attention_mask=None, labels=None):
+            return self.inner(input_ids, attention_mask=attention_mask, labels=labels)
+
+    data = toy_dataset().cast_column("labels", ClassLabel(names=NAMES))
+    trainer = ClearTrainer(
+        TextClassificationNet(),
+        training_arguments(clear_warmup="epochs", clear_warmup_epochs=1),
+        train_dataset=data,
+        data_collator=collate,
+        peft_config=ClearLoraConfig(target_modules=["query"]),
+    )
+    trainer.train()
+
+
+def test_a_file_of_somebody_elses_stays(training_arguments):
+    trainer = trainer_of(training_arguments)
+    trainer.train_dataset = toy_dataset()
+    trainer.model.get_base_model().config.id2label = {number + 1: name for number, name in enumerate(NAMES)}
+    path = Path(trainer.args.output_dir) / LABEL_NAMES_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"mine": 1}')
+    trainer.save_model()
+    assert path.read_text() == '{"mine": 1}'
 
 
 def test_names_are_there_before_anything_was_saved(training_arguments, tmp_path):
@@ -153,6 +196,20 @@ def test_an_adapter_outside_of_a_peft_model_is_not_merged(training_arguments, tm
     with pytest.raises(ValueError, match="carries an adapter and is no `PeftModel`.*`peft_config=...`"):
         trainer.save_merged(tmp_path / "merged")
     assert not any(tmp_path.glob("merged*"))
+
+
+def test_two_processes_do_not_take_each_others_folder(tmp_path):
+    """The second finds the first at work, and leaves its files alone; a folder may have any name."""
+    for name in ("merged", "earlier", "new"):
+        path = tmp_path / name
+        for content in ("before", "first"):
+            with write_folder(path) as folder:
+                (folder / "weights").write_text(content)
+                with pytest.raises(KeyboardInterrupt), write_folder(path) as other:
+                    (other / "weights").write_text("second")
+                    raise KeyboardInterrupt
+            assert (path / "weights").read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "merged", "new"]
 
 
 @pytest.mark.parametrize("at", ["while writing", "between the renames"])

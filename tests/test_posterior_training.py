@@ -1,6 +1,7 @@
 """Training on the posterior: evidence before the first step, refits from what training predicts, resume, refusals."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hf_clear import (
     preset,
 )
 from hf_clear.estimators.noise_model import log_probabilities
+from hf_clear.without_posterior import with_gates
 
 POSTERIOR = {
     **{"clear_loss": "posterior", "clear_estimator": "noise_model", "clear_warmup": "evidence"},
@@ -184,7 +186,7 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     assert_same(state_of(straight), state_of(resumed))
     assert torch.equal(store.posterior, resumed.sample_store.posterior)
 
-    monkeypatch.setattr("hf_clear.refit.LEAST_SKILL", 1.1)
+    monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SKILL", 1.1)
     caplog.clear()
     unskilled = trainer_of(build, dataset)
     with caplog.at_level(logging.WARNING, "hf_clear"):
@@ -219,6 +221,7 @@ def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_ar
     asked = {"clear_routing": "deterministic", "clear_ensemble_size": 3, "max_steps": 1}
     others = trainer_of(training_arguments(**settings | asked), dataset)
     others.train()
+    assert with_gates(replace(others.args, clear_loss="gce", clear_loss_kwargs={"q": 0.5})).clear_loss_kwargs is None
     assert others.clear_args.clear_loss == "clear"
     assert (others.clear_args.clear_routing, others.clear_args.clear_ensemble_size) == ("deterministic", 3)
     always = trainer_of(training_arguments(**settings | {"clear_min_explained": 0, "max_steps": 1}), dataset)

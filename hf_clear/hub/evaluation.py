@@ -79,7 +79,7 @@ def evaluations(trainer: Trainer, evaluated: Sequence[tuple[Mapping[str, float],
     after = history[ends[-1] :] if ends else []
     for prefix in dict.fromkeys(key.removesuffix(_RUNTIME) for log in history for key in log if key.endswith(_RUNTIME)):
         logs = [log for log in history if f"{prefix}{_RUNTIME}" in log]
-        if not prefix.startswith("eval"):
+        if prefix != "eval" and not prefix.startswith("eval_"):
             continue
         best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
         of_model = [log for log in logs if any(log is own for own in after)]

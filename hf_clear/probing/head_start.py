@@ -143,7 +143,7 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
             f"little about the labels: predictions from them are expected to go {max(noise.expected_skill, 0):.0%} of "
             f"the way from a constant one to perfect ones, and it takes {LEAST_SKILL:.0%}"
         )
-    epochs = settings.clear_warmup_epochs
+    epochs = max(settings.clear_warmup_epochs, 1)
     then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`), whose predictions the first fit is to."
     if epochs >= first.trainer.state.num_train_epochs:
         then = (
