@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.architectures import ARCHITECTURES, adapted, batch_of
+from helpers.posterior import LEARNED, NO_DROPOUT, POSTERIOR, trainer_of
 from helpers.token_tasks import token_classification
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
@@ -22,24 +23,6 @@ from hf_clear import (
 )
 from hf_clear.estimators.noise_model import log_probabilities
 from hf_clear.without_posterior import with_gates
-
-POSTERIOR = {
-    **{"clear_loss": "posterior", "clear_estimator": "noise_model", "clear_warmup": "evidence"},
-    **{"clear_routing": "none", "clear_loss_source": "online", "clear_ensemble_size": 1, "probe_epochs": 30},
-}
-LEARNED = {"initializer_range": 0.2}  # features that tell the classes
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-def trainer_of(arguments, dataset=None, model=None, **kwargs):
-    return ClearTrainer(
-        tiny_bert(**LEARNED, **NO_DROPOUT) if model is None else model,
-        arguments,
-        train_dataset=noisy_dataset() if dataset is None else dataset,
-        data_collator=collate,
-        peft_config=ClearLoraConfig(task_type="SEQ_CLS", r=4),
-        **kwargs,
-    )
 
 
 class Look(TrainerCallback):
@@ -106,93 +89,6 @@ def test_a_run_resumes_bit_exactly(training_arguments):
     assert_same(state_of(straight), state_of(resumed))
     assert torch.equal(straight.sample_store.posterior, resumed.sample_store.posterior)
     assert torch.equal(straight.sample_store.transition_matrix, resumed.sample_store.transition_matrix)
-
-
-def test_features_that_say_nothing_leave_the_labels_as_they_are(training_arguments, caplog):
-    """Shuffled labels: no model can tell them, training begins plainly, and the first fit is to what it predicts."""
-    dataset = toy_dataset(120)
-    labels = np.random.default_rng(0).permutation(dataset["labels"])
-    dataset = dataset.remove_columns("labels").add_column("labels", labels)
-    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 2}
-    trainer = trainer_of(training_arguments(**settings), dataset)
-    plain = trainer_of(
-        training_arguments(**preset("clear") | {"num_train_epochs": 3, "clear_warmup_epochs": 3}), dataset
-    )
-    weights = {name: [] for name in ("evidence", "plain")}
-
-    class Note(TrainerCallback):
-        def __init__(self, name, trainer):
-            self.name, self.trainer = name, trainer
-
-        def on_epoch_end(self, args, state, control, **kwargs):
-            weights[self.name].append((state_of(self.trainer), self.trainer.sample_store.fitted_epoch))
-
-    trainer.add_callback(Note("evidence", trainer))
-    plain.add_callback(Note("plain", plain))
-    with caplog.at_level(logging.WARNING, "hf_clear"):
-        trainer.train()
-    assert "The frozen features say nothing about the labels" in caplog.text and "2 plain epochs" in caplog.text
-    plain.train()
-    for epoch in range(2):
-        assert_same(weights["evidence"][epoch][0], weights["plain"][epoch][0])
-    assert [fitted for _, fitted in weights["evidence"]] == [-1, -1, 2]
-    assert trainer.sample_store.posterior.eq(1).sum(dim=1).eq(1).all() and len(trainer.label_issues()) == 0
-
-
-@pytest.mark.parametrize("least", [1.0, 0.0])
-def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least):
-    """With gates after its warm-up, and without."""
-    settings = POSTERIOR | {
-        "clear_min_explained": least,
-        "num_train_epochs": 4,
-        "clear_warmup_epochs": 2,
-        "save_strategy": "steps",
-        "save_steps": 5,
-    }
-    dataset = noisy_dataset(64)  # too few
-    build = training_arguments(**settings)
-    straight = trainer_of(build, dataset)
-    straight.train()
-    assert straight.sample_store.is_fitted
-    for step in (5, 10, 20):  # in the epochs 1, 2, and 3
-        resumed = trainer_of(build, dataset)
-        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
-        assert_same(state_of(straight), state_of(resumed))
-        stores = straight.sample_store, resumed.sample_store
-        assert torch.equal(*(store.clean_probability for store in stores))
-        assert [store.posterior is None for store in stores] == [least > 0] * 2
-        assert resumed.clear_args.clear_routing == straight.clear_args.clear_routing == ("clean" if least else "none")
-
-
-def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned(
-    training_arguments, caplog, monkeypatch
-):
-    """A posterior, if a noise matrix explains the labels by predictions with enough skill; else gates. Resumed, too."""
-    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
-    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 1, "save_strategy": "epoch"}
-    dataset = noisy_dataset(240)
-    build = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8)
-    straight = trainer_of(build, dataset)
-    with caplog.at_level(logging.WARNING, "hf_clear"):
-        straight.train()
-    assert "So training begins with 1 plain epochs" in caplog.text and "goes on as CleaR with gates" not in caplog.text
-    fit = next(entry for entry in straight.state.log_history if "noise_model_explained" in entry)
-    assert fit["epoch"] == 1 and fit["noise_model_explained"] >= 0.5 and fit["noise_model_skill"] >= 0.6
-    store = straight.sample_store
-    assert store.posterior is not None and straight.clear_args.clear_routing == "none"
-    assert abs(float((store.clean_probability < 0.5).float().mean()) - 0.3) < 0.05
-    resumed = trainer_of(build, dataset)
-    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{240 // 8}")
-    assert_same(state_of(straight), state_of(resumed))
-    assert torch.equal(store.posterior, resumed.sample_store.posterior)
-
-    monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SKILL", 1.1)
-    caplog.clear()
-    unskilled = trainer_of(build, dataset)
-    with caplog.at_level(logging.WARNING, "hf_clear"):
-        unskilled.train()
-    assert "of the way from a constant one to perfect ones" in caplog.text
-    assert unskilled.sample_store.posterior is None and unskilled.clear_args.clear_routing == "clean"
 
 
 def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_arguments, caplog):
@@ -359,14 +255,6 @@ def test_samples_without_finite_features_are_no_evidence(training_arguments):
     assert all(tensor.isfinite().all() for name, tensor in look.state.items() if "modules_to_save" in name)
     table = trainer.clean_probabilities()
     assert np.isnan(table["clean_probability"])[is_broken.numpy()].all()
-
-
-def test_evidence_that_is_too_weak_for_a_short_training_is_said(training_arguments, caplog):
-    trainer = trainer_of(training_arguments(**POSTERIOR | {"num_train_epochs": 2}), noisy_dataset(64))
-    with caplog.at_level(logging.WARNING, "hf_clear"):
-        trainer.train()
-    assert "this is plain training to its end: the 3 plain epochs" in caplog.text
-    assert not trainer.sample_store.is_fitted
 
 
 def test_the_card_of_a_run_on_the_posterior_says_what_it_is(training_arguments):

@@ -1,0 +1,132 @@
+"""Frozen features that say little: plain epochs, and what the first fit after them decides."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers.posterior import POSTERIOR, trainer_of
+from helpers.toy import toy_dataset
+from helpers.turn import assert_same, noisy_dataset, state_of
+from transformers import TrainerCallback
+
+from hf_clear import (
+    preset,
+)
+
+
+def test_features_that_say_nothing_leave_the_labels_as_they_are(training_arguments, caplog):
+    """Shuffled labels: no model can tell them, training begins plainly, and the first fit is to what it predicts."""
+    dataset = toy_dataset(120)
+    labels = np.random.default_rng(0).permutation(dataset["labels"])
+    dataset = dataset.remove_columns("labels").add_column("labels", labels)
+    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 2}
+    trainer = trainer_of(training_arguments(**settings), dataset)
+    plain = trainer_of(
+        training_arguments(**preset("clear") | {"num_train_epochs": 3, "clear_warmup_epochs": 3}), dataset
+    )
+    weights = {name: [] for name in ("evidence", "plain")}
+
+    class Note(TrainerCallback):
+        def __init__(self, name, trainer):
+            self.name, self.trainer = name, trainer
+
+        def on_epoch_end(self, args, state, control, **kwargs):
+            weights[self.name].append((state_of(self.trainer), self.trainer.sample_store.fitted_epoch))
+
+    trainer.add_callback(Note("evidence", trainer))
+    plain.add_callback(Note("plain", plain))
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert "The frozen features say nothing about the labels" in caplog.text and "2 plain epochs" in caplog.text
+    plain.train()
+    for epoch in range(2):
+        assert_same(weights["evidence"][epoch][0], weights["plain"][epoch][0])
+    assert [fitted for _, fitted in weights["evidence"]] == [-1, -1, 2]
+    assert trainer.sample_store.posterior.eq(1).sum(dim=1).eq(1).all() and len(trainer.label_issues()) == 0
+    store, refit = trainer.sample_store, trainer._refit
+    store.losses[0], store.clean_probability[0] = torch.nan, 0.0  # what nothing is known of speaks against no label
+    assert refit._is_open
+    store.clean_probability[1] = 0.5
+    assert not refit._is_open
+
+
+def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned(
+    training_arguments, caplog, monkeypatch
+):
+    """A posterior, if a noise matrix explains the labels by predictions with enough skill; else gates. Resumed, too."""
+    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
+    settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 1, "save_strategy": "epoch"}
+    dataset = noisy_dataset(240)
+    build = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8)
+    straight = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert "So training begins with 1 plain epochs" in caplog.text and "goes on as CleaR with gates" not in caplog.text
+    fit = next(entry for entry in straight.state.log_history if "noise_model_explained" in entry)
+    assert fit["epoch"] == 1 and fit["noise_model_explained"] >= 0.5 and fit["noise_model_skill"] >= 0.6
+    store = straight.sample_store
+    assert store.posterior is not None and straight.clear_args.clear_routing == "none"
+    assert abs(float((store.clean_probability < 0.5).float().mean()) - 0.3) < 0.05
+    resumed = trainer_of(build, dataset)
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{240 // 8}")
+    assert_same(state_of(straight), state_of(resumed))
+    assert torch.equal(store.posterior, resumed.sample_store.posterior)
+
+    monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SKILL", 1.1)
+    caplog.clear()
+    unskilled = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        unskilled.train()
+    assert "of the way from a constant one to perfect ones" in caplog.text
+    assert unskilled.sample_store.posterior is None and unskilled.clear_args.clear_routing == "clean"
+
+
+@pytest.mark.parametrize("warmup", ["linear_probe", "cross_fit"])
+def test_weak_predictions_get_no_free_matrix_after_any_warm_up(training_arguments, warmup):
+    """Every label is right, and 7 tokens in 10 say nothing of it. A free matrix would call half of the labels wrong."""
+    generator, rows = np.random.default_rng(0), []
+    for row in toy_dataset(600):
+        tokens = [
+            token if generator.random() < 0.3 else int(generator.integers(4, 54)) for token in row["input_ids"][1:]
+        ]
+        rows.append({**row, "input_ids": [1, *tokens]})
+    settings = {"clear_warmup": warmup, "clear_warmup_epochs": 1, "num_train_epochs": 2, "probe_epochs": 5}
+    build = training_arguments(**POSTERIOR | settings, learning_rate=1e-3)
+    trainer = trainer_of(build, Dataset.from_list(rows))
+    trainer.train()
+    assert trainer.clear_args.clear_loss == "clear" and trainer.sample_store.posterior is None
+
+
+@pytest.mark.parametrize("least", [1.0, 0.0])
+def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least):
+    """With gates after its warm-up, and without."""
+    settings = POSTERIOR | {
+        "clear_min_explained": least,
+        "num_train_epochs": 4,
+        "clear_warmup_epochs": 2,
+        "save_strategy": "steps",
+        "save_steps": 5,
+    }
+    dataset = noisy_dataset(64)  # too few
+    build = training_arguments(**settings)
+    straight = trainer_of(build, dataset)
+    straight.train()
+    assert straight.sample_store.is_fitted
+    for step in (5, 10, 20):  # in the epochs 1, 2, and 3
+        resumed = trainer_of(build, dataset)
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
+        assert_same(state_of(straight), state_of(resumed))
+        stores = straight.sample_store, resumed.sample_store
+        assert torch.equal(*(store.clean_probability for store in stores))
+        assert [store.posterior is None for store in stores] == [least > 0] * 2
+        assert resumed.clear_args.clear_routing == straight.clear_args.clear_routing == ("clean" if least else "none")
+
+
+def test_evidence_that_is_too_weak_for_a_short_training_is_said(training_arguments, caplog):
+    trainer = trainer_of(training_arguments(**POSTERIOR | {"num_train_epochs": 2}), noisy_dataset(64))
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert "this is plain training to its end: the 3 plain epochs" in caplog.text
+    assert not trainer.sample_store.is_fitted
