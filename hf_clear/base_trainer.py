@@ -206,7 +206,8 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         if not self._is_stock:
             check_same_evaluation(self, dataloader)
         output = super().evaluation_loop(dataloader, *args, **kwargs)
-        self.evaluated.append((output.metrics or {}, dataloader.dataset))
+        if not self._is_stock:
+            self.evaluated.append((output.metrics or {}, dataloader.dataset))
         return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

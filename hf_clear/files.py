@@ -57,13 +57,14 @@ def write_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"_{glob.escape(path.name)}.????????{_TEMPORARY}"):
-        with contextlib.suppress(Timeout, OSError), FileLock(left / _LOCK, timeout=0):
+        with contextlib.suppress(Timeout, OSError, NotImplementedError), FileLock(left / _LOCK, timeout=0):
             if (left / _EARLIER).is_dir() and not os.path.lexists(path):
                 os.rename(left / _EARLIER, path)
             shutil.rmtree(left)
     with contextlib.ExitStack() as stack:
         staging = stack.enter_context(tempfile.TemporaryDirectory(_TEMPORARY, f"_{path.name}.", path.parent))
-        stack.enter_context(FileLock(Path(staging, _LOCK), timeout=0))
+        with contextlib.suppress(NotImplementedError):  # without locks, nobody can take this folder for a leftover
+            stack.enter_context(FileLock(Path(staging, _LOCK), timeout=0))
         folder, earlier = Path(staging, _NEW, path.name), Path(staging, _EARLIER)
         folder.mkdir(parents=True)
         yield folder

@@ -204,10 +204,10 @@ class Refit:
         self._takes_part.copy_(self.store.clean_probability >= least)
         left_out = int((~self._takes_part).sum())
         if left_out == len(self._takes_part):
-            said = (
+            logger.warning(
                 f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
+                "refit, training stands still. Lower it, or warm up for longer."
             )
-            logger.warning(said + "refit, training stands still. Lower it, or warm up for longer.")
         return {"left_out": left_out}
 
     def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
@@ -249,12 +249,14 @@ class Refit:
         """
         temperature, size = self.settings.clear_ensemble_temperature, self.settings.clear_ensemble_size
         targets, by_step = self.store.targets, self.ensemble_source == "step"
-        if not self.loss.uses_target or not (self.store.is_fitted if by_step else targets is not None):
+        if not self.loss.uses_target or (by_step and not self.store.is_fitted):
             return None
         if not by_step:
-            return sharpen(cast(torch.Tensor, targets)[index], temperature)
-        members: Any = (cast(torch.Tensor, self.gates(index, TARGET, member)) for member in range(size))
-        return finite_rows(sharpen(cast(Any, sum(predict(gates) / size for gates in members)), temperature))
+            return None if targets is None else sharpen(targets[index], temperature)
+        target: Any = 0.0
+        for member in range(size):
+            target = target + predict(cast(torch.Tensor, self.gates(index, TARGET, member))) / size
+        return finite_rows(sharpen(target, temperature))
 
     def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes a batch's predictions into the running mean, if one is kept."""
@@ -292,6 +294,7 @@ class Refit:
             self._remember(predictions, torch.arange(len(predictions.labels), device=self._trainer.args.device))
 
     def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
+        """Lets the running mean of some samples begin with predictions that every process has."""
         index = index[~predictions.never_returned.to(index.device)[index]]
         self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)
         self.merge()

@@ -212,6 +212,17 @@ def test_two_processes_do_not_take_each_others_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "merged", "new"]
 
 
+def test_a_disk_without_locks_is_written_to(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("hf_clear.files.FileLock", refuse)
+    (left := tmp_path / "_merged.abcdefgh.hf_clear_tmp").mkdir()  # it may be somebody's at work
+    with write_folder(tmp_path / "merged") as folder:
+        (folder / "weights").write_text("x")
+    assert (tmp_path / "merged" / "weights").exists() and left.exists()
+
+
 @pytest.mark.parametrize("at", ["while writing", "between the renames"])
 def test_what_a_killed_save_has_left_is_mended_by_the_next(training_arguments, tmp_path, at):
     trainer = trainer_of(training_arguments)

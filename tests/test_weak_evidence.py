@@ -63,7 +63,7 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     straight = trainer_of(build, dataset)
     with caplog.at_level(logging.WARNING, "hf_clear"):
         straight.train()
-    assert "So training begins with 1 plain epochs" in caplog.text and "goes on as CleaR with gates" not in caplog.text
+    assert "So training begins with 1 plain epoch (" in caplog.text and "goes on as CleaR with gates" not in caplog.text
     fit = next(entry for entry in straight.state.log_history if "noise_model_explained" in entry)
     assert fit["epoch"] == 1 and fit["noise_model_explained"] >= 0.5 and fit["noise_model_skill"] >= 0.6
     store = straight.sample_store

@@ -144,7 +144,8 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
             f"the way from a constant one to perfect ones, and it takes {LEAST_SKILL:.0%}"
         )
     epochs = max(settings.clear_warmup_epochs, 1)
-    then = f"training begins with {epochs} plain epochs (`clear_warmup_epochs`), whose predictions the first fit is to."
+    plain = f"{epochs} plain epoch" + "s" * (epochs > 1)
+    then = f"training begins with {plain} (`clear_warmup_epochs`), and the first fit is to what they predict."
     if epochs >= first.trainer.state.num_train_epochs:
         then = (
             f"this is plain training to its end: the {epochs} plain epochs that come first (`clear_warmup_epochs`) are "
