@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
-from hf_clear.data import add_noise, labelled_texts, read_files
+from hf_clear.data import add_noise, labelled_texts, load_questions, read_files
 from hf_clear.demo import demo_backbone
 from hf_clear.metrics import Accuracy
 from hf_clear.noise import TRUE_LABEL
@@ -23,17 +23,17 @@ _DRAW_SEED = 0  # of samples, once for all: not that of the noise
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: a folder with train.csv and test.csv.
+    """A data set.
 
     Attributes:
-        folder (`str`): its name.
+        folder (`str`, *optional*): the folder with its train.csv and test.csv; None for the questions, which are made.
         label_column (`str`): the column with the given labels.
         num_classes (`int`, *optional*): how many classes are kept, in alphabetical order; None: all.
         truth_column (`str`, *optional*): the column of train.csv with the true labels, if the given ones are noisy.
         test_samples (`int`, *optional*): how many test samples are drawn, once for all; None: all.
     """
 
-    folder: str
+    folder: str | None
     label_column: str
     num_classes: int | None = None
     truth_column: str | None = None
@@ -46,6 +46,8 @@ DATA_SETS = {
     "banking77-20": DataSet("banking77", "category", num_classes=20),
     "sst5": DataSet("sst5", "label"),
     "noisyagnews": DataSet("noisyagnews", "label", truth_column="true_label", test_samples=1500),
+    # Of their class, frozen features say little.
+    "questions": DataSet(None, "label"),
 }
 
 
@@ -90,7 +92,7 @@ def load(
     path = model_path(model_name)
     tokenizer = AutoTokenizer.from_pretrained(path)
     columns = (data_set.label_column, data_set.num_classes, tokenizer, data_set.truth_column)
-    splits = load_texts(folder / data_set.folder, *columns)
+    splits = load_texts(None if data_set.folder is None else folder / data_set.folder, *columns)
     train, test = draw(splits["train"], num_samples), draw(splits["test"], data_set.test_samples)
     if data_set.truth_column is None:
         rate = 0.0 if noise_type == NO_NOISE else noise_rate
@@ -106,11 +108,16 @@ def load(
 
 
 def load_texts(
-    folder: Path, label_column: str, num_classes: int | None, tokenizer: Any, truth_column: str | None = None
+    folder: Path | None,
+    label_column: str,
+    num_classes: int | None,
+    tokenizer: Any,
+    truth_column: str | None = None,
 ) -> DatasetDict:
-    """`train` and `test` of a folder with train.csv and test.csv: texts, labels and tokens of the first classes. With
-    `truth_column`, training samples have their true labels in `true_label`."""
-    splits = read_files({name: str(folder / f"{name}.csv") for name in ("train", "test")})
+    """`train` and `test` of a folder with train.csv and test.csv, or of the questions: texts, labels and tokens of the
+    first classes. With `truth_column`, training samples have their true labels in `true_label`."""
+    files = {name: str(folder / f"{name}.csv") for name in ("train", "test")} if folder else None
+    splits = read_files(files) if files else load_questions()
     classes = sorted(set(splits["train"][label_column]))[:num_classes]
     for name, dataset in splits.items():
         splits[name] = dataset.select(np.flatnonzero(np.isin(dataset[label_column], classes)))

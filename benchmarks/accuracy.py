@@ -177,7 +177,8 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
     else:
         settings = [Setting.parse(text) for text in args.settings]
     for setting in settings:
-        for path in (args.data / find_data_set(setting.data)[0].folder / file for file in ("train.csv", "test.csv")):
+        folder = find_data_set(setting.data)[0].folder
+        for path in (args.data / folder / file for file in ("train.csv", "test.csv")) if folder else ():
             if not path.is_file():
                 raise ValueError(f"{setting.data}: there is no {path}.")
     return list(dict.fromkeys(settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ._scores import scores_of
 from ._typing import AnyTrainer
 from .passes import tables_by_index
 from .sample_index import label_names
+
+_DEVICE_BYTES = 2**31
 
 
 @dataclass
@@ -37,6 +39,14 @@ class FrozenFeatures:
     mean: torch.Tensor | None = None
     head: torch.Tensor | None = None
     head_shape: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> FrozenFeatures:
+        """A copy with each table of up to 2 GiB on a device."""
+
+        def moved(table: torch.Tensor | None) -> torch.Tensor | None:
+            return table if table is None or table.numel() * 4 > _DEVICE_BYTES else table.to(device)
+
+        return replace(self, mean=moved(self.mean), head=moved(self.head))
 
 
 def predict_features(

@@ -147,7 +147,7 @@ class Refit:
     def _go_by_losses(self) -> None:
         """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
         if self.loss.uses_posterior and self.settings.clear_min_explained > 0:
-            self.settings = with_gates(self.settings)
+            self.settings = with_gates(self.settings, of_labels=True)
             self._instead = get_estimator(self.settings.clear_estimator)
             self.resolve()
 

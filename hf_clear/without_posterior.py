@@ -38,12 +38,18 @@ def changed(settings: Settings, others: Mapping[str, Any]) -> Settings:
     return instead
 
 
-def with_gates(settings: Settings) -> Settings:
-    """A copy of arguments, with `GATES`. Gates that they have already stay, and so does a larger ensemble."""
+def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
+    """A copy of arguments, with `GATES`. Gates that they have already stay, and so does a larger ensemble.
+
+    Args:
+        of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then the mixture is one
+            that locks no class out: nobody has chosen a warm-up that is long enough to learn all of them.
+    """
     return changed(
         settings,
         {
             **GATES,
+            "clear_estimator": "class_guarded_gaussian_mixture" if of_labels else GATES["clear_estimator"],
             "clear_routing": GATES["clear_routing"] if settings.clear_routing == "none" else settings.clear_routing,
             "clear_ensemble_size": max(GATES["clear_ensemble_size"], settings.clear_ensemble_size),
         },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 
 from ..transition_matrices import symmetric_matrix
@@ -14,6 +12,7 @@ from ._weights import Rows, Weights, fit_weights, posterior
 # benchmarks/evidence.py. Chosen with a look at true labels: below, a free matrix calls half of clean labels wrong.
 LEAST_SKILL = 0.6
 _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+_SEARCHED, _FITTED = 5, 8  # steps of a fit of the prediction: to compare these rates, and else
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
 
@@ -31,17 +30,25 @@ def skill(prediction: np.ndarray) -> float:
 
 
 def fit_matrix(
-    some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float = LEAST_SKILL
+    some: Rows,
+    num_labels: int,
+    known: np.ndarray | None,
+    least_skill: float = LEAST_SKILL,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Weights]:
     """T, and the weights of the prediction.
 
     Args:
         known (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is not to be found.
         least_skill (`float`, *optional*): of the predictions, for another T than symmetric noise.
+        start (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the symmetric T to begin with; by default
+            [`likeliest_symmetric`].
     """
     if known is not None:
         return known, fit_weights(some, known)
-    matrix, weights = symmetric = _symmetric(some, num_labels)
+    matrix = likeliest_symmetric(some, num_labels) if start is None else start
+    weights = fit_weights(some, matrix, steps=_FITTED)
+    symmetric = matrix, weights
     # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
     frequencies = weights.predict(some.scores).mean(axis=0, dtype=np.float64) if len(some.labels) else None
     for _ in range(_ROUNDS):
@@ -49,7 +56,7 @@ def fit_matrix(
         for _ in range(_STEPS):
             t, _ = posterior(f, matrix.T[some.labels].astype(np.float32))
             matrix = matrix_of_counts(expected_counts(t, some.labels))
-        weights = fit_weights(some, matrix, weights, steps=20, frequencies=frequencies)
+        weights = fit_weights(some, matrix, weights, steps=_FITTED, frequencies=frequencies)
         if np.abs(matrix - before).max() < _CONVERGED:
             break
     is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores)) < least_skill
@@ -66,7 +73,7 @@ def _one_rate(some: Rows, matrix: np.ndarray, weights: Weights) -> tuple[np.ndar
 
     def fit(rate: float) -> tuple[np.ndarray, Weights]:
         noise = symmetric_matrix(len(matrix), rate)
-        return noise, fit_weights(some, noise, weights, steps=20)
+        return noise, fit_weights(some, noise, weights, steps=_FITTED)
 
     bounds = (max(rate - between, 0.0), min(rate + between, most))
     found = minimize_scalar(
@@ -75,17 +82,14 @@ def _one_rate(some: Rows, matrix: np.ndarray, weights: Weights) -> tuple[np.ndar
     return fit(found.x)
 
 
-def _symmetric(some: Rows, num_labels: int) -> tuple[np.ndarray, Weights]:
-    """Of a few rates of symmetric noise, the likeliest: expectation maximization is slow to find it."""
-    best: tuple[np.ndarray, Weights] | None = None
-    weights, likeliest = None, -np.inf
+def likeliest_symmetric(some: Rows, num_labels: int) -> np.ndarray:
+    """Of a few rates of symmetric noise, the T of the likeliest: expectation maximization is slow to find it."""
+    matrices, likelihoods, weights = [], [], None
     for share in _START_RATES:
-        matrix = symmetric_matrix(num_labels, share * (1 - 1 / num_labels))  # at 1, labels say nothing
-        weights = fit_weights(some, matrix, weights, steps=20)
-        likelihood = _log_likelihood(some, matrix, weights)
-        if likelihood > likeliest:
-            best, likeliest = (matrix, weights), likelihood
-    return cast(tuple[np.ndarray, Weights], best)  # one is likelier than none
+        matrices.append(symmetric_matrix(num_labels, share * (1 - 1 / num_labels)))  # at 1, labels say nothing
+        weights = fit_weights(some, matrices[-1], weights, steps=_SEARCHED)
+        likelihoods.append(_log_likelihood(some, matrices[-1], weights))
+    return matrices[int(np.argmax(likelihoods))]
 
 
 def _log_likelihood(some: Rows, matrix: np.ndarray, weights: Weights) -> float:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 Fit = Callable[[np.ndarray, int], tuple[np.ndarray, TwoGaussians]]  # of finite losses, with a seed
 
 _NAMED = 10  # how many sample indices or classes a message lists
-_CLASS_SAMPLES = 20  # finite losses that a class needs for a mixture of its own: five parameters are fitted
+CLASS_SAMPLES = 20  # finite losses that a class needs for a mixture of its own: five parameters are fitted
 
 
 def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstimate:
@@ -122,7 +122,7 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
     for label, members in zip(classes, np.split(by_class, counts.cumsum()[:-1])):
         members = members[np.isfinite(losses[members])]
         try:
-            if len(members) < _CLASS_SAMPLES:
+            if len(members) < CLASS_SAMPLES:
                 raise NoMixture("Too few finite losses")
             probability[members], mixture = fit_two_gaussians(losses[members], seed)
         except NoMixture:
@@ -133,7 +133,7 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
     if without:
         logger.warning(
             f"No mixture of their own for {len(without)} of the {len(without) + len(fitted)} classes (label "
-            f"{_listed(without)}): the mixture of all samples stands in."
+            f"{listed(without)}): the mixture of all samples stands in."
         )
     if not fitted:
         return of_all
@@ -155,10 +155,10 @@ def _one_dimensional(name: str, values: np.ndarray) -> np.ndarray:
 
 def _samples(mask: np.ndarray) -> str:
     index = np.flatnonzero(mask)
-    return f"{len(index)} sample{'s' if len(index) > 1 else ''} (index {_listed(index)})"
+    return f"{len(index)} sample{'s' if len(index) > 1 else ''} (index {listed(index)})"
 
 
-def _listed(values) -> str:
+def listed(values) -> str:
     return ", ".join(map(str, values[:_NAMED])) + (", ..." if len(values) > _NAMED else "")
 
 

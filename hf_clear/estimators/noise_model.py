@@ -11,7 +11,7 @@ import numpy as np
 from .._names import IGNORED_LABEL
 from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
-from ._matrix_fit import LEAST_SKILL, fit_matrix, skill
+from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
 from ._weights import Rows, Weights, centered, has_scores, posterior, score_tables
 
@@ -148,8 +148,9 @@ def fit_noise_model(
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))
-    matrix, weights = fit_matrix(some, num_labels, known, least_skill)
-    gain, is_supported = _gain(some, num_labels, known, least_skill)
+    start = likeliest_symmetric(some, num_labels) if known is None else None
+    matrix, weights = fit_matrix(some, num_labels, known, least_skill, start)
+    gain, is_supported = _gain(some, num_labels, known, least_skill, start)
     return _model(tables, labels, matrix, weights, gain, is_supported)
 
 
@@ -167,8 +168,10 @@ def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
     return half, ~half
 
 
-def _gain(some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float) -> tuple[float, bool]:
-    """See [`NoiseModel`]."""
+def _gain(
+    some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float, start: np.ndarray | None
+) -> tuple[float, bool]:
+    """See [`NoiseModel`]. Of the samples that are held out, the fits know one number: the rate that they begin with."""
     from scipy.stats import t
 
     gains = np.empty(len(some.labels))
@@ -176,7 +179,7 @@ def _gain(some: Rows, num_labels: int, known: np.ndarray | None, least_skill: fl
         if not (rows.any() and (~rows).any()):
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)
-        matrix, weights = fit_matrix(seen, num_labels, known, least_skill)
+        matrix, weights = fit_matrix(seen, num_labels, known, least_skill, start)
         likelihood = (weights.predict(held_out.scores) * matrix.T[held_out.labels]).sum(axis=1)
         same_for_all = (weights.predict(seen.scores).mean(axis=0) @ matrix)[held_out.labels]
         gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))

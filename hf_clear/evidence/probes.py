@@ -13,7 +13,9 @@ from ..losses import generalized_cross_entropy
 from ._registry import register_evidence
 
 _NUM_FOLDS = 5
-_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 30, 128, 1e-2, 1e-2
+_EPOCHS, _LEARNING_RATE, _WEIGHT_DECAY = 30, 1e-2, 1e-2
+_BATCHES = 8, 32  # an epoch, at least and at most
+_BATCH_SIZES = 128, 512  # between them, before the least number of batches and after the most
 _NORM = 8.0  # mean norm of the features, so that one learning rate suits all
 _GCE_Q = 0.7
 
@@ -31,7 +33,8 @@ def cross_fitted_probe(
     They minimize the generalized cross entropy (Zhang and Sabuncu, 2018, arXiv 1805.07836), which is robust to wrong
     labels, with AdamW for 30 epochs. It hardly pulls on what is unlikely, so that a class of few samples might never be
     learned, and all of its labels looked wrong: each class counts by the square root of its size. The folds are fitted
-    at the same time: one product of matrices a step for all.
+    at the same time: one product of matrices a step for all. Batches are of 128 to 512 samples, or a thirty-second of
+    all if that is more: with smaller ones, wrong labels are learned too, and steps take time.
 
     Args:
         features (`torch.Tensor` of shape `[num_samples, dim]`): of a frozen model. Their scale doesn't matter.
@@ -75,11 +78,12 @@ def _fit(
     optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     samples = learned.nonzero().squeeze(1)
     of_class = _class_weights(labels[samples], folds[samples], num_labels, num_folds)
-    step, num_steps = 0, _EPOCHS * -(-len(samples) // _BATCH_SIZE)
+    size = _batch_size(len(samples))
+    step, num_steps = 0, _EPOCHS * -(-len(samples) // size)
     generator = np.random.default_rng(seed)
     for _ in range(_EPOCHS if len(samples) else 0):
         order = torch.from_numpy(generator.permutation(len(samples))).to(x.device)
-        for rows in samples[order].split(_BATCH_SIZE):
+        for rows in samples[order].split(size):
             optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 + math.cos(math.pi * step / num_steps)) / 2
             step += 1
             logits = x[rows] @ weight + bias
@@ -91,6 +95,11 @@ def _fit(
             loss.backward()
             optimizer.step()
     return weight.detach(), bias.detach()
+
+
+def _batch_size(num_samples: int) -> int:
+    least, most = _BATCH_SIZES
+    return max(min(max(num_samples // _BATCHES[0], least), most), num_samples // _BATCHES[1])
 
 
 def _class_weights(labels: torch.Tensor, folds: torch.Tensor, num_labels: int, num_folds: int) -> torch.Tensor:

@@ -4,7 +4,9 @@ and, after a cross-fitting warm-up, by the scores that it ended with."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ from .probe import Probe, features_for_probe, find_head, probe_predictions, set_
 logger = logging.getLogger(__name__)
 
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
-_DEVICE_BYTES = 2**31  # that features may take on the training device
+# For targets, four times the batch at twice the learning rate fits as well in a quarter of the steps; it takes so many.
+_BATCH_FACTOR, _LEAST_BATCHES = 4, 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,12 @@ class FirstFit:
         """Trains the probe and gives the model its head."""
         trainer = self.trainer
         shows_progress = not trainer.args.disable_tqdm and trainer.is_local_process_zero()
-        train_probe(probe, features, self.settings, trainer.args.seed, targets=targets, show_progress=shows_progress)
+        settings = copy.copy(self.settings)
+        if targets is not None:
+            factor = min(_BATCH_FACTOR, max(1, len(targets) // (_LEAST_BATCHES * settings.probe_batch_size)))
+            settings.probe_batch_size *= factor
+            settings.probe_learning_rate *= math.sqrt(factor)
+        train_probe(probe, features, settings, trainer.args.seed, targets=targets, show_progress=shows_progress)
         set_head(trainer, self.settings.probe_head, probe)
 
 
@@ -160,10 +168,9 @@ def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: Froze
     known = cast(FrozenFeatures, features)  # with sources or without folds, there are some
     labels = known.labels if first.held_out is None else first.held_out.labels
     num_labels = scores[0].shape[1] if scores else first.probe(known)(known, slice(0, 1))[0].shape[1]
+    on_device = known.to(first.trainer.args.device) if sources else known
     for source in sources:
-        table = getattr(known, source.features)
-        if table.numel() * 4 <= _DEVICE_BYTES:
-            table = table.to(first.trainer.args.device)
+        table = getattr(on_device, source.features)
         scores.append(source(table, known.labels, num_labels, first.trainer.args.seed).cpu().numpy())
     return fit_noise_model(scores, labels.numpy())
 

@@ -154,17 +154,17 @@ def train_probe(
             "them. Train in float32 or bf16 instead of fp16, or drop the sample."
         )
     optimizer = probe_optimizer(probe, features, args) if optimizer is None else optimizer
-    samples = torch.arange(len(features.labels))
-    samples = samples if targets is None else samples[(targets.sum(dim=1) > 0).cpu() & finite]
-    num_samples = len(samples)
-    if num_samples == 0:
+    takes_part = finite if targets is None else (targets.sum(dim=1) > 0).cpu() & finite
+    samples = takes_part.nonzero().squeeze(1)
+    if not (num_samples := len(samples)):
         return
+    features = features.to(next(probe.parameters()).device)  # a step is shorter than the way there
     steps_per_epoch = -(-num_samples // args.probe_batch_size)
     step, num_steps = first_epoch * steps_per_epoch, args.probe_epochs * steps_per_epoch
     epochs = range(first_epoch, args.probe_epochs)
     for epoch in tqdm(epochs, desc="Linear probing", unit="epoch", disable=not show_progress):
         order = samples[np.random.default_rng((seed, epoch)).permutation(num_samples)]
-        total = 0.0
+        total: float | torch.Tensor = 0.0  # of tensors: a step waits for no device
         for rows in order.split(args.probe_batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * (1 + np.cos(np.pi * step / num_steps)) / 2
@@ -179,9 +179,9 @@ def train_probe(
             optimizer.zero_grad()
             cast(torch.Tensor, sum(losses)).backward()  # they share no parameter
             optimizer.step()
-            total += losses[-1].item() * len(rows)
+            total = total + losses[-1].detach() * len(rows)
             step += 1
-        mean_loss = total / num_samples
+        mean_loss = float(total) / num_samples
         on_epoch_end(epoch + 1, mean_loss)
     for parameter in probe.parameters():  # on GPUs, the processes may have come to differ by rounding
         parameter.data = broadcast(parameter.data)
