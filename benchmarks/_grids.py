@@ -5,7 +5,10 @@ from typing import Any
 
 from _ablations import ABLATIONS
 
-COMPARED = ["plain", "recommended", "oracle_head_start", "cleanlab", "probe", "clear", "cleanlab_plain", "elr", "paper"]
+COMPARED = [
+    *("plain", "recommended", "oracle_head_start"),
+    *("cleanlab", "probe", "clear", "cleanlab_plain", "elr", "gce", "paper"),
+]
 
 GRIDS: dict[str, dict[str, Any]] = {
     # All kinds of noise, and none.
@@ -24,6 +27,9 @@ GRIDS: dict[str, dict[str, Any]] = {
             "sst5@4000:none",
             "banking77-20:asymmetric:0.2",
             "banking77-20:symmetric:0.2",
+            "questions:symmetric:0.5",
+            "questions:asymmetric:0.4",
+            "questions:none",
         ],
         "methods": COMPARED,
     },

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from _ablations import ABLATIONS
 from _loading import NO_NOISE
+from _picture import draw
 from _running import read_results
+from _significance import compared, ranks_differ
 from _summary import Table, tables_of
-from scipy.stats import bootstrap
 
 from hf_clear.files import write_atomically
 
@@ -30,19 +31,39 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
 PICTURE = ROOT / "docs" / "images" / "accuracy.svg"
-DATA = {"banking77-20": "20 intents", "banking77": "77 intents", "sst5": "SST-5", "noisyagnews": "news"}
+DATA = {
+    "banking77-20": "20 intents",
+    "banking77": "77 intents",
+    "sst5": "SST-5",
+    "noisyagnews": "news",
+    "questions": "questions",
+}
 NOISE = {"instance_dependent": "instance-dependent", "real": "errors of people", "none": "no wrong labels"}
 COLUMNS = {
     "plain": "plain LoRA",
     "recommended": "`ClearTrainer`",
     "oracle_head_start": "true labels known",
+}
+DETECTED = {
+    "plain": "plain LoRA",
+    "recommended": "`ClearTrainer`",
     "probe": "linear probe",
     "cleanlab": "cleanlab, then logistic regression",
 }
+PEERS = {
+    "recommended": "`ClearTrainer`",
+    "plain": "plain LoRA",
+    "clear": 'CleaR, `preset("clear")`',
+    "paper": 'CleaR, `preset("paper")`',
+    "gce": "generalized cross entropy",
+    "elr": "early-learning regularization",
+    "cleanlab_plain": "cleanlab, then plain LoRA",
+    "cleanlab": "cleanlab, then logistic regression",
+    "probe": "linear probe",
+}
+_PEER_SEED = 42  # the one that all of them were run with
 COMPARED = ("plain", "recommended")
-PICTURED = {"plain": "plain LoRA", "recommended": "ClearTrainer", "oracle_head_start": "true labels known"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
-_RESAMPLES = 9999
 
 
 def setting_name(key: tuple) -> str:
@@ -98,10 +119,9 @@ def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
 
 def detection(tables: dict[tuple, Table]) -> pd.DataFrame:
     """AUROC of wrong labels."""
-    shown = {name: COLUMNS[name] for name in ("plain", "recommended", "probe", "cleanlab")}
     noisy = {key: table for key, table in tables.items() if key[2] != NO_NOISE}
     rows = {
-        name: {title: cell(values(table, method, "detection_auroc")) for method, title in shown.items()}
+        name: {title: cell(values(table, method, "detection_auroc")) for method, title in DETECTED.items()}
         for name, table in named(noisy, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("wrong labels, AUROC")
@@ -109,13 +129,52 @@ def detection(tables: dict[tuple, Table]) -> pd.DataFrame:
 
 def ablations(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Test accuracy of `recommended` with one part left out, changed or added: a row for each."""
-    shown = {key: table for key, table in named(tables, "recommended").items() if table.keys() & ABLATIONS.keys()}
+    shown = named(tables, "recommended", "with_gates")
     rows = {
-        f"`{name}`": {setting: cell(values(table, name)) for setting, table in shown.items()}
+        f"`{name}`": {
+            setting: cell([table[name][_PEER_SEED]["accuracy"]]) if _PEER_SEED in table.get(name, {}) else "-"
+            for setting, table in shown.items()
+        }
         for name in ("recommended", *ABLATIONS)
         if any(name in table for table in shown.values())
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"test accuracy, seed {_PEER_SEED}")
+
+
+def of_peers(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Test accuracy with one seed: a row for each setting that all methods were run in, a column for each method."""
+    rows = {
+        name: {title: table[method][_PEER_SEED]["accuracy"] for method, title in PEERS.items()}
+        for name, table in named(tables, *PEERS).items()
+        if all(_PEER_SEED in table[method] for method in PEERS)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def peers(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """A row for each method: its test accuracies, and its mean rank, 1 for the best (Demsar, 2006, JMLR 7)."""
+    frame = of_peers(tables)
+    ranks = frame.rank(axis=1, ascending=False).mean()
+    shown = frame.map("{:.3f}".format).T
+    shown["mean rank"] = ranks.map("{:.1f}".format)
+    return shown.loc[ranks.sort_values(kind="stable").index].rename_axis(f"test accuracy, seed {_PEER_SEED}")
+
+
+def ranks(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Whether mean ranks differ at all, and which differ from that of `recommended`: Friedman's and Nemenyi's tests."""
+    frame = of_peers(tables)
+    num_settings, num_methods = frame.shape
+    p, least = ranks_differ(frame.to_numpy())
+    mean = frame.rank(axis=1, ascending=False).mean()
+    apart = [name for name in frame.columns if mean[name] - mean[PEERS["recommended"]] >= least]
+    row = {
+        "methods": num_methods,
+        "settings": num_settings,
+        "p (Friedman)": f"{p:.4f}",
+        "critical difference of mean ranks (Nemenyi, 5 %)": f"{least:.1f}",
+        "so far behind `ClearTrainer`": ", ".join(apart) or "none",
+    }
+    return pd.DataFrame([row], index=[f"seed {_PEER_SEED}"]).rename_axis("ranks")
 
 
 def differences(tables: dict[tuple, Table]) -> pd.DataFrame:
@@ -146,17 +205,14 @@ def bits(line: dict[str, Any]) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(line["correct"]), np.uint8), count=line["test_samples"])
 
 
-def compared(difference: np.ndarray) -> tuple[float, float, float]:
-    """Of the mean difference over test samples: a 95 % interval and a two-sided p, by resampling the samples."""
-    if not difference.any():
-        return 0.0, 0.0, 1.0
-    found = bootstrap((difference,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=0)
-    below = (1 + (found.bootstrap_distribution <= 0).sum()) / (1 + _RESAMPLES)
-    above = (1 + (found.bootstrap_distribution >= 0).sum()) / (1 + _RESAMPLES)
-    return *found.confidence_interval, min(1.0, 2 * min(below, above))
-
-
-TABLES = {"accuracy": accuracy, "detection": detection, "ablations": ablations, "differences": differences}
+TABLES = {
+    "accuracy": accuracy,
+    "detection": detection,
+    "ablations": ablations,
+    "differences": differences,
+    "peers": peers,
+    "ranks": ranks,
+}
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -170,33 +226,6 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def with_tables(text: str, tables: dict[tuple, Table]) -> str:
     return _PLACE.sub(lambda place: place[1] + markdown(TABLES[place[2]](tables)) + place[4], text)
-
-
-def draw(tables: dict[tuple, Table], path: Path) -> None:
-    """Test accuracy by epoch: a panel for each setting; a line is the mean over seeds, its band their range."""
-    import matplotlib.pyplot as plt
-
-    shown = named(tables, *COMPARED)
-    if not shown:
-        raise ValueError("No setting has lines of plain and of recommended: there is nothing to draw.")
-    figure, axes = plt.subplots(1, len(shown), figsize=(2.9 * len(shown), 2.9), squeeze=False, layout="constrained")
-    colors = dict(zip(PICTURED, ("#888888", "#d6541b", "#2b6cb0")))
-    for axis, (setting, table) in zip(axes[0], shown.items()):
-        for method, title in PICTURED.items():
-            curves = np.array(values(table, method, "accuracies"))
-            if len(curves):
-                epochs = np.arange(1, curves.shape[1] + 1)
-                style = ":" if method == "oracle_head_start" else "-"
-                axis.plot(epochs, curves.mean(axis=0), style, color=colors[method], label=title, linewidth=2)
-                axis.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colors[method], alpha=0.2)
-        axis.set_title(setting, fontsize=10)
-        axis.set_xlabel("epoch")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("test accuracy")
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.02))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None, "Description": digest(RESULTS)})
-    plt.close(figure)
 
 
 def digest(path: Path) -> str:
@@ -226,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     if not PICTURE.is_file() or digest(RESULTS) not in PICTURE.read_text(encoding="utf-8"):
         stale.append(str(PICTURE.relative_to(ROOT)))
         if not args.check:
-            draw(tables, PICTURE)
+            draw(named(tables, *COMPARED), PICTURE, digest(RESULTS))
     print(
         "\n".join(f"{'not that of the results' if args.check else 'written'}: {name}" for name in stale) or "up to date"
     )
