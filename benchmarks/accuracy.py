@@ -161,8 +161,6 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
     Raises:
         ValueError: if one can't be, a file is missing, or another shared argument is wrong.
     """
-    if args.data is None:
-        raise ValueError("--data: name the folder with the data sets.")
     for name in ("epochs", "jobs", "threads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} has to be 1 or above; got {getattr(args, name)}.")
@@ -178,6 +176,8 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
         settings = [Setting.parse(text) for text in args.settings]
     for setting in settings:
         folder = find_data_set(setting.data)[0].folder
+        if folder and args.data is None:
+            raise ValueError(f"--data: name the folder with the data sets, for {setting.data}.")
         for path in (args.data / folder / file for file in ("train.csv", "test.csv")) if folder else ():
             if not path.is_file():
                 raise ValueError(f"{setting.data}: there is no {path}.")
