@@ -19,7 +19,7 @@ def compared(difference: np.ndarray) -> tuple[float, float, float]:
 
 def ranks_differ(scores: np.ndarray) -> tuple[float, float]:
     """Of `[num_settings, num_methods]` scores: p of Friedman's test that all mean ranks are the same, and by how much
-    two of them have to differ by Nemenyi's test at 5 % (Demsar, 2006, JMLR 7, section 3.2)."""
+    two of them have to differ by Nemenyi's test at 5 % (Demšar, 2006, JMLR 7, section 3.2)."""
     num_settings, num_methods = scores.shape
     quantile = studentized_range.ppf(1 - _LEVEL, num_methods, np.inf) / np.sqrt(2)
     least = quantile * np.sqrt(num_methods * (num_methods + 1) / 6 / num_settings)

@@ -5,7 +5,8 @@
     python benchmarks/accuracy.py --data ../shared/data --settings banking77-20:symmetric:0.6 noisyagnews@2000:real \\
         --methods plain recommended paper:clear_gamma=0.8 oracle_head_start probe cleanlab --seeds 42
 
-A data set `NAME@N` is N training samples of NAME, drawn once for all. Noise `real` is that of the data themselves,
+A data set `NAME@N` is N training samples of NAME, drawn once for all; `questions` are made by hf_clear and need no
+`--data`. Noise `real` is that of the data themselves,
 `none` their true labels.
 
 Methods with PEFT: `plain`; ClearTrainer with its presets, `recommended` (its defaults), `clear`, `paper`, `official`

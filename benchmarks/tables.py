@@ -148,11 +148,13 @@ def of_peers(tables: dict[tuple, Table]) -> pd.DataFrame:
         for name, table in named(tables, *PEERS).items()
         if all(_PEER_SEED in table[method] for method in PEERS)
     }
+    if not rows:
+        raise ValueError(f"No setting has lines of seed {_PEER_SEED} of all of {', '.join(PEERS)}.")
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def peers(tables: dict[tuple, Table]) -> pd.DataFrame:
-    """A row for each method: its test accuracies, and its mean rank, 1 for the best (Demsar, 2006, JMLR 7)."""
+    """A row for each method: its test accuracies, and its mean rank, 1 for the best (Demšar, 2006, JMLR 7)."""
     frame = of_peers(tables)
     ranks = frame.rank(axis=1, ascending=False).mean()
     shown = frame.map("{:.3f}".format).T

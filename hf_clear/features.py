@@ -40,13 +40,14 @@ class FrozenFeatures:
     head: torch.Tensor | None = None
     head_shape: tuple[int, ...] = ()
 
-    def to(self, device: torch.device) -> FrozenFeatures:
-        """A copy with each table of up to 2 GiB on a device."""
+    def with_head_on(self, device: torch.device) -> FrozenFeatures:
+        """A copy whose `head` is on a device, if it fits ([`on_device`])."""
+        return self if self.head is None else replace(self, head=on_device(self.head, device))
 
-        def moved(table: torch.Tensor | None) -> torch.Tensor | None:
-            return table if table is None or table.numel() * 4 > _DEVICE_BYTES else table.to(device)
 
-        return replace(self, mean=moved(self.mean), head=moved(self.head))
+def on_device(table: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A table of features on a device, if it takes up to 2 GiB; otherwise where it is."""
+    return table if table.numel() * 4 > _DEVICE_BYTES else table.to(device)
 
 
 def predict_features(

@@ -23,7 +23,13 @@ class ProbeArguments:
             "deviation of 1: it is divided by theirs, since the steps of Adam don't depend on the scale of a gradient."
         },
     )
-    probe_batch_size: int = field(default=32, metadata={"help": "Batch size of linear probing, on every process."})
+    probe_batch_size: int = field(
+        default=32,
+        metadata={
+            "help": "Batch size of linear probing, on every process. With clear_warmup='evidence', the head is fitted "
+            "in batches up to four times as large, at up to twice the learning rate, if there are samples enough."
+        },
+    )
     probe_gce_q: float = field(
         default=0.7,
         metadata={

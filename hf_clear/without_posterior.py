@@ -42,8 +42,8 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
     """A copy of arguments, with `GATES`. Gates that they have already stay, and so does a larger ensemble.
 
     Args:
-        of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then the mixture is one
-            that locks no class out: nobody has chosen a warm-up that is long enough to learn all of them.
+        of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then the mixture has an
+            answer of its own for classes that are not learned: nobody has chosen a warm-up that is long enough for all.
     """
     return changed(
         settings,

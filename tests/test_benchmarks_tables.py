@@ -40,7 +40,7 @@ def test_the_interval_is_that_of_the_mean():
 
 
 def test_ranks_differ_as_in_the_example_of_demsar():
-    """Four methods on 14 data sets: a critical difference of 1.25 (Demsar, 2006, section 3.2.2)."""
+    """Four methods on 14 data sets: a critical difference of 1.25 (Demšar, 2006, section 3.2.2)."""
     scores = np.random.default_rng(0).random((14, 4)) + [0.0, 0.1, 0.2, 5.0]
     p, least = tables.ranks_differ(scores)
     assert least == pytest.approx(1.25, abs=0.005) and p < 1e-3

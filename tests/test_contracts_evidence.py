@@ -4,12 +4,29 @@ import pytest
 import torch
 
 from hf_clear.evidence import EVIDENCE_SOURCES
+from hf_clear.evidence.probes import _batch_size
 from hf_clear.testing import check_evidence
 
 
 @pytest.mark.parametrize("name", EVIDENCE_SOURCES)
 def test_registered_sources_keep_the_contract(name):
     check_evidence(name)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "numbers", "size"),
+    [
+        (100, 30, 128),
+        (2723, 100, 340),
+        (10_000, 400, 512),
+        (100_000, 100, 3125),
+        (300_000, 5000, 3355),
+        (10**6, 10**6, 128),
+    ],
+)
+def test_batches_of_the_probe_grow_with_the_data_and_stay_in_memory(num_samples, numbers, size):
+    """An eighth, 128 to 512; then a thirty-second, if the logits of all folds have no more than 2^24 numbers."""
+    assert _batch_size(num_samples, numbers) == size
 
 
 def memorizing(features, labels, num_labels, seed):

@@ -78,6 +78,20 @@ def test_evidence_first_then_what_training_predicts(training_arguments):
     assert {"evidence_gain", "evidence_scale_mean_probe", "evidence_scale_head_probe"} <= fits[0].keys()
 
 
+def test_the_head_is_fitted_to_targets_in_larger_batches(training_arguments, monkeypatch):
+    """As large as leaves 20 an epoch, at most four times; the learning rate by the square root. Arguments stay."""
+    asked = []
+    monkeypatch.setattr(
+        "hf_clear.probing.head_start.train_probe",
+        lambda probe, features, args, *rest, **more: asked.append((args.probe_batch_size, args.probe_learning_rate)),
+    )
+    for size in (2, 8, 32):
+        args = training_arguments(**POSTERIOR | {"probe_batch_size": size, "probe_learning_rate": 0.01, "max_steps": 1})
+        trainer_of(args, noisy_dataset(400)).train()
+        assert (args.probe_batch_size, args.probe_learning_rate) == (size, 0.01)
+    assert asked == [(8, pytest.approx(0.02)), (16, pytest.approx(0.01 * 2**0.5)), (32, 0.01)]
+
+
 def test_a_run_resumes_bit_exactly(training_arguments):
     settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 30, "per_device_train_batch_size": 16}
     build, dataset = training_arguments(**POSTERIOR | settings), noisy_dataset(400)

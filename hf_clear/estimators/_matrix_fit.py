@@ -8,7 +8,7 @@ from ..transition_matrices import symmetric_matrix
 from ._transition import expected_counts, matrix_of_counts
 from ._weights import Rows, Weights, fit_weights, posterior
 
-# Between that of predictions on intents and news (0.85 and more), and on sentiment and questions (below 0.25); see
+# Between that of predictions on intents and news (0.85 and more), and on sentiment and questions (0.54 and less); see
 # benchmarks/evidence.py. Chosen with a look at true labels: below, a free matrix calls half of clean labels wrong.
 LEAST_SKILL = 0.6
 _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)

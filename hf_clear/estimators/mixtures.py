@@ -66,7 +66,7 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
 
 def mixture_estimate(losses: np.ndarray, seed: int, fit: Fit) -> CleanProbabilityEstimate:
     """What `fit` finds, with the answers of [`gaussian_mixture`] if it can't, or if losses are not finite."""
-    losses = _as_float(_one_dimensional("losses", losses))
+    losses = _as_float(one_dimensional("losses", losses))
     finite = np.isfinite(losses)
     all_finite = finite.all()
     if not all_finite:
@@ -112,7 +112,7 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
             "`labels` is None: a mixture per class needs one class label for each sample, which token-level tasks "
             "don't have. 'gaussian_mixture' does without."
         )
-    losses, labels = _as_float(_one_dimensional("losses", losses)), _one_dimensional("labels", labels)
+    losses, labels = _as_float(one_dimensional("losses", losses)), one_dimensional("labels", labels)
     check_rows("labels", labels, len(losses))
     of_all = gaussian_mixture(losses, seed=seed)
     probability = of_all.clean_probability.copy()
@@ -146,7 +146,7 @@ def _as_float(values: np.ndarray) -> np.ndarray:
     return values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
 
 
-def _one_dimensional(name: str, values: np.ndarray) -> np.ndarray:
+def one_dimensional(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1:
         raise ValueError(f"`{name}` has to be of shape [num_samples], got {list(values.shape)}.")

@@ -14,8 +14,11 @@ from ._registry import register_evidence
 
 _NUM_FOLDS = 5
 _EPOCHS, _LEARNING_RATE, _WEIGHT_DECAY = 30, 1e-2, 1e-2
-_BATCHES = 8, 32  # an epoch, at least and at most
-_BATCH_SIZES = 128, 512  # between them, before the least number of batches and after the most
+# Batches an epoch: 8, as far as they are then of 128 to 512 samples; at most 32, of as many samples as that takes,
+# as far as the logits of all folds are then no more than these numbers.
+_BATCHES, _MOST_BATCHES = 8, 32
+_LEAST_SIZE, _LARGER_SIZE = 128, 512
+_MOST_NUMBERS = 2**24
 _NORM = 8.0  # mean norm of the features, so that one learning rate suits all
 _GCE_Q = 0.7
 
@@ -33,8 +36,8 @@ def cross_fitted_probe(
     They minimize the generalized cross entropy (Zhang and Sabuncu, 2018, arXiv 1805.07836), which is robust to wrong
     labels, with AdamW for 30 epochs. It hardly pulls on what is unlikely, so that a class of few samples might never be
     learned, and all of its labels looked wrong: each class counts by the square root of its size. The folds are fitted
-    at the same time: one product of matrices a step for all. Batches are of 128 to 512 samples, or a thirty-second of
-    all if that is more: with smaller ones, wrong labels are learned too, and steps take time.
+    at the same time: one product of matrices a step for all. A batch is an eighth of the samples, but of 128 to 512; of
+    more than 16,384 samples a thirty-second, as far as its logits have no more than 2^24 numbers.
 
     Args:
         features (`torch.Tensor` of shape `[num_samples, dim]`): of a frozen model. Their scale doesn't matter.
@@ -78,7 +81,7 @@ def _fit(
     optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     samples = learned.nonzero().squeeze(1)
     of_class = _class_weights(labels[samples], folds[samples], num_labels, num_folds)
-    size = _batch_size(len(samples))
+    size = _batch_size(len(samples), num_folds * num_labels)
     step, num_steps = 0, _EPOCHS * -(-len(samples) // size)
     generator = np.random.default_rng(seed)
     for _ in range(_EPOCHS if len(samples) else 0):
@@ -97,9 +100,10 @@ def _fit(
     return weight.detach(), bias.detach()
 
 
-def _batch_size(num_samples: int) -> int:
-    least, most = _BATCH_SIZES
-    return max(min(max(num_samples // _BATCHES[0], least), most), num_samples // _BATCHES[1])
+def _batch_size(num_samples: int, numbers_of_each: int) -> int:
+    size = min(max(num_samples // _BATCHES, _LEAST_SIZE), _LARGER_SIZE)
+    size = max(size, num_samples // _MOST_BATCHES)
+    return max(min(size, _MOST_NUMBERS // numbers_of_each), _LEAST_SIZE)
 
 
 def _class_weights(labels: torch.Tensor, folds: torch.Tensor, num_labels: int, num_folds: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ from .._typing import AnyTrainer
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
 from ..estimators._matrix_fit import LEAST_SKILL
 from ..evidence import EvidenceSource, evidence_sources
-from ..features import FrozenFeatures
+from ..features import FrozenFeatures, on_device
 from ..folds.cross_fitting import HeldOutScores
 from ..passes import SamplePredictions
 from ..training_args import ClearArguments
@@ -168,9 +168,8 @@ def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: Froze
     known = cast(FrozenFeatures, features)  # with sources or without folds, there are some
     labels = known.labels if first.held_out is None else first.held_out.labels
     num_labels = scores[0].shape[1] if scores else first.probe(known)(known, slice(0, 1))[0].shape[1]
-    on_device = known.to(first.trainer.args.device) if sources else known
     for source in sources:
-        table = getattr(on_device, source.features)
+        table = on_device(getattr(known, source.features), first.trainer.args.device)
         scores.append(source(table, known.labels, num_labels, first.trainer.args.seed).cpu().numpy())
     return fit_noise_model(scores, labels.numpy())
 

@@ -158,7 +158,7 @@ def train_probe(
     samples = takes_part.nonzero().squeeze(1)
     if not (num_samples := len(samples)):
         return
-    features = features.to(next(probe.parameters()).device)  # a step is shorter than the way there
+    features = features.with_head_on(next(probe.parameters()).device)  # a step is shorter than the way there
     steps_per_epoch = -(-num_samples // args.probe_batch_size)
     step, num_steps = first_epoch * steps_per_epoch, args.probe_epochs * steps_per_epoch
     epochs = range(first_epoch, args.probe_epochs)
