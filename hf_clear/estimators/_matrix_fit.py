@@ -12,7 +12,8 @@ from ._weights import Rows, Weights, fit_weights, posterior
 # benchmarks/evidence.py. Chosen with a look at true labels: below, a free matrix calls half of clean labels wrong.
 LEAST_SKILL = 0.6
 _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
-_SEARCHED, _FITTED = 5, 8  # steps of a fit of the prediction: to compare these rates, and else
+# Steps of a fit of the prediction: to compare these rates, and else. With fewer, the result hangs on rounding.
+_SEARCHED, _FITTED = 5, 20
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
 
