@@ -18,6 +18,7 @@ from hf_clear.noise import TRUE_LABEL
 from hf_clear.runs import NoisyTrainingArguments, PeftArguments
 
 AVERAGED_EPOCHS = 5  # the last ones
+LORA_MODULES = {"mpnet": "attn.q,attn.v"}  # query and value, by model type, if peft has no default
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Job:
                 "num_train_epochs": self.cell.epochs or 1,
                 "learning_rate": self.cell.learning_rate or NoisyTrainingArguments.learning_rate,
                 "seed": self.cell.seed,
+                "bf16": self.cell.bf16,
                 "eval_strategy": "epoch",
                 "save_strategy": "no",
                 "logging_strategy": "epoch",
@@ -60,7 +62,8 @@ class Job:
             more = {"max_steps": steps * self.cell.epochs, "eval_strategy": "steps", "eval_steps": steps}
             arguments = self.arguments(**settings, **more)
         set_seed(self.cell.seed)  # the PEFT modules start alike for every method
-        config = PeftArguments(peft_method=self.cell.peft_method).peft_config("SEQ_CLS")
+        modules = LORA_MODULES.get(self.model.config.model_type) if self.cell.peft_method == "lora" else None
+        config = PeftArguments(peft_method=self.cell.peft_method, target_modules=modules).peft_config("SEQ_CLS")
         return cls(
             model=get_peft_model(self.model, config),
             args=arguments,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _mpnet import MPNET, mpnet_folder
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
@@ -141,6 +142,8 @@ def draw(dataset: Dataset, num_samples: int | None) -> Dataset:
 
 
 def model_path(name: str) -> str:
+    if name == MPNET and not Path(name).is_dir():
+        return mpnet_folder()
     return demo_backbone("--model_name_or_path") if name == DEMO else name
 
 

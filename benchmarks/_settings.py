@@ -78,6 +78,7 @@ class Cell:
     method: str
     learning_rate: float | None = None
     scored_on: str = "test"  # or "validation": a tenth of the noisy training set, held out
+    bf16: bool = False  # mixed precision
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> Cell:
@@ -100,4 +101,5 @@ class Cell:
             values["learning_rate"] = None
         if self.scored_on == "test":
             values["scored_on"] = None
+        values["bf16"] = "bf16" if self.bf16 else None
         return " ".join(str(value) for value in values.values() if value is not None)

@@ -15,7 +15,7 @@ from _settings import Cell
 
 # What the rows of a table share; what comes after SHARED_WITH_PEERS, methods without PEFT don't have.
 SHARED_WITH_PEERS = ("model", "data", "noise_type", "noise_rate", "scored_on")
-TABLE = (*SHARED_WITH_PEERS, "peft_method", "epochs", "learning_rate")
+TABLE = (*SHARED_WITH_PEERS, "peft_method", "epochs", "learning_rate", "bf16")
 BASELINES = ("plain", *PEERS)
 MEASURED = ("peak_accuracy", "average_accuracy", "detection_auroc", "estimated_noise_rate", "seconds")
 LEAST_GAP = 0.01  # between plain and oracle: of less, no share is a number worth reading
@@ -94,6 +94,7 @@ def caption(row: dict[str, Any]) -> str:
     text = f"{row['data']}, {row['noise_type']} noise{rate}, {row['model']}"
     if row["peft_method"] is not None:
         text += f", {row['peft_method']}, {row['epochs']} epochs, learning rate {row['learning_rate']:g}"
+        text += ", bf16" * row["bf16"]
     if row["train_samples"] is not None:
         base, _, is_drawn = row["data"].partition("@")
         drawn = " (drawn once for all)"

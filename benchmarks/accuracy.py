@@ -111,6 +111,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--model_name_or_path", default=DEMO, help="Default: all-MiniLM-L6-v2, from the extra `demo`.")
+    parser.add_argument("--bf16", action="store_true", help="Mixed precision.")
     parser.add_argument("--jobs", type=int, default=1, help="Cells at once. They share one GPU, if there is one.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
 
@@ -150,7 +151,7 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         own: dict[str, Any] = {"peft_method": None, "epochs": None}
         if method not in PEERS:
             rate = args.learning_rate or default_learning_rate(setting.peft_method)
-            own = {"peft_method": setting.peft_method, "epochs": args.epochs, "learning_rate": rate}
+            own = {"peft_method": setting.peft_method, "epochs": args.epochs, "learning_rate": rate, "bf16": args.bf16}
         where = (args.model_name_or_path, setting.data, setting.noise_type, setting.noise_rate, seed)
         cells.append(Cell(*where, method=method, **own))
     return list(dict.fromkeys(cells))

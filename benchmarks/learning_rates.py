@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             method=args.method,
             learning_rate=rate,
             scored_on="validation",
+            bf16=args.bf16,
         )
         for seed in args.seeds
         for setting in settings

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _ablations import ABLATIONS
-from _loading import NO_NOISE
+from _loading import DEMO, NO_NOISE
+from _mpnet import MPNET
 from _picture import draw
 from _running import read_results
 from _significance import compared, ranks_differ
@@ -38,6 +39,7 @@ DATA = {
     "noisyagnews": "news",
     "questions": "questions",
 }
+MODELS = {MPNET: "MPNet"}
 NOISE = {"instance_dependent": "instance-dependent", "real": "errors of people", "none": "no wrong labels"}
 COLUMNS = {
     "plain": "plain LoRA",
@@ -67,11 +69,12 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re
 
 
 def setting_name(key: tuple) -> str:
-    _, data, noise, rate, *_, peft_method = key[:6]
+    model, data, noise, rate, *_, peft_method = key[:6]
     noise = NOISE.get(noise, noise)
     peft_method = "" if peft_method in ("lora", None) else f", {peft_method}"
+    model = "" if model == DEMO else f", {MODELS.get(model, model)}"
     base = data.partition("@")[0]
-    return f"{DATA.get(base, base)}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}"
+    return f"{DATA.get(base, base)}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}{model}"
 
 
 def named(tables: dict[tuple, Table], *methods: str) -> dict[str, Table]:

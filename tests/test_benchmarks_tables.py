@@ -66,7 +66,7 @@ def test_the_methods_are_ranked_by_what_one_seed_gave():
 def test_two_settings_of_one_name_are_refused():
     both = [line("plain", 1, [1, 0]), line("recommended", 1, [1, 0])]
     lines = both + [{**one, "learning_rate": 1e-3} for one in both]
-    with pytest.raises(ValueError, match="Two settings are called '20 intents, symmetric 40%'.*0.001"):
+    with pytest.raises(ValueError, match="Two settings are called '20 intents, symmetric 40%, m'.*0.001"):
         tables.accuracy(tables_of(lines))
 
 
