@@ -85,6 +85,11 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
             f"`clear_routing={strategy.name!r}` needs to know the truth: one true label a sample in a column "
             f"{TRUE_LABEL!r} of the training set (a datasets.Dataset), -100 if unknown."
         )
+    if strategy.needs_labels and refit.labels_tokens:
+        raise ValueError(
+            f"`clear_routing={strategy.name!r}` needs one label for each sample, and here every token has one: 'clean' "
+            "does without."
+        )
     if not refit.labels_tokens:
         _say_memory(refit, logits.shape[-1])
     _check_loss(trainer, refit, base_loss)
@@ -191,4 +196,5 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
 def _try_strategy(refit: Refit) -> None:
     num_samples = len(refit.store.losses)
     is_clean = None if refit.true_labels is None else torch.ones(num_samples)
-    gate_probability(refit.settings.clear_routing, torch.ones(num_samples), refit.settings.clear_gamma, is_clean)
+    labels, p = torch.zeros(num_samples, dtype=torch.long), torch.ones(num_samples)
+    gate_probability(refit.settings.clear_routing, p, refit.settings.clear_gamma, is_clean, labels)

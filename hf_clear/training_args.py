@@ -79,7 +79,8 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "What gates follow after the warm-up: 'none' has none; 'clean' is CleaR; 'deterministic' (clean "
             "probability above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))) and "
-            "'oracle' (the true labels, from a column `true_label`) are its ablations.",
+            "'oracle' (the true labels, from a column `true_label`) are its ablations; by 'class_balanced', as many "
+            "modules act on each class as on all samples.",
             "choices": ROUTING_STRATEGIES,
         },
     )

@@ -42,15 +42,15 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
     """A copy of arguments, with `GATES`. Gates that they have already stay, and so does a larger ensemble.
 
     Args:
-        of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then the mixture has an
-            answer of its own for classes that are not learned: nobody has chosen a warm-up that is long enough for all.
+        of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then gates are balanced
+            over classes, of which some may not be learned yet: nobody has chosen a warm-up that is long enough for all.
     """
+    routing = "class_balanced" if of_labels else GATES["clear_routing"]
     return changed(
         settings,
         {
             **GATES,
-            "clear_estimator": "class_guarded_gaussian_mixture" if of_labels else GATES["clear_estimator"],
-            "clear_routing": GATES["clear_routing"] if settings.clear_routing == "none" else settings.clear_routing,
+            "clear_routing": routing if settings.clear_routing == "none" else settings.clear_routing,
             "clear_ensemble_size": max(GATES["clear_ensemble_size"], settings.clear_ensemble_size),
         },
     )

@@ -38,7 +38,7 @@ def test_a_broken_one_fails(function, message):
 def test_one_that_needs_the_truth_has_to_take_what_is_unknown():
     with pytest.raises(AssertionError, match="from nan to nan"):
         check_routing_strategy(RoutingStrategy("broken", lambda p, gamma, is_clean: is_clean, needs_truth=True))
-    with pytest.raises(ValueError, match="no routing strategy 'nothing'. There are: 'clean'"):
+    with pytest.raises(ValueError, match="no routing strategy 'nothing'. There are: 'class_balanced', 'clean'"):
         check_routing_strategy("nothing")
 
 

@@ -21,13 +21,16 @@ def test_strategies_by_hand():
         "noisy": [0.08, 0.4, 0.64, 0.32],
         "oracle": [1, 0, 0.16, 0],
         "none": [1] * 4,
+        "class_balanced": [0.72, 0.4, 0.16, 0.48],  # of one class; of several: tests/test_class_balanced.py
     }
     assert expected.keys() == ROUTING_STRATEGIES.keys()
     for name, rates in expected.items():
-        assert gate_probability(name, p, 0.8, is_clean).tolist() == pytest.approx(rates), name
+        assert gate_probability(name, p, 0.8, is_clean, torch.zeros(4, dtype=torch.long)).tolist() == pytest.approx(
+            rates
+        ), name
     with pytest.raises(ValueError, match="'oracle' needs to know"):
         gate_probability("oracle", p, 0.8)
-    with pytest.raises(ValueError, match="no routing strategy 'cleen'. There are: 'clean', 'deterministic'"):
+    with pytest.raises(ValueError, match="no routing strategy 'cleen'. There are: 'class_balanced', 'clean'"):
         gate_probability("cleen", p, 0.8)
 
 

@@ -80,7 +80,7 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     with caplog.at_level(logging.WARNING, "hf_clear"):
         unskilled.train()
     assert "of the way from a constant one to perfect ones" in caplog.text
-    assert unskilled.sample_store.posterior is None and unskilled.clear_args.clear_routing == "clean"
+    assert unskilled.sample_store.posterior is None and unskilled.clear_args.clear_routing == "class_balanced"
 
 
 @pytest.mark.parametrize("warmup", ["linear_probe", "cross_fit"])
@@ -121,7 +121,11 @@ def test_a_run_with_weak_evidence_resumes_bit_exactly(training_arguments, least)
         stores = straight.sample_store, resumed.sample_store
         assert torch.equal(*(store.clean_probability for store in stores))
         assert [store.posterior is None for store in stores] == [least > 0] * 2
-        assert resumed.clear_args.clear_routing == straight.clear_args.clear_routing == ("clean" if least else "none")
+        assert (
+            resumed.clear_args.clear_routing
+            == straight.clear_args.clear_routing
+            == ("class_balanced" if least else "none")
+        )
 
 
 def test_evidence_that_is_too_weak_for_a_short_training_is_said(training_arguments, caplog):

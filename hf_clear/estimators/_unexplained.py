@@ -7,14 +7,14 @@ from dataclasses import replace
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL
 from ._registry import NamedEstimator
-from .class_guard import class_guarded_gaussian_mixture
+from .mixtures import gaussian_mixture
 from .noise_model import EXPLAINED, SKILL
 
 
 def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEstimator:
     """An estimator that answers as the given one if that finds its labels explained ([`NoiseModel.explained`]) by
     predictions with enough skill ([`NoiseModel.expected_skill`]), and otherwise with the clean probabilities of
-    [`class_guarded_gaussian_mixture`], without a posterior.
+    [`gaussian_mixture`], without a posterior.
 
     A noise matrix holds for all samples of a class alike. People err on samples that a model is in doubt about, too:
     its predictions take their errors in, and the matrix finds hardly any of them, as if there were none. The losses
@@ -30,7 +30,7 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
         # NaN: the predictions say nothing, and the labels stay.
         if not (told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < LEAST_SKILL):
             return found
-        mixture = class_guarded_gaussian_mixture(evidence.losses, evidence.labels)
+        mixture = gaussian_mixture(evidence.losses)
         return CleanProbabilityEstimate(mixture.clean_probability, {**told, **mixture.diagnostics})
 
     return replace(estimator, estimator=estimate, gives_posterior=None)

@@ -4,7 +4,7 @@ It knows no loss and no trainer: probabilities in, gates out, and `route(model, 
 layers hold several adapters, `choose_adapters(model, choice)` says which of them acts on which samples.
 """
 
-from . import clean, deterministic, noisy, none, oracle, random  # noqa: F401
+from . import class_balanced, clean, deterministic, noisy, none, oracle, random  # noqa: F401
 from ._choice import AdapterChoice, choose_adapters, register_choice
 from ._gates import Gate, apply_gate, expand_gate, sample_gates
 from ._layers import layer_paths

@@ -9,7 +9,7 @@ import torch
 
 from .._registry import Registry
 
-StrategyFunction = Callable[[torch.Tensor, float, "torch.Tensor | None"], torch.Tensor]
+StrategyFunction = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,21 @@ class RoutingStrategy:
         name (`str`): as in the argument `clear_routing`.
         function (`Callable`): `function(clean_probability, gamma, is_clean)`; see [`register_routing_strategy`].
         needs_truth (`bool`): whether the function reads `is_clean`.
+        needs_labels (`bool`): whether the function takes the given labels, too.
     """
 
     name: str
     function: StrategyFunction
     needs_truth: bool = False
+    needs_labels: bool = False
 
 
 ROUTING_STRATEGIES: Registry[RoutingStrategy] = Registry("routing strategy", "register_routing_strategy")
 
 
-def register_routing_strategy(name: str, function: StrategyFunction, needs_truth: bool = False) -> None:
+def register_routing_strategy(
+    name: str, function: StrategyFunction, needs_truth: bool = False, needs_labels: bool = False
+) -> None:
     """Adds a routing strategy; `clear_routing=name` chooses it.
 
     Args:
@@ -43,6 +47,9 @@ def register_routing_strategy(name: str, function: StrategyFunction, needs_truth
             and a resumed training calls it again.
         needs_truth (`bool`, *optional*, defaults to `False`): whether the function reads `is_clean`. A training set
             without true labels is then refused.
+        needs_labels (`bool`, *optional*, defaults to `False`): whether the function is called with a fourth argument,
+            the given labels, an integer tensor `[num_samples]`; -100 for none. A task with one label a token is then
+            refused.
 
     Raises:
         ValueError: if the name is taken or empty.
@@ -53,11 +60,15 @@ def register_routing_strategy(name: str, function: StrategyFunction, needs_truth
     >>> register_routing_strategy("squared", lambda clean_probability, gamma, is_clean: gamma * clean_probability**2)
     ```
     """
-    ROUTING_STRATEGIES.add(name, RoutingStrategy(name, function, needs_truth))
+    ROUTING_STRATEGIES.add(name, RoutingStrategy(name, function, needs_truth, needs_labels))
 
 
 def gate_probability(
-    strategy: str, clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None = None
+    strategy: str,
+    clean_probability: torch.Tensor,
+    gamma: float,
+    is_clean: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The probability that a layer's PEFT module acts on each sample (CleaR, arXiv 2411.00873, and its ablations).
 
@@ -67,18 +78,24 @@ def gate_probability(
         gamma (`float`): the cap γ in [0, 1].
         is_clean (`torch.Tensor` of shape `[num_samples]`, *optional*): 1 for a correct label, 0 for a wrong one, NaN
             if unknown. For strategies that need the truth; the others don't see it.
+        labels (`torch.Tensor` of shape `[num_samples]`, *optional*): the given labels, -100 for none. For strategies
+            that need them.
 
     Returns:
         `torch.Tensor` of shape `[num_samples]`, in [0, 1].
 
     Raises:
-        ValueError: if the strategy is unknown, needs the truth and `is_clean` is None, or doesn't return probabilities.
+        ValueError: if the strategy is unknown, needs the truth or labels and these are None, or doesn't return
+            probabilities.
     """
     member = ROUTING_STRATEGIES.find(strategy)
     if member.needs_truth and is_clean is None:
         raise ValueError(f"The routing strategy {strategy!r} needs to know which labels are correct.")
+    if member.needs_labels and labels is None:
+        raise ValueError(f"The routing strategy {strategy!r} needs one given label for each sample.")
+    more = (labels,) if member.needs_labels else ()
     try:  # on a copy: what a strategy does in place is no business of the store
-        probability = member.function(clean_probability.clone(), gamma, is_clean if member.needs_truth else None)
+        probability = member.function(clean_probability.clone(), gamma, is_clean if member.needs_truth else None, *more)
     except Exception as error:
         raise ValueError(f"The routing strategy {strategy!r} fails: {type(error).__name__}: {error}") from error
     is_of_kind = isinstance(probability, torch.Tensor) and probability.shape == clean_probability.shape

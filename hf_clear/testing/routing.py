@@ -42,16 +42,26 @@ def check_routing_strategy(strategy: str | RoutingStrategy) -> None:
         for gamma in (0.0, 0.7, 1.0):
             for is_clean in (truth, torch.full_like(truth, torch.nan)) if member.needs_truth else (None,):
                 given = f"clean probabilities {kind}, γ = {gamma}"
-                _check_call(member, p, gamma, is_clean, f"The routing strategy {member.name!r}, given {given},")
+                labels = torch.tensor([0, 0, 1, -100]).repeat(13)[: len(p)]
+                _check_call(member, p, gamma, is_clean, labels, f"The routing strategy {member.name!r}, given {given},")
 
 
 def _check_call(
-    member: RoutingStrategy, p: torch.Tensor, gamma: float, is_clean: torch.Tensor | None, who: str
+    member: RoutingStrategy,
+    p: torch.Tensor,
+    gamma: float,
+    is_clean: torch.Tensor | None,
+    labels: torch.Tensor,
+    who: str,
 ) -> None:
-    p_before, truth_before = p.clone(), p if is_clean is None else is_clean.clone()
+    def called(rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        more = (labels[rows],) if member.needs_labels else ()
+        return member.function(p[rows], gamma, None if is_clean is None else is_clean[rows], *more)
+
+    p_before, truth_before, labels_before = p.clone(), p if is_clean is None else is_clean.clone(), labels.clone()
     state = torch.get_rng_state()
     try:
-        rate = member.function(p, gamma, is_clean)
+        rate = called()
     except Exception as error:
         truth = "" if member.needs_truth else " Without `needs_truth`, `is_clean` is None."
         raise AssertionError(f"{who} raised {type(error).__name__}: {error}.{truth}") from error
@@ -62,17 +72,18 @@ def _check_call(
         f"{who} returned values outside of [0, 1]: from {rate.min():.3g} to {rate.max():.3g}."
     )
     assert torch.equal(p, p_before), f"{who} changed the clean probabilities."
+    assert torch.equal(labels, labels_before), f"{who} changed the labels."
     assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), truth_before.nan_to_num(-1)), (
         f"{who} changed the truth."
     )
-    again = member.function(p, gamma, is_clean)
+    again = called()
     assert torch.equal(rate, again), f"{who} returned something else when it was called again."
     assert torch.equal(state, torch.get_rng_state()), (
         f"{who} used random numbers: every process and a resumed training would route otherwise. The gates are drawn "
         "from what it returns."
     )
     order = torch.randperm(len(p), generator=torch.Generator().manual_seed(1))
-    shuffled = member.function(p[order], gamma, None if is_clean is None else is_clean[order])
+    shuffled = called(order)
     assert torch.allclose(shuffled, rate[order], rtol=0, atol=1e-5), (
         f"{who} returned something else for the same samples in another order."
     )
