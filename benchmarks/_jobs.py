@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from _loading import accuracy, scores_of
 from _settings import Cell
 from datasets import Dataset
@@ -45,6 +46,7 @@ class Job:
                 "learning_rate": self.cell.learning_rate or NoisyTrainingArguments.learning_rate,
                 "seed": self.cell.seed,
                 "bf16": self.cell.bf16,
+                "use_cpu": not torch.cuda.is_available(),  # transformers wants to be told, for bf16
                 "eval_strategy": "epoch",
                 "save_strategy": "no",
                 "logging_strategy": "epoch",
