@@ -100,8 +100,8 @@ def preset(name: str, peft_method: str = "lora") -> dict[str, Any]:
     evidence from outside the sample. `"clear"` is CleaR with its gates, and with a running mean of the predictions that
     training makes anyway as its consistency target. `"paper"` is CleaR as the paper (arXiv 2411.00873) writes it,
     `"official"` as its authors' code does it; the source names each difference at its field, and docs/fidelity.md
-    those that no argument has. The official code has LoRA of rank 4 and adapters of size 16, which are the PEFT
-    config's to say. Its label noise is `"symmetric_including_true_class"` and `"asymmetric_previous"` of
+    those that no argument has. The official code has LoRA of rank 4 with `lora_alpha` 1 and adapters of size 16, which
+    are the PEFT config's to say. Its label noise is `"symmetric_including_true_class"` and `"asymmetric_previous"` of
     [`~hf_clear.noise.NOISE_TYPES`].
 
     Args:

@@ -35,6 +35,8 @@ def test_defaults_of_the_method_and_the_preset_give_way_to_arguments(parsed, tmp
     assert used.learning_rate == default_learning_rate("adapter") != 2e-3
     assert (used.clear_gamma, used.clear_routing, model_args.adapter_size) == (0.6, "random", 16)
     assert used.clear_estimator == "plain_ema_gaussian_mixture" and used.clear_dropout_after_warmup is False
+    of_lora = parsed(*(f"--{name}={value}" for name, value in {**arguments, "peft_method": "lora"}.items()))[0]
+    assert (of_lora.lora_r, of_lora.lora_alpha) == (4, 1)  # loralib's default of alpha
 
 
 # ---- What is registered before `main()` is called ----

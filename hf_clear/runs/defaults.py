@@ -47,7 +47,7 @@ def run_defaults(given: Mapping[str, Any], methods: Mapping[str, tuple[str, type
     if given.get("preset") in PRESETS and peft_method != FULL_FINE_TUNING:
         settings |= preset(given["preset"], peft_method)
         if given["preset"] == "official":
-            settings |= {"lora_r": 4} if peft_method == "lora" else {}
+            settings |= {"lora_r": 4, "lora_alpha": 1} if peft_method == "lora" else {}
             settings |= {"adapter_size": 16} if peft_method == "adapter" else {}
     if any(issubclass(trainer, ClearMixin) for trainer in trainers) and peft_method != FULL_FINE_TUNING:
         _check_idle({**settings, **given}, given)
