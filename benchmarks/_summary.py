@@ -42,7 +42,9 @@ def summarize(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in sorted(tables, key=json.dumps):
         of_table = [compare(method, tables[key]) for method in tables[key]]
         for row in sorted(of_table, key=lambda row: -row["accuracy"]):
-            name = " ".join(str(part) for part in (*key, row["method"]) if part is not None)
+            named = {**dict(zip(TABLE, key)), "method": row["method"]}
+            named["bf16"] = "bf16" if named["bf16"] else None
+            name = " ".join(str(part) for part in named.values() if part is not None)
             rows.append({"name": name, "target": None, **dict(zip(TABLE, key)), **row})
     return rows
 

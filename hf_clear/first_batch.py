@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ._modes import evaluation_mode, random_state_preserved
-from ._names import TRUE_LABEL
+from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
 from ._typing import AnyTrainer
 from .checks import warn_of_idle_settings
@@ -196,5 +196,6 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
 def _try_strategy(refit: Refit) -> None:
     num_samples = len(refit.store.losses)
     is_clean = None if refit.true_labels is None else torch.ones(num_samples)
-    labels, p = torch.zeros(num_samples, dtype=torch.long), torch.ones(num_samples)
-    gate_probability(refit.settings.clear_routing, p, refit.settings.clear_gamma, is_clean, labels)
+    p, losses = torch.ones(num_samples), torch.linspace(0, 1, num_samples)
+    labels = torch.tensor([0, 1, IGNORED_LABEL]).repeat(num_samples)[:num_samples]
+    gate_probability(refit.settings.clear_routing, p, refit.settings.clear_gamma, is_clean, labels, losses)

@@ -9,7 +9,12 @@ from .without_posterior import GATES
 
 # `γ` of the official code, by PEFT method.
 _OFFICIAL_GAMMA = {"lora": 0.85, "adapter": 0.7, "bitfit": 0.9, "prompt": 0.85}
-_OFFICIAL_OPTIMIZER = {"per_device_train_batch_size": 32, "lr_scheduler_type": "constant", "weight_decay": 0.01}
+_OFFICIAL_OPTIMIZER = {
+    "per_device_train_batch_size": 32,
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0.01,
+    "max_grad_norm": 0.0,  # gradients are not clipped
+}
 
 
 def recommended(peft_method: str) -> dict[str, Any]:

@@ -282,9 +282,9 @@ class Refit:
     def _gate_probabilities(self) -> torch.Tensor:
         """For every training sample, the probability that a module acts on it: `[num_samples]`. Once a refit."""
         if self._gate_probability is None:
-            settings, p, labels = self.settings, self.store.clean_probability, self.store.labels
-            is_clean = truly_clean(self.true_labels, labels)
-            own = gate_probability(settings.clear_routing, p, settings.clear_gamma, is_clean, labels)
+            settings, store = self.settings, self.store
+            known = store.clean_probability, settings.clear_gamma, truly_clean(self.true_labels, store.labels)
+            own = gate_probability(settings.clear_routing, *known, store.labels, store.losses)
             self._gate_probability, self._all_act = own, bool((own == 1).all())
         return self._gate_probability
 

@@ -13,7 +13,7 @@ from hf_clear import (
     preset,
     register_peft_method,
 )
-from hf_clear.presets import PRESETS
+from hf_clear.presets import _OFFICIAL_OPTIMIZER, PRESETS
 from hf_clear.probe_args import ProbeArguments
 from hf_clear.runs import NoisyTrainingArguments
 from hf_clear.tuners import PEFT_METHODS
@@ -32,7 +32,7 @@ def test_presets_are_arguments_of_the_trainer(name, method, tmp_path):
 def test_no_preset_depends_on_a_default(name, method):
     own = {field.name for field in dataclasses.fields(ClearArguments)}
     own -= {field.name for field in dataclasses.fields(ProbeArguments)}
-    of_trainer = {"per_device_train_batch_size", "lr_scheduler_type", "weight_decay"} if name == "official" else set()
+    of_trainer = {*_OFFICIAL_OPTIMIZER} if name == "official" else set()
     assert preset(name, method).keys() == own | of_trainer
 
 

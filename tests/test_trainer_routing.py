@@ -24,10 +24,10 @@ def test_strategies_by_hand():
         "class_balanced": [0.72, 0.4, 0.16, 0.48],  # of one class; of several: tests/test_class_balanced.py
     }
     assert expected.keys() == ROUTING_STRATEGIES.keys()
+    labels = torch.zeros(4, dtype=torch.long)
     for name, rates in expected.items():
-        assert gate_probability(name, p, 0.8, is_clean, torch.zeros(4, dtype=torch.long)).tolist() == pytest.approx(
-            rates
-        ), name
+        found = gate_probability(name, p, 0.8, is_clean, labels, losses=1 - p)
+        assert found.tolist() == pytest.approx(rates), name
     with pytest.raises(ValueError, match="'oracle' needs to know"):
         gate_probability("oracle", p, 0.8)
     with pytest.raises(ValueError, match="no routing strategy 'cleen'. There are: 'class_balanced', 'clean'"):

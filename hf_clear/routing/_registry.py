@@ -20,7 +20,7 @@ class RoutingStrategy:
         name (`str`): as in the argument `clear_routing`.
         function (`Callable`): `function(clean_probability, gamma, is_clean)`; see [`register_routing_strategy`].
         needs_truth (`bool`): whether the function reads `is_clean`.
-        needs_labels (`bool`): whether the function takes the given labels, too.
+        needs_labels (`bool`): whether the function takes the given labels and the losses, too.
     """
 
     name: str
@@ -47,9 +47,9 @@ def register_routing_strategy(
             and a resumed training calls it again.
         needs_truth (`bool`, *optional*, defaults to `False`): whether the function reads `is_clean`. A training set
             without true labels is then refused.
-        needs_labels (`bool`, *optional*, defaults to `False`): whether the function is called with a fourth argument,
-            the given labels, an integer tensor `[num_samples]`; -100 for none. A task with one label a token is then
-            refused.
+        needs_labels (`bool`, *optional*, defaults to `False`): whether the function is called with two more arguments:
+            the given labels, an integer tensor `[num_samples]`, -100 for none; and the losses of the last refit in
+            nats, a float tensor `[num_samples]`. A task with one label a token is then refused.
 
     Raises:
         ValueError: if the name is taken or empty.
@@ -69,6 +69,7 @@ def gate_probability(
     gamma: float,
     is_clean: torch.Tensor | None = None,
     labels: torch.Tensor | None = None,
+    losses: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The probability that a layer's PEFT module acts on each sample (CleaR, arXiv 2411.00873, and its ablations).
 
@@ -79,7 +80,8 @@ def gate_probability(
         is_clean (`torch.Tensor` of shape `[num_samples]`, *optional*): 1 for a correct label, 0 for a wrong one, NaN
             if unknown. For strategies that need the truth; the others don't see it.
         labels (`torch.Tensor` of shape `[num_samples]`, *optional*): the given labels, -100 for none. For strategies
-            that need them.
+            that need them, as are `losses`.
+        losses (`torch.Tensor` of shape `[num_samples]`, *optional*): of the last refit, in nats.
 
     Returns:
         `torch.Tensor` of shape `[num_samples]`, in [0, 1].
@@ -91,9 +93,11 @@ def gate_probability(
     member = ROUTING_STRATEGIES.find(strategy)
     if member.needs_truth and is_clean is None:
         raise ValueError(f"The routing strategy {strategy!r} needs to know which labels are correct.")
-    if member.needs_labels and labels is None:
-        raise ValueError(f"The routing strategy {strategy!r} needs one given label for each sample.")
-    more = (labels,) if member.needs_labels else ()
+    more: tuple[torch.Tensor, ...] = ()
+    if member.needs_labels:
+        if labels is None or losses is None:
+            raise ValueError(f"The routing strategy {strategy!r} needs one given label and one loss for each sample.")
+        more = labels.clone(), losses.clone()
     try:  # on a copy: what a strategy does in place is no business of the store
         probability = member.function(clean_probability.clone(), gamma, is_clean if member.needs_truth else None, *more)
     except Exception as error:

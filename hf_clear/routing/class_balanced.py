@@ -1,4 +1,4 @@
-"""`"class_balanced"`: as many modules act on each class as on all samples."""
+"""`"class_balanced"`: about as many modules act on each class as on all samples."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from ._registry import register_routing_strategy
 
 _PSEUDO_SAMPLES = 20  # of a class, with its own mean: of few samples, some have no luck
-_LEAST = 1e-38  # of a probability, for its log odds: float32 has hardly less
+_LEAST, _MOST = 1e-38, 1 - 1e-16  # probabilities with finite log odds; float32 has hardly less
 _STEPS = 60  # of bisection: to the last bit of a probability
 
 
 def class_balanced(
-    clean_probability: torch.Tensor, gamma: float, is_clean: torch.Tensor | None, labels: torch.Tensor
+    clean_probability: torch.Tensor,
+    gamma: float,
+    is_clean: torch.Tensor | None,
+    labels: torch.Tensor,
+    losses: torch.Tensor,
 ) -> torch.Tensor:
     """`γ·p'`: p' are the clean probabilities with the log odds of each given class shifted by a constant, so that its
     mean is that of all samples.
@@ -23,29 +27,50 @@ def class_balanced(
     class the likelier labels still come first: posteriors for another prior (Saerens et al., 2002), which is the same
     in each class. The price: if a class has more wrong labels than others, more of them are trusted.
 
-    The mean of a class of n samples goes n / (n + 20) of the way. Samples without a label keep their p.
+    The mean of a class of n samples goes n / (n + 20) of the way. Samples without a label, or with a loss that is not
+    finite, keep their p.
     """
-    p, given = clean_probability.double().cpu().numpy().copy(), labels.cpu().numpy()
-    rows = np.flatnonzero(given >= 0)
+    # On the CPU, in one order: every process has to come to the same bits.
+    p, given, loss = (values.detach().cpu().numpy() for values in (clean_probability, labels, losses))
+    p, rows = p.astype(np.float64), np.flatnonzero((given >= 0) & np.isfinite(loss))
     if len(rows) == 0:
         return gamma * clean_probability
-    # On the CPU, in one order: every process has to come to the same bits.
     _, of_class, sizes = np.unique(given[rows], return_inverse=True, return_counts=True)
-    odds = np.clip(p[rows], _LEAST, 1 - 1e-16)
-    own = np.bincount(of_class, odds) / sizes
-    mean = (sizes * odds.mean() + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)
-    odds = np.log(odds) - np.log1p(-odds)
-    low, high = np.full(len(sizes), 2 * np.log(_LEAST)), np.full(len(sizes), -2 * np.log(_LEAST))
-    for _ in range(_STEPS):
-        shift = (low + high) / 2
-        is_low = np.bincount(of_class, _sigmoid(odds + shift[of_class])) / sizes < mean
-        low, high = np.where(is_low, shift, low), np.where(is_low, high, shift)
-    p[rows] = _sigmoid(odds + shift[of_class])
+    own = np.bincount(of_class, p[rows]) / sizes
+    mean = (sizes * p[rows].mean() + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)
+    p[rows] = _shifted(_log_odds(p[rows], loss[rows].astype(np.float64)), of_class, np.clip(mean, _LEAST, _MOST))
     return gamma * torch.from_numpy(p).to(clean_probability)
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-values))
+def _log_odds(p: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Of p that are 0 in float32, too: they go on as a straight line over the losses, so that smaller ones still come
+    first. It begins at the largest loss with another p."""
+    inside = np.clip(p, _LEAST, _MOST)
+    odds, is_lost = np.log(inside) - np.log1p(-inside), p < _LEAST
+    if not is_lost.any():
+        return odds
+    first, known = losses[is_lost].min(), np.flatnonzero(~is_lost)
+    slope = 1 / max(losses.std(), np.finfo(np.float32).tiny)
+    if len(known):
+        last = known[losses[known].argmax()]
+        if losses[last] < first:
+            slope = (odds[last] - np.log(_LEAST)) / (first - losses[last])
+    odds[is_lost] -= slope * (losses[is_lost] - first)
+    return odds
+
+
+def _shifted(odds: np.ndarray, of_class: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Probabilities with these means: `[num_classes]`."""
+    from scipy.special import expit
+
+    sizes = np.bincount(of_class)
+    high = np.full(len(sizes), -odds.min() - np.log(_LEAST))
+    low = np.full(len(sizes), -odds.max() + np.log(_LEAST))
+    for _ in range(_STEPS):
+        shift = (low + high) / 2
+        is_low = np.bincount(of_class, expit(odds + shift[of_class])) / sizes < mean
+        low, high = np.where(is_low, shift, low), np.where(is_low, high, shift)
+    return expit(odds + shift[of_class])
 
 
 register_routing_strategy("class_balanced", class_balanced, needs_labels=True)

@@ -42,8 +42,9 @@ def check_routing_strategy(strategy: str | RoutingStrategy) -> None:
         for gamma in (0.0, 0.7, 1.0):
             for is_clean in (truth, torch.full_like(truth, torch.nan)) if member.needs_truth else (None,):
                 given = f"clean probabilities {kind}, γ = {gamma}"
-                labels = torch.tensor([0, 0, 1, -100]).repeat(13)[: len(p)]
-                _check_call(member, p, gamma, is_clean, labels, f"The routing strategy {member.name!r}, given {given},")
+                for labels in (torch.tensor([0, 0, 1, -100]).repeat(13)[: len(p)], torch.full((len(p),), -100)):
+                    who = f"The routing strategy {member.name!r}, given {given},"
+                    _check_call(member, p, gamma, is_clean, labels, who)
 
 
 def _check_call(
@@ -54,8 +55,10 @@ def _check_call(
     labels: torch.Tensor,
     who: str,
 ) -> None:
+    losses = -p.log()  # infinite, too
+
     def called(rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        more = (labels[rows],) if member.needs_labels else ()
+        more = (labels[rows], losses[rows]) if member.needs_labels else ()
         return member.function(p[rows], gamma, None if is_clean is None else is_clean[rows], *more)
 
     p_before, truth_before, labels_before = p.clone(), p if is_clean is None else is_clean.clone(), labels.clone()
@@ -64,7 +67,9 @@ def _check_call(
         rate = called()
     except Exception as error:
         truth = "" if member.needs_truth else " Without `needs_truth`, `is_clean` is None."
-        raise AssertionError(f"{who} raised {type(error).__name__}: {error}.{truth}") from error
+        count = "five arguments, labels of -100 among them" if member.needs_labels else "three arguments"
+        called_with = f" With `needs_labels={member.needs_labels}`, it is called with {count}."
+        raise AssertionError(f"{who} raised {type(error).__name__}: {error}.{truth}{called_with}") from error
     assert isinstance(rate, torch.Tensor), f"{who} returned a {type(rate).__name__} instead of a tensor."
     assert rate.shape == p.shape, f"{who} returned the shape {list(rate.shape)} for {list(p.shape)}."
     assert rate.dtype == p.dtype, f"{who} returned {rate.dtype} for {p.dtype}."
