@@ -177,6 +177,10 @@ def test_targets_are_met_or_missed_by_how_much():
     )
     assert "2000 training samples (drawn once for all), accuracy on 1500 test samples (drawn once for all)\n" in drawn
     assert "2000 training samples, accuracy on 1500 test samples\n" in drawn
+    elsewhere = [result("clear", 3, 0.75, seconds=99.0, cpu_seconds=99.0, device="GPU")]
+    elsewhere.append(result("plain", 3, 0.5, seconds=9.0, cpu_seconds=9.0, device="cpu"))
+    times = [target for target in _targets.evaluate([*lines, *elsewhere], "clear") if target.name.startswith("time")]
+    assert times[0].measured == pytest.approx(1.02) and times[0].of == 2  # other machines say nothing
     printed = _targets.report(targets.values(), "clear")
     assert "| AUROC minus cleanlab's | at least 0 | -0.100 | 2 | missed by 0.100 |" in printed
     assert "| AUROC on banking77 up to 60 % | at least 0.97 | 0.980 | 1 | met |" in printed
