@@ -13,6 +13,7 @@ from hf_clear import ClearPromptConfig, num_routed_layers, register_routable
 from hf_clear.routing import apply_gate, gate_output
 from hf_clear.routing._route import _GATE_SETTERS
 from hf_clear.testing import check_peft_method
+from hf_clear.tuners.prompt import PromptLayer
 
 TOLERANCE = {"prompt": 1e-5}  # masked out, but summed over in another order; `exact=True` is exact
 
@@ -120,12 +121,25 @@ def test_broken_ways_to_gate_fail(broken_layer, set_gate, message):
         check_peft_method(IA3Config(task_type="SEQ_CLS"), tiny_bert(initializer_range=0.2))
 
 
-def test_broken_methods_fail():
-    """A bypass that is not the base, although each layer's is; and layers that nobody registered."""
+def test_broken_methods_fail(monkeypatch):
+    """A prompt that is hardly to be seen, but not hidden, from samples that a gate keeps out; and layers that nobody
+    registered."""
     with pytest.raises(AssertionError, match="no layer can be routed.*`register_routable` its class"):
         check_peft_method(IA3Config(task_type="SEQ_CLS"), tiny_bert())
-    with pytest.raises(AssertionError, match="closed gates the model is not the frozen base: they are"):
-        check_peft_method(ClearPromptConfig(task_type="SEQ_CLS", num_virtual_tokens=3), tiny_bert())  # no tolerance
+    hide = PromptLayer._mask_with_prompt
+
+    def hardly_hide(self, mask, query, key, length, boolean):
+        mask = hide(self, mask, query, key, length, boolean)
+        if mask is not None:
+            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+            mask[..., :length] = mask[..., :length].clamp(min=-5.0)
+        return mask
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptLayer, "_mask_with_prompt", hardly_hide)
+        with pytest.raises(AssertionError, match="closed gates the model is not the frozen base: they are"):
+            config = ClearPromptConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+            check_peft_method(config, tiny_bert(), tolerance=TOLERANCE["prompt"])
     with pytest.raises(ValueError, match="trains biases of the base model"):
         check_peft_method(LoraConfig(task_type="SEQ_CLS", bias="all"), tiny_bert())
     with pytest.raises(ValueError, match="Pass `inputs`: what a Sequential takes"):
