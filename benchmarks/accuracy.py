@@ -111,7 +111,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--model_name_or_path", default=DEMO, help="Default: all-MiniLM-L6-v2, from the extra `demo`.")
-    parser.add_argument("--bf16", action="store_true", help="Mixed precision.")
+    parser.add_argument("--bf16", action="store_true", help="Mixed precision, of trainings with PEFT.")
     parser.add_argument("--jobs", type=int, default=1, help="Cells at once. They share one GPU, if there is one.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
 

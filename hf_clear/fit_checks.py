@@ -102,7 +102,8 @@ def check_fit(
     - *Lost classes*: more than 90 % of a class has a clean probability below 0.5, and more than would come about in any
       class by accident, at 1 %, if all classes lost as large a share.
     - *Unexplained classes*: more than half of a class is called wrong, and by the noise matrix, most samples with this
-      label have it rightly (by a one-sided binomial test at 1 %): the model may not have learned the class.
+      label have it rightly (by a one-sided binomial test at 1 %): the model may not have learned the class. Without a
+      noise matrix, the share of all classes stands in.
     - *No two groups*: the losses have no two peaks. Both have to say so: a mixture of two Gaussians, by a separation
       above 2 (Ashman et al., 1994), and Hartigan's dip (1985) of the losses or of their logarithms, at 5 %, since a
       mixture splits skewed losses with one peak as well.
@@ -146,10 +147,9 @@ def check_fit(
             warnings["lost_classes"] = _of_lost(lost, labels, id2label)
             if np.isin(labels, lost).sum() > 0.1 * (p < 0.5).sum():
                 unsupported.append(f"nearly all labels of whole classes are called wrong ({len(lost)} of them)")
-        if transition_matrix is not None:
-            unexplained = np.setdiff1d(_unexplained_classes(labels, p, transition_matrix), lost)
-            if len(unexplained):
-                warnings["unexplained_classes"] = _of_unexplained(unexplained, labels, id2label)
+        unexplained = np.setdiff1d(_unexplained_classes(labels, p, transition_matrix), lost)
+        if len(unexplained):
+            warnings["unexplained_classes"] = _of_unexplained(unexplained, labels, p, id2label, transition_matrix)
     groups = find_groups(losses)
     if not groups.are_two:
         unsupported.append("the losses show no two groups")
@@ -199,25 +199,33 @@ def _lost_classes(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     return classes[(wrong > _LOST * size) & (accident <= _SIGNIFICANCE)]
 
 
-def _unexplained_classes(labels: np.ndarray, p: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _unexplained_classes(labels: np.ndarray, p: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     from scipy.stats import binom
 
-    num_labels = len(matrix)
-    shares = np.bincount(labels, minlength=num_labels) / len(labels)
-    prior = np.linalg.lstsq(matrix.T, shares, rcond=None)[0].clip(0)  # of true classes: given = T' true
-    given = (prior[:, None] * matrix).sum(axis=0)
-    expected = 1 - prior * np.diag(matrix) / np.maximum(given, 1e-12)  # the share of wrong labels in each
+    labels, p = labels[labels >= 0], p[labels >= 0]
+    if len(labels) == 0:
+        return labels
+    num_labels = int(labels.max()) + 1 if matrix is None else len(matrix)
     size = np.bincount(labels, minlength=num_labels)
     wrong = np.bincount(labels, weights=p < 0.5, minlength=num_labels)
+    if matrix is None:
+        expected = np.full(num_labels, (p < 0.5).mean())
+    else:
+        prior = np.linalg.lstsq(matrix.T, size / len(labels), rcond=None)[0].clip(0)  # of true classes: given = T' true
+        given = (prior[:, None] * matrix).sum(axis=0)
+        expected = 1 - prior * np.diag(matrix) / np.maximum(given, 1e-12)  # the share of wrong labels in each
     accident = binom.sf(wrong - 1, size, expected.clip(0, 1)) * (size > 0).sum()
     return np.flatnonzero((wrong > 0.5 * size) & (expected < 0.5) & (accident <= _SIGNIFICANCE))
 
 
-def _of_unexplained(classes: np.ndarray, labels: np.ndarray, names: Any) -> str:
+def _of_unexplained(
+    classes: np.ndarray, labels: np.ndarray, p: np.ndarray, names: Any, matrix: np.ndarray | None
+) -> str:
+    beyond = f"and {(p < 0.5).mean():.0%} of all" if matrix is None else "which the noise matrix doesn't explain"
     return (
-        f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, which "
-        f"the noise matrix doesn't explain: label {_named(classes, names)}. The model may not have learned them: look "
-        "at some of these samples (`label_issues()`) before you trust the others."
+        f"More than half of the labels of {len(classes)} of {len(np.unique(labels))} classes are called wrong, "
+        f"{beyond}: label {_named(classes, names)}. The model may not have learned them: look at some of these samples "
+        "(`label_issues()`) before you trust the others."
     )
 
 

@@ -1,5 +1,7 @@
 """The contract of routing strategies: ours keep it, and broken ones don't."""
 
+import contextlib
+
 import pytest
 import torch
 from transformers import HfArgumentParser
@@ -33,6 +35,24 @@ def test_ours_keep_it(name):
 def test_a_broken_one_fails(function, message):
     with pytest.raises(AssertionError, match=message):
         check_routing_strategy(RoutingStrategy("broken", function))
+
+
+@pytest.mark.parametrize(
+    "function,message",
+    [
+        (lambda p, gamma, is_clean: gamma * p, "called with five arguments"),
+        (lambda p, gamma, truth, labels, losses: gamma * p * labels.clamp_(0, 1), "changed the labels"),
+        (lambda p, gamma, truth, labels, losses: gamma * p * losses.zero_(), "changed the losses"),
+        (lambda p, gamma, truth, labels, losses: gamma * p[labels >= 0].mean() * torch.ones_like(p), "from nan to nan"),
+        (lambda p, gamma, truth, labels, losses: gamma * losses.sigmoid(), None),
+    ],
+    ids=["arguments", "labels", "losses", "nothing labelled", "works"],
+)
+def test_one_that_needs_labels(function, message):
+    with pytest.raises(AssertionError, match=message) if message else contextlib.nullcontext():
+        check_routing_strategy(RoutingStrategy("of labels", function, needs_labels=True))
+    with pytest.raises(AssertionError, match="With `needs_labels=False`, it is called with three arguments"):
+        check_routing_strategy(RoutingStrategy("of labels", lambda p, gamma, is_clean, labels, losses: gamma * p))
 
 
 def test_one_that_needs_the_truth_has_to_take_what_is_unknown():

@@ -112,8 +112,13 @@ def test_classes_that_the_noise_matrix_does_not_explain_are_named():
     assert logs["fit_unexplained_classes"] == 1
     explained = right.copy()
     explained[3] = [0.025, 0.025, 0.9, 0.05]  # most labels 2 are of the true class 3
-    for matrix in (explained, None):
-        assert "unexplained_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1), {}, matrix)[0].warnings
+    assert "unexplained_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1), {}, explained)[0].warnings
+    found = check_fit(losses, clean, labels, p.argmax(axis=1), {2: "top-up"})[0]  # of a mixture, which has no matrix
+    assert "are called wrong, and 15% of all: label 2 ('top-up')" in found.warnings["unexplained_classes"]
+    unlabelled = np.where(labels == 2, -100, labels)
+    assert "unexplained_classes" not in check_fit(losses, clean, unlabelled, p.argmax(axis=1))[0].warnings
+    clean[np.arange(400) % 10 < 6] = 0.01  # as many of every class
+    assert "unexplained_classes" not in check_fit(losses, clean, labels, p.argmax(axis=1))[0].warnings
 
 
 def test_small_classes_of_which_some_have_no_luck_are_not_lost():

@@ -13,7 +13,7 @@ from hf_clear import (
     preset,
     register_peft_method,
 )
-from hf_clear.presets import _OFFICIAL_OPTIMIZER, PRESETS
+from hf_clear.presets import PRESETS
 from hf_clear.probe_args import ProbeArguments
 from hf_clear.runs import NoisyTrainingArguments
 from hf_clear.tuners import PEFT_METHODS
@@ -32,8 +32,8 @@ def test_presets_are_arguments_of_the_trainer(name, method, tmp_path):
 def test_no_preset_depends_on_a_default(name, method):
     own = {field.name for field in dataclasses.fields(ClearArguments)}
     own -= {field.name for field in dataclasses.fields(ProbeArguments)}
-    of_trainer = {*_OFFICIAL_OPTIMIZER} if name == "official" else set()
-    assert preset(name, method).keys() == own | of_trainer
+    of_trainer = {"per_device_train_batch_size", "lr_scheduler_type", "weight_decay", "max_grad_norm"}
+    assert preset(name, method).keys() == own | (of_trainer if name == "official" else set())
 
 
 def test_clear_is_the_paper_but_for_its_targets_and_its_mixture():
@@ -86,7 +86,7 @@ def test_what_the_official_code_does_otherwise():
     assert (adapter["clear_ensemble_temperature"], lora["clear_ensemble_temperature"]) == (0.5, 1.0)
     assert (adapter["clear_ensemble_size"], lora["clear_ensemble_size"]) == (1, 2)
     assert adapter["clear_warmup_random_routing"] and lora["clear_warmup_random_routing"]
-    assert (lora["lr_scheduler_type"], lora["weight_decay"]) == ("constant", 0.01)
+    assert (lora["lr_scheduler_type"], lora["weight_decay"], lora["max_grad_norm"]) == ("constant", 0.01, 0.0)
 
 
 def test_unknown_names():

@@ -193,6 +193,7 @@ def test_seq2seq_trainer_with_generation_routes_all_the_same(training_arguments,
         ({"clear_estimator": "knn"}, "'knn' compares samples by their class label"),
         ({"clear_estimator": "gaussian_mixture+per_class_gaussian_mixture"}, "compares samples by their class label"),
         ({"clear_routing": "oracle"}, "one true label a sample"),
+        ({"clear_routing": "class_balanced"}, "needs one label for each sample, and here every token has one"),
     ],
 )
 def test_what_token_tasks_can_not_do(training_arguments, arguments, message):

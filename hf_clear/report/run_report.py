@@ -27,7 +27,7 @@ _STATES = ("clear_state.safetensors", "_turn_state.safetensors", "_clear_state.s
 _KINDS = {  # of warnings, if their text is not to be had
     "no_better_than_chance": "The model's predictions agree with the given labels no more than guesses would.",
     "lost_classes": "Nearly all labels of some classes are called wrong: the model may not have learned these classes.",
-    "unexplained_classes": "Most labels of some classes are called wrong, which the noise matrix doesn't explain.",
+    "unexplained_classes": "Most labels of some classes are called wrong, far more than of others.",
     "no_two_groups": "The losses show no two groups: take the table as an order in which to look at labels.",
     "non_finite_losses": "The losses of some samples are not finite: nothing is known of their labels.",
 }

@@ -61,7 +61,8 @@ def _check_call(
         more = (labels[rows], losses[rows]) if member.needs_labels else ()
         return member.function(p[rows], gamma, None if is_clean is None else is_clean[rows], *more)
 
-    p_before, truth_before, labels_before = p.clone(), p if is_clean is None else is_clean.clone(), labels.clone()
+    p_before, truth_before = p.clone(), p if is_clean is None else is_clean.clone()
+    labels_before, losses_before = labels.clone(), losses.clone()
     state = torch.get_rng_state()
     try:
         rate = called()
@@ -78,6 +79,7 @@ def _check_call(
     )
     assert torch.equal(p, p_before), f"{who} changed the clean probabilities."
     assert torch.equal(labels, labels_before), f"{who} changed the labels."
+    assert torch.equal(losses, losses_before), f"{who} changed the losses."
     assert is_clean is None or torch.equal(is_clean.nan_to_num(-1), truth_before.nan_to_num(-1)), (
         f"{who} changed the truth."
     )

@@ -69,6 +69,7 @@ SETTINGS = {
     "dispatch batches": ({"accelerator_config": {"dispatch_batches": True}}, LORA),
     "uneven batches": ({"accelerator_config": {"even_batches": False}}, LORA),
     "drop last": ({"dataloader_drop_last": True}, LORA),
+    "class balanced": ({"clear_routing": "class_balanced"}, LORA),
     "knn": ({"clear_estimator": "gaussian_mixture+knn"}, LORA),
     "posterior": (preset("recommended") | {"probe_epochs": 2, "clear_min_explained": 0}, LORA),
     "linear probe": ({"clear_warmup": "linear_probe", "clear_warmup_epochs": 1, "probe_epochs": 2}, LORA),
