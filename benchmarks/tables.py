@@ -14,7 +14,7 @@ import hashlib
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,9 @@ from _loading import DEMO, NO_NOISE
 from _mpnet import MPNET
 from _picture import draw
 from _running import read_results
-from _significance import compared, ranks_differ
 from _summary import Table, tables_of
 
+from hf_clear.comparison import markdown, mean_and_deviation, paired_bootstrap, rank_test, to_latex
 from hf_clear.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -104,17 +104,10 @@ def values(table: Table, method: str, name: str = "accuracy") -> list[float]:
     return [value for value in found if value is not None]
 
 
-def cell(found: list[float]) -> str:
-    """Mean, standard deviation, and over how many seeds; without the latter two for one seed."""
-    if len(found) < 2:
-        return f"{found[0]:.3f}" if found else "-"
-    return f"{np.mean(found):.3f} ± {np.std(found, ddof=1):.3f} ({len(found)})"
-
-
 def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Test accuracy after the last epoch: a row for each setting, a column for each method."""
     rows = {
-        name: {title: cell(values(table, method)) for method, title in COLUMNS.items()}
+        name: {title: mean_and_deviation(values(table, method)) for method, title in COLUMNS.items()}
         for name, table in named(tables, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
@@ -124,7 +117,9 @@ def detection(tables: dict[tuple, Table]) -> pd.DataFrame:
     """AUROC of wrong labels."""
     noisy = {key: table for key, table in tables.items() if key[2] != NO_NOISE}
     rows = {
-        name: {title: cell(values(table, method, "detection_auroc")) for method, title in DETECTED.items()}
+        name: {
+            title: mean_and_deviation(values(table, method, "detection_auroc")) for method, title in DETECTED.items()
+        }
         for name, table in named(noisy, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("wrong labels, AUROC")
@@ -135,7 +130,9 @@ def ablations(tables: dict[tuple, Table]) -> pd.DataFrame:
     shown = named(tables, "recommended", "with_gates")
     rows = {
         f"`{name}`": {
-            setting: cell([table[name][_PEER_SEED]["accuracy"]]) if _PEER_SEED in table.get(name, {}) else "-"
+            setting: mean_and_deviation([table[name][_PEER_SEED]["accuracy"]])
+            if _PEER_SEED in table.get(name, {})
+            else "-"
             for setting, table in shown.items()
         }
         for name in ("recommended", *ABLATIONS)
@@ -169,13 +166,13 @@ def ranks(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Whether mean ranks differ at all, and which differ from that of `recommended`: Friedman's and Nemenyi's tests."""
     frame = of_peers(tables)
     num_settings, num_methods = frame.shape
-    p, least = ranks_differ(frame.to_numpy())
-    mean = frame.rank(axis=1, ascending=False).mean()
+    found = rank_test(frame.to_numpy())
+    mean, least = dict(zip(frame.columns, found.mean_ranks)), cast(float, found.critical_difference)
     apart = [name for name in frame.columns if mean[name] - mean[PEERS["recommended"]] >= least]
     row = {
         "methods": num_methods,
         "settings": num_settings,
-        "p (Friedman)": f"{p:.4f}",
+        "p (Friedman)": f"{found.p:.4f}",
         "critical difference of mean ranks (Nemenyi, 5 %)": f"{least:.1f}",
         "so far behind `ClearTrainer`": ", ".join(apart) or "none",
     }
@@ -193,14 +190,13 @@ def differences(tables: dict[tuple, Table]) -> pd.DataFrame:
         if not seeds:
             continue
         plain, ours = (np.mean([bits(lines[method][seed]) for seed in seeds], axis=0) for method in COMPARED)
-        low, high, p = compared(ours - plain)
-        result = "win" if low > 0 else "loss" if high < 0 else "tie"
+        found = paired_bootstrap(ours - plain)
         rows[setting] = {
             "seeds": len(seeds),
-            "difference": f"{(ours - plain).mean():+.3f}",
-            "95 % interval": f"{low:+.3f} to {high:+.3f}",
-            "p": f"{p:.4f}",
-            "": result,
+            "difference": f"{found.mean:+.3f}",
+            "95 % interval": f"{found.low:+.3f} to {found.high:+.3f}",
+            "p": f"{found.p:.4f}",
+            "": found.verdict,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("`ClearTrainer` - plain LoRA")
 
@@ -220,15 +216,6 @@ TABLES = {
 }
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    rows = [
-        [frame.index.name, *frame.columns],
-        ["---"] * (1 + len(frame.columns)),
-        *frame.reset_index().values.tolist(),
-    ]
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
-
-
 def with_tables(text: str, tables: dict[tuple, Table]) -> str:
     return _PLACE.sub(lambda place: place[1] + markdown(TABLES[place[2]](tables)) + place[4], text)
 
@@ -245,9 +232,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     tables = tables_of(line for line in read_results(RESULTS) if line["scored_on"] == "test")
     if args.csv or args.latex:
-        for path, write in ((args.csv, accuracy(tables).to_csv), (args.latex, accuracy(tables).to_latex)):
-            if path is not None:
-                write_atomically(path, write().encode())
+        frame = accuracy(tables)
+        if args.csv:
+            write_atomically(args.csv, frame.to_csv().encode())
+        if args.latex:
+            write_atomically(args.latex, to_latex(frame, str(frame.index.name)).encode())
         return 0
     stale = []
     for page in PAGES:

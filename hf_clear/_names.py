@@ -3,3 +3,4 @@
 TRUE_LABEL = "true_label"  # the column of a data set that holds the labels before noise was injected, or -100
 IGNORED_LABEL = -100  # marks samples and tokens without a label, as everywhere in transformers
 SAMPLE_INDEX = "_clear_sample_index"  # the key of an item's, and a batch's, sample index: no column of a user's data
+TEST_PREDICTIONS = "test_predictions.parquet"  # the file with what a run predicted for each test sample

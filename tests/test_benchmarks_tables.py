@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tables
 from _summary import tables_of
-from scipy.stats import norm
 
 
 def line(method: str, seed: int, right: list[int], **more) -> dict:
@@ -26,25 +25,6 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     assert (row["seeds"], row["difference"], row[""]) == (1, "+0.700", "win") and float(row["p"]) < 0.01
     found = tables_of([*lines, line("recommended", 2, bad), line("plain", 3, bad)])
     assert tables.accuracy(found).iloc[0]["`ClearTrainer`"] == "0.433 ± 0.404 (3)"
-
-
-def test_the_interval_is_that_of_the_mean():
-    rng = np.random.default_rng(0)
-    difference = rng.choice([-1.0, 0.0, 1.0], size=400, p=[0.3, 0.4, 0.3])
-    low, high, p = tables.compared(difference)
-    half = 1.96 * difference.std() / 20
-    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.01)
-    assert p == pytest.approx(2 * norm.sf(abs(difference.mean()) * 20 / difference.std()), abs=0.01)
-    assert tables.compared(np.zeros(5)) == (0.0, 0.0, 1.0)
-    assert tables.compared(-np.ones(5))[1:] == (-1.0, pytest.approx(2e-4))
-
-
-def test_ranks_differ_as_in_the_example_of_demsar():
-    """Four methods on 14 data sets: a critical difference of 1.25 (Demšar, 2006, section 3.2.2)."""
-    scores = np.random.default_rng(0).random((14, 4)) + [0.0, 0.1, 0.2, 5.0]
-    p, least = tables.ranks_differ(scores)
-    assert least == pytest.approx(1.25, abs=0.005) and p < 1e-3
-    assert tables.ranks_differ(np.random.default_rng(0).random((14, 4)))[0] > 0.05
 
 
 def test_the_methods_are_ranked_by_what_one_seed_gave():

@@ -14,7 +14,6 @@ import pytest
 
 from hf_clear import commands
 from hf_clear.audit.summary import PRECISION_TITLE
-from hf_clear.commands import grid
 from hf_clear.commands import main as hf_clear_command
 
 COLORS = ("red", "green", "blue")
@@ -80,8 +79,6 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
         (["audit", "{file}", "--output_dir", "{file}"], "is a file. Name a folder."),
         (["report", "{folder}"], "has no label_issues.parquet"),
         (["report", "nowhere"], "nowhere: there is no such folder."),
-        (["grid", "--output_dir", "{folder}", "--seed", "3"], "--seed is what the grid goes over"),
-        (["grid", "--output_dir", "{folder}", "--noise_rates", "0.2"], "--noise_type and --noise_rates go together"),
         (["audits"], "there is no command 'audits'"),
     ],
 )
@@ -104,29 +101,3 @@ def test_the_script_and_the_module_are_one(capsys):
             hf_clear_command([name, "--help"])
         assert end.value.code == 0
     assert re.search(r"--method .*--lora_r ", capsys.readouterr().out, re.DOTALL)
-
-
-def test_a_grid_trains_what_is_not_trained_yet(tmp_path, monkeypatch, capsys):
-    ran = []
-
-    def train(command, stdout):
-        ran.append(command)
-        given = dict(zip(command[4::2], command[5::2]))
-        folder, is_broken = Path(given["--output_dir"]), given["--seed"] == "3"
-        folder.mkdir(parents=True, exist_ok=True)
-        accuracy = 0.5 + 0.1 * (given["--method"] == "clear") + 0.01 * int(given["--seed"])
-        (folder / "all_results.json").write_text(json.dumps({"test_accuracy": accuracy, "train_loss": 1.0}))
-        return subprocess.CompletedProcess(command, int(is_broken))
-
-    monkeypatch.setattr(grid.subprocess, "run", train)
-    arguments = ["grid", "--output_dir", str(tmp_path), "--noise_type", "symmetric", "--noise_rates", "0.2"]
-    assert hf_clear_command([*arguments, "--seeds", "1", "2", "--lora_r", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "0.515" in said and "0.615" in said and "train_loss" not in said  # means over seeds
-    assert len(ran) == 4 and ran[0][1:4] == ["-m", "hf_clear", "train"] and ran[0][-4:-2] == ["--lora_r", "4"]
-    table = pd.read_csv(tmp_path / "grid.csv")
-    assert len(table) == 4 and list(table.columns) == ["method", "noise_rate", "seed", "test_accuracy"]
-    assert hf_clear_command([*arguments, "--seeds", "1", "2", "--lora_r", "4"]) == 0 and len(ran) == 4
-    assert hf_clear_command([*arguments, "--seeds", "1", "--lora_r", "8"]) == 0 and len(ran) == 6  # other arguments
-    assert hf_clear_command([*arguments, "--seeds", "3", "--lora_r", "4"]) == 1
-    assert "failed (exit status 1" in capsys.readouterr().err

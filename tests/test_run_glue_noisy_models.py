@@ -149,7 +149,11 @@ def test_prediction_and_evaluation_alone(script, tmp_path, fine_tuned):  # noqa:
         assert predictions(out) == list(frame["label"]) and results["test_samples"] == 40
         assert results.get("test_accuracy") == (1.0 if kind in ("some", "all") else None)
         assert results.get("test_labelled_samples") == {"bare": 0, "hidden": 0, "some": 30}.get(kind)
-        assert not any(path.suffix in (".safetensors", ".parquet", ".md") for path in out.iterdir())
+        left = [path.name for path in out.iterdir() if path.suffix in (".safetensors", ".parquet", ".md")]
+        assert left == ["test_predictions.parquet"]
+        table = pd.read_parquet(out / "test_predictions.parquet")
+        assert table["predicted_label"].tolist() == predictions(out)
+        assert table["true_label"].notna().sum() == {"bare": 0, "hidden": 0, "some": 30, "all": 40}[kind]
         assert "train_loss" not in results and "eval_accuracy" not in results
     results, out = script("--do_eval", "--validation_file", files["all"], *common, defaults=False)
     assert results["clear"]["eval_accuracy"] == 1.0

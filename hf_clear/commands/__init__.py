@@ -10,7 +10,7 @@ COMMANDS = {
     "audit": "Find wrong labels in a file of texts; no training beyond a linear probe.",
     "report": "Write one HTML page about a run, or about an audit.",
     "train": "Fine-tune a model on noisy labels; the arguments of run_glue_noisy.py.",
-    "grid": "Train a grid of methods, noise and seeds, and print one table.",
+    "grid": "Train a grid of data, methods, noise and seeds, and compare what came out.",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from .._names import TEST_PREDICTIONS
 from .paths import without_local_paths
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ NEVER = "training_args.bin"
 # Not worth a warning: they are kept at home by design.
 _OWN = (
     *("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", "clear_state.safetensors", "clean_probabilities.parquet"),
-    *("label_issues.parquet", "label_issues.csv", "report.html", NEVER),
+    *("label_issues.parquet", "label_issues.csv", "report.html", TEST_PREDICTIONS, NEVER),
 )
 
 

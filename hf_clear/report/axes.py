@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..estimators import gaussian_mixture
-from .history import mixture_of, series_of
+from ..log_history import mixture_of, series_of
 from .tables import as_noisy
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .._modes import random_state_preserved
+from ..log_history import HISTOGRAM, is_fit
 from .axes import loss_edges
 from .figures import pictures_of
 from .frame import issue_frame
-from .history import HISTOGRAM, is_fit
 
 logger = logging.getLogger(__name__)
 

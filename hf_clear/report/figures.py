@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..log_history import curves_of, fits_of, histogram_of, mixture_of, series_of
 from .axes import plot_detection, plot_loss_mixture, plot_memorization, plot_transition_matrix
 from .frame import IssueFrame
-from .history import curves_of, fits_of, histogram_of, mixture_of, series_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ from typing import Any
 
 from .._version import __version__
 from ..files import write_atomically
+from ..log_history import fits_of
 from .figures import pictures_of
 from .frame import issue_frame
-from .history import fits_of
 from .packing import pack
 from .summary import by_class, facts, sentences
 

@@ -17,8 +17,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from .._names import TRUE_LABEL
 from ..fit_checks import FitFindings
 from ..label_names import LABEL_NAMES_FILE, read_label_names
+from ..log_history import fits_of
 from ..strict_json import parse_json
-from .history import fits_of
 from .page import save_report
 
 REPORT = "report.html"

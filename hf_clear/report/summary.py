@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..log_history import fits_of
 from .axes import shown_name
 from .frame import IssueFrame
-from .history import fits_of
 
 _SURE = 0.9  # of a suggestion
 

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from xxhash import xxh3_64_hexdigest
 
+from .._names import TEST_PREDICTIONS
 from .._version import __version__
 from ..checkpoints import INCOMPLETE
 from ..files import write_atomically
@@ -26,7 +27,7 @@ _CHECKPOINT = r"checkpoint-\d+"
 OUTPUTS = (
     *(_CHECKPOINT, re.escape(INCOMPLETE)),
     *map(re.escape, (*RESULTS, "predict_results.txt", "clean_probabilities.parquet", "label_names.json")),
-    *map(re.escape, (*LABEL_ISSUES, FINAL_STATE_NAME)),
+    *map(re.escape, (*LABEL_ISSUES, FINAL_STATE_NAME, TEST_PREDICTIONS)),
     *map(re.escape, ("adapter_config.json", "adapter_model.safetensors", "clear_config.json", "config.json")),
     *(r"model\.safetensors(\.index\.json)?", r"model-\d{5}-of-\d{5}\.safetensors"),
     *map(re.escape, ("README.md", ARGUMENTS_FILE, TRAINER_STATE_NAME, "training_args.bin", TURN_STATE)),
@@ -34,7 +35,7 @@ OUTPUTS = (
     *map(re.escape, ("vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja")),
 )
 # What a run without training writes.
-PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt")
+PREDICTED = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.txt", TEST_PREDICTIONS)
 # Arguments that name what a run reads.
 READ = (
     *("train_file", "validation_file", "test_file", "transition_matrix_file", "corrections_file", "dataset_name"),

@@ -1,0 +1,100 @@
+"""Pictures of trainings over their epochs: test accuracy and memorization, with bands over seeds. matplotlib alone."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..files import write_atomically
+from .results import TrainingResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ACCURACY = {"eval_test_accuracy": "-"}
+_MEMORIZATION = {"memorization_clean": "-", "memorization_noisy": ":"}
+_TITLES = {"eval_test_accuracy": "test accuracy", "memorization_clean": "predicted as labelled\n(dotted: wrong labels)"}
+_COLUMNS = 4
+_WIDTH, _HEIGHT = 3.1, 2.6  # of a panel, in inches
+
+
+def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, description: str = "") -> bool:
+    """Draws test accuracy by epoch, and below it how much of the training set is predicted as labelled (solid: right
+    labels; dotted: wrong ones): a column for each setting, a color for each method. A line is the mean over seeds, its
+    band goes from the smallest to the largest.
+
+    Args:
+        path (`str`): the SVG file; written to a temporary name and renamed.
+        description (`str`, *optional*): kept in the file.
+
+    Returns:
+        `bool`: False, and nothing is written, if no training has logged either. The test set is scored after each
+        epoch with `--test_each_epoch`; memorization is logged with `--report_memorization`.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    rows = [names for names in (_ACCURACY, _MEMORIZATION) if any(_has(one, names) for one in trainings)]
+    settings = list(dict.fromkeys(one.setting for one in trainings))
+    if not rows:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Pictures need matplotlib: pip install "hf-clear[report]"') from error
+    columns = min(len(settings), _COLUMNS)
+    blocks = -(-len(settings) // columns)  # of all rows, below each other
+    size = _WIDTH * columns + 0.5, _HEIGHT * len(rows) * blocks + 0.8
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(len(rows) * blocks, columns, squeeze=False)
+    colors = {method: f"C{number % 10}" for number, method in enumerate(dict.fromkeys(one.method for one in trainings))}
+    lines = {}
+    for number, setting in enumerate(settings):
+        own = [one for one in trainings if one.setting == setting]
+        for row, names in enumerate(rows):
+            axis = axes[number // columns * len(rows) + row, number % columns]
+            for method, color in colors.items():
+                drawn = _draw([one for one in own if one.method == method], names, color, axis)
+                lines.update({method: drawn} if drawn is not None else {})
+            axis.set_title(setting if row == 0 else "", fontsize=10)
+            axis.set_ylabel(_TITLES[next(iter(names))] if number % columns == 0 else "")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes.flat:
+        if not axis.lines:
+            axis.remove()
+    figure.supxlabel("epoch", fontsize=10)
+    figure.legend(lines.values(), lines, frameon=False, loc="outside upper center", ncols=min(len(lines), 4))
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None, "Description": description})
+    write_atomically(path, content.getvalue())
+    return True
+
+
+def _has(training: TrainingResult, names: dict[str, str]) -> bool:
+    return any(training.over_epochs(name)[0] for name in names)
+
+
+def _draw(trainings: Sequence[TrainingResult], names: dict[str, str], color: str, axis: Axes):
+    """Returns a line for the legend; None if there is none."""
+    drawn = None
+    for name, style in names.items():
+        by_epoch = defaultdict(list)
+        for training in trainings:
+            for epoch, value in zip(*training.over_epochs(name)):
+                by_epoch[epoch].append(value)
+        epochs = sorted(by_epoch)
+        if not epochs:
+            continue
+        values = [by_epoch[epoch] for epoch in epochs]
+        marker = "o" if len(epochs) == 1 else None
+        (line,) = axis.plot(epochs, [np.mean(own) for own in values], style, color=color, marker=marker, linewidth=1.8)
+        low, high = [min(own) for own in values], [max(own) for own in values]
+        axis.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
+        drawn = drawn or line
+    return drawn

@@ -1,0 +1,165 @@
+"""Trainings beside each other: significance against hand computations, tables, curves."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, norm
+
+from hf_clear.comparison import (
+    TrainingResult,
+    difference_table,
+    draw_curves,
+    markdown,
+    mean_table,
+    paired_bootstrap,
+    rank_table,
+    rank_test,
+    read_training_result,
+    result_table,
+    to_latex,
+)
+
+
+def training(method, seed, right, setting="symmetric 40%", history=(), **results):
+    labels = np.array(["a"] * len(right), dtype=object)
+    predicted = np.where(np.array(right, bool), "a", "b").astype(object)
+    results = {"test_accuracy": float(np.mean(right)), **results}
+    return TrainingResult(setting, method, seed, results, labels, predicted, history, {"noise_rate": 0.4})
+
+
+def test_the_interval_is_that_of_the_mean():
+    rng = np.random.default_rng(0)
+    difference = rng.choice([-1.0, 0.0, 1.0], size=400, p=[0.3, 0.4, 0.3])
+    found = paired_bootstrap(difference)
+    half = 1.96 * difference.std() / 20
+    expected = difference.mean(), difference.mean() - half, difference.mean() + half
+    assert (found.mean, found.low, found.high) == pytest.approx(expected, abs=0.01)
+    assert found.p == pytest.approx(2 * norm.sf(abs(difference.mean()) * 20 / difference.std()), abs=0.01)
+    assert found == paired_bootstrap(difference)  # the same each time
+    difference = np.repeat([1.0, -1.0, 0.0], [30, 12, 400])  # a sign test agrees
+    assert paired_bootstrap(difference).p == pytest.approx(binomtest(30, 42).pvalue, abs=0.01)
+    assert paired_bootstrap(difference).verdict == "win" and paired_bootstrap(-difference).verdict == "loss"
+
+
+def test_what_says_nothing_is_a_tie():
+    """No difference, one sample, and as many for as against."""
+    for difference in (np.zeros(5), np.ones(1), np.array([1.0, -1.0] * 20)):
+        found = paired_bootstrap(difference)
+        assert found.verdict == "tie" and found.p > 0.5 and found.low <= found.mean <= found.high
+    sure = paired_bootstrap(-np.ones(5))
+    assert (sure.high, sure.verdict) == (-1.0, "loss") and sure.p == pytest.approx(2e-4)
+    for bad in (np.zeros(0), np.array([0.0, np.nan]), np.zeros((2, 2))):
+        with pytest.raises(ValueError, match="a finite number for each test sample"):
+            paired_bootstrap(bad)
+
+
+def test_the_bootstrap_of_a_large_test_set_fits_in_memory():
+    import tracemalloc
+
+    tracemalloc.start()
+    paired_bootstrap(np.random.default_rng(0).choice([0.0, 1.0], 20_000)[:20_000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**30  # at once, it would be 1.6 GB of indices alone
+
+
+def test_ranks_differ_as_in_the_example_of_demsar():
+    """Four methods on 14 data sets: a critical difference of 1.25 (Demšar, 2006, section 3.2.2)."""
+    scores = np.random.default_rng(0).random((14, 4)) + [0.0, 0.1, 0.2, 5.0]
+    found = rank_test(scores)
+    assert found.critical_difference == pytest.approx(1.25, abs=0.005) and found.p < 1e-3
+    assert found.mean_ranks[3] == 1 and found.mean_ranks.sum() == pytest.approx(10)
+    assert rank_test(np.random.default_rng(0).random((14, 4))).p > 0.05
+    assert rank_test(np.ones((5, 3))).p == 1.0 and rank_test(np.ones((5, 2))).p == 1.0
+    of_two = rank_test(np.array([[2.0, 1.0]] * 3 + [[1.0, 0.0]] * 3))
+    assert of_two.critical_difference is None and of_two.p == pytest.approx(2 / 2**6)  # Wilcoxon, all signs alike
+    for bad in (np.ones((1, 3)), np.ones((3, 1)), np.full((3, 3), np.nan)):
+        with pytest.raises(ValueError, match="two settings or more"):
+            rank_test(bad)
+
+
+def test_tables_are_over_the_seeds_that_there_are():
+    good, bad = [1] * 18 + [0] * 2, [1] * 4 + [0] * 16
+    trainings = [training("none", 1, bad), training("none", 2, good), training("clear", 1, good, detection_auroc=0.9)]
+    found = mean_table(trainings)
+    assert found.loc[("symmetric 40%", "none"), "test accuracy"] == "0.550 ± 0.495 (2)"
+    assert found.loc[("symmetric 40%", "clear"), "test accuracy"] == "0.900"
+    assert list(found.columns) == ["test accuracy", "wrong labels: AUROC"]
+    assert found.loc[("symmetric 40%", "none"), "wrong labels: AUROC"] == "-"
+    (row,) = difference_table(trainings, "none").to_dict("records")
+    assert (row["seeds"], row["difference"], row["result"]) == ("1", "+0.700", "win") and float(row["p"]) < 0.01
+    rows = result_table(trainings)
+    assert list(rows.columns) == ["setting", "noise_rate", "method", "seed", "test_accuracy", "detection_auroc"]
+    text = markdown(found)
+    assert text.splitlines()[0].startswith("| setting | method | test accuracy |") and len(text.splitlines()) == 4
+    latex = to_latex(found, "95 % of a_b")
+    assert r"\caption{95 \% of a\_b}" in latex and r"$\pm$" in latex and r"symmetric 40\%" in latex
+
+
+def test_differences_that_cant_be_paired_are_refused():
+    one, other = training("none", 1, [1, 0, 1]), training("clear", 1, [1, 1, 1])
+    shuffled = replace(other, labels=np.array(["b", "a", "a"], dtype=object))
+    with pytest.raises(ValueError, match="were tested on different samples"):
+        difference_table([one, shuffled], "none")
+    unknown = replace(other, labels=None, predicted=None)
+    assert not len(difference_table([one, unknown], "none"))
+    with pytest.raises(ValueError, match="differ in size"):
+        difference_table([one, other, training("none", 2, [1, 0]), training("clear", 2, [1, 1])], "none")
+
+
+def test_ranks_are_over_settings_with_all_methods():
+    settings = [f"symmetric {rate}%" for rate in (20, 40, 60)]
+    trainings = [training("none", 1, [1, 0, 0], setting) for setting in settings]
+    trainings += [training("clear", 1, [1, 1, 0], setting) for setting in settings]
+    found = rank_table(trainings)
+    assert list(found.index) == ["clear", "none"] and list(found["mean rank"]) == ["1.00", "2.00"]
+    assert "3 settings, p = 0.2500 (Wilcoxon)" in found.index.name
+    assert rank_table(trainings[:-1]) is None and rank_table(trainings[:3]) is None
+    with_third = [*trainings, *(training("turn", 1, [0, 0, 0], setting) for setting in settings)]
+    assert "(Friedman), critical difference 1.91 (Nemenyi, 5 %)" in rank_table(with_third).index.name
+
+
+def test_memorization_is_that_of_the_model_not_of_a_refit():
+    """A refit may look at the predictions of training, which plain training has none of."""
+    refit = {"epoch": 1.0, "fit_warnings": 0, "memorization_noisy": 0.9}
+    watched = {"epoch": 1.0, "memorization_noisy": 0.2}
+    both = training("clear", 1, [1], history=[watched, refit])
+    assert both.over_epochs("memorization_noisy") == ([1.0], [0.2]) and both.last()["memorization_noisy"] == 0.2
+    assert training("clear", 1, [1], history=[refit]).over_epochs("memorization_noisy") == ([1.0], [0.9])
+
+
+def test_curves_are_drawn_of_what_was_logged(tmp_path):
+    pytest.importorskip("matplotlib")
+    history = [{"epoch": float(epoch), "eval_test_accuracy": epoch / 10} for epoch in (1, 2, 3)]
+    trainings = [
+        training("none", seed, [1], f"symmetric {rate}%", history) for seed in (1, 2) for rate in (1, 2, 3, 4, 5)
+    ]
+    assert draw_curves(trainings, tmp_path / "curves.svg", "mine")
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "mine" in drawn and all(f"symmetric {rate}%" in drawn for rate in (1, 5)) and "labelled" not in drawn
+    history[1]["memorization_clean"] = 0.5
+    assert draw_curves(trainings, tmp_path / "curves.svg") and "labelled" in (tmp_path / "curves.svg").read_text()
+    assert not draw_curves([training("none", 1, [1])], tmp_path / "none.svg") and not (tmp_path / "none.svg").exists()
+
+
+def test_a_folder_of_a_run_is_read(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_training_result(tmp_path, "no noise", "none", 1)
+    (tmp_path / "all_results.json").write_text(json.dumps({"test_matthews_correlation": 0.5, "test_runtime": 1.0}))
+    found = read_training_result(tmp_path, "no noise", "none", 1)
+    assert (found.score, found.correct, found.log_history) == (0.5, None, ())
+    table = pd.DataFrame({"true_label": ["a", None, "b"], "predicted_label": ["a", "a", "a"]})
+    table.to_parquet(tmp_path / "test_predictions.parquet")
+    assert read_training_result(tmp_path, "no noise", "none", 1).correct.tolist() == [
+        True,
+        False,
+    ]  # without a label: out
+    (tmp_path / "test_predictions.parquet").write_text("no table")
+    with pytest.raises(ValueError, match="test_predictions.parquet is no table of predictions"):
+        read_training_result(tmp_path, "no noise", "none", 1)
+    (tmp_path / "all_results.json").write_text("[]")
+    with pytest.raises(ValueError, match="all_results.json has to hold names"):
+        read_training_result(tmp_path, "no noise", "none", 1)
