@@ -21,7 +21,7 @@ from hf_clear.evidence import (
     evidence_sources,
     register_evidence,
 )
-from hf_clear.evidence.probes import _fit
+from hf_clear.evidence.probes import WEIGHT_DECAYS, _fit, _held_out_likelihood
 from hf_clear.fold_assignment import assign_folds
 from hf_clear.metrics import detection_metrics
 from hf_clear.transition_matrices import symmetric_matrix
@@ -215,12 +215,40 @@ def test_a_score_doesnt_know_the_label_of_its_sample():
     folds, others = torch.from_numpy(assign_folds(200, 5, 0, labels)), labels.clone()
     others[0] = (labels[0] + 1) % 3
     learned = torch.ones(200, dtype=torch.bool)
-    fits = [_fit(features, given, folds, learned, 3, 5, 0.7, 0) for given in (labels, others)]
+    fits = [_fit(features, given, folds, learned, 3, 5, 0.7, 0, 0.01) for given in (labels, others)]
     same = [all(torch.equal(first[fold], second[fold]) for first, second in zip(*fits)) for fold in range(5)]
     assert same == [fold == folds[0] for fold in range(5)]
     features[5] = torch.nan
     again = cross_fitted_probe(features, labels, 3)
     assert again[5].isnan().all() and again[torch.arange(200) != 5].isfinite().all()
+
+
+def test_weights_are_kept_small_as_far_as_labels_ask_for_it():
+    """Four classes as in embeddings, in a few directions which most of the variance is in. Right labels and wide gaps:
+    hardly any decay, to the last bit. Wrong labels and near gaps: without decay, mostly chance is learned."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randint(4, (800,), generator=generator)
+    noise, centers = torch.randn(800, 256, generator=generator), torch.nn.functional.one_hot(true, 256)
+    noise[:, 8:] *= 0.15
+    least, *_ = WEIGHT_DECAYS
+    plain = cross_fitted_probe(noise + 6 * centers, true, 4)
+    assert torch.equal(plain, cross_fitted_probe(noise + 6 * centers, true, 4, weight_decay=least))
+    is_wrong = torch.rand(800, generator=generator) < 0.6
+    given = torch.where(is_wrong, torch.randint(4, (800,), generator=generator), true)
+    noise += 0.5 * centers
+    found = {decay: cross_fitted_probe(noise + centers, given, 4, weight_decay=decay) for decay in WEIGHT_DECAYS}
+    likelihoods = {}
+    for decay, scores in found.items():  # by a search over a table of scales
+        scaled = (scores.unsqueeze(2) * torch.logspace(-3, 2, 400) / scores.abs().mean()).softmax(dim=1)
+        right = scaled[torch.arange(800), given]
+        by_share = [((1 - share) * right + share / 4).log().mean(dim=0).max() for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9)]
+        likelihoods[decay] = float(max(by_share))
+        assert _held_out_likelihood(scores, given) == pytest.approx(likelihoods[decay], abs=1e-4)
+    likeliest = max(likelihoods, key=likelihoods.get)
+    chosen = cross_fitted_probe(noise + centers, given, 4)
+    assert likeliest != least and torch.equal(chosen, found[likeliest])
+    right = {decay: float((scores.argmax(dim=1) == true).float().mean()) for decay, scores in found.items()}
+    assert right[likeliest] > right[least] + 0.05 and right[likeliest] > 0.5
 
 
 def test_a_rare_class_is_learned():

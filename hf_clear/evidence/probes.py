@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from ..losses import generalized_cross_entropy
 from ._registry import register_evidence
 
 _NUM_FOLDS = 5
-_EPOCHS, _LEARNING_RATE, _WEIGHT_DECAY = 30, 1e-2, 1e-2
+_EPOCHS, _LEARNING_RATE = 30, 1e-2
+# From hardly any to all but the strongest directions: of AdamW, at about 240 steps.
+WEIGHT_DECAYS = (1e-2, 10.0, 30.0, 100.0)
 # Batches an epoch: 8, as far as they are then of 128 to 512 samples; at most 32, of as many samples as that takes,
 # as far as the logits of all folds are then no more than these numbers.
 _BATCHES, _MOST_BATCHES = 8, 32
@@ -21,6 +24,10 @@ _LEAST_SIZE, _LARGER_SIZE = 128, 512
 _MOST_NUMBERS = 2**24
 _NORM = 8.0  # mean norm of the features, so that one learning rate suits all
 _GCE_Q = 0.7
+_AT_RANDOM = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+_LEAST = torch.finfo(torch.float32).tiny
+_LEAST_GAIN = 1e-4  # nats: by less, labels are as likely
+_LOG_SCALES = (-6.0, 4.0)  # of scores of unit size: from saying nothing to being sure
 
 
 def cross_fitted_probe(
@@ -30,6 +37,7 @@ def cross_fitted_probe(
     seed: int = 0,
     num_folds: int = _NUM_FOLDS,
     q: float = _GCE_Q,
+    weight_decay: float | Sequence[float] = WEIGHT_DECAYS,
 ) -> torch.Tensor:
     """Scores of linear classifiers, each of which has learned from the other folds alone.
 
@@ -39,12 +47,21 @@ def cross_fitted_probe(
     at the same time: one product of matrices a step for all. A batch is an eighth of the samples, but of 128 to 512; of
     more than 16,384 samples a thirty-second, as far as its logits have no more than 2^24 numbers.
 
+    If features say little of the classes, or nearly all labels are wrong, such a classifier learns mostly chance unless
+    its weights are kept small. How small, the labels themselves tell: weight decay is raised as long as this makes them
+    likelier for classifiers that have not seen them.
+
     Args:
         features (`torch.Tensor` of shape `[num_samples, dim]`): of a frozen model. Their scale doesn't matter.
         labels (`torch.LongTensor` of shape `[num_samples]`): the given classes; samples with -100 are scored, and not
             learned from.
         seed (`int`, *optional*, defaults to 0): of the folds and of the order of the samples. The state of torch's
             random generators is left as it was.
+        num_folds (`int`, *optional*, defaults to 5): each is scored by a classifier of its own.
+        q (`float`, *optional*, defaults to 0.7): of the generalized cross entropy; 0 is cross entropy.
+        weight_decay (`float` or `Sequence[float]`, *optional*, defaults to 0.01, 10, 30, 100): of AdamW; of several, as
+            far in their order as each one makes held-out labels likelier than the one before, at the scale of the
+            scores and the share of random labels that suit it best.
 
     Returns:
         `torch.Tensor` of shape `[num_samples, num_labels]`: logits, on CPU; NaN for a sample whose features are not
@@ -57,12 +74,40 @@ def cross_fitted_probe(
     x = x * (_NORM / x.norm(dim=1)[finite].mean().clamp_min(1e-12)) if finite.any() else x
     folds = torch.from_numpy(assign_folds(len(x), num_folds, seed, labels.cpu().numpy())).to(device)
     learned = finite & (labels != IGNORED_LABEL)
-    weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed)
-    scores = torch.full((len(x), num_labels), torch.nan)
-    for fold in range(num_folds):
-        rows = (folds == fold) & finite
-        scores[rows.cpu()] = (x[rows] @ weight[fold] + bias[fold]).cpu()
-    return scores
+    best = torch.full((len(x), num_labels), torch.nan)
+    greatest = -math.inf
+    for decay in [weight_decay] if isinstance(weight_decay, (int, float)) else weight_decay:
+        weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed, decay)
+        scores = torch.full_like(best, torch.nan)
+        for fold in range(num_folds):
+            rows = (folds == fold) & finite
+            scores[rows.cpu()] = (x[rows] @ weight[fold] + bias[fold]).cpu()
+        likelihood = _held_out_likelihood(scores[learned.cpu()], labels[learned].cpu())
+        if not likelihood > greatest + _LEAST_GAIN:
+            break
+        best, greatest = scores, likelihood
+    return best
+
+
+def _held_out_likelihood(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """The mean logarithm of the probability of labels, in nats, if some of them are drawn at random: at the share of
+    these, of a few, and the scale of the scores that make it greatest."""
+    from scipy.optimize import minimize_scalar
+
+    num_labels = scores.shape[1]
+    step = max(len(labels) * num_labels // _MOST_NUMBERS, 1)  # of very many, a part
+    scores, labels = scores[::step], labels[::step]
+    size = scores.abs().mean() if len(labels) else torch.zeros(())
+    if not size > 0:
+        return -math.log(num_labels)
+    scores = scores / size
+
+    def loss(log_scale: float, at_random: float) -> float:
+        right = (scores * math.exp(log_scale)).softmax(dim=1).gather(1, labels.unsqueeze(1))
+        return -float(((1 - at_random) * right + at_random / num_labels).clamp_min(_LEAST).log().mean())
+
+    found = [minimize_scalar(loss, bounds=_LOG_SCALES, args=(share,), method="bounded") for share in _AT_RANDOM]
+    return -min(float(one.fun) for one in found)
 
 
 def _fit(
@@ -74,11 +119,12 @@ def _fit(
     num_folds: int,
     q: float,
     seed: int,
+    weight_decay: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[num_folds, dim, num_labels]` and biases `[num_folds, 1, num_labels]`."""
     weight = torch.zeros(num_folds, x.shape[1], num_labels, device=x.device, requires_grad=True)
     bias = torch.zeros(num_folds, 1, num_labels, device=x.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=weight_decay)
     samples = learned.nonzero().squeeze(1)
     of_class = _class_weights(labels[samples], folds[samples], num_labels, num_folds)
     size = _batch_size(len(samples), num_folds * num_labels)
