@@ -38,6 +38,16 @@ GRIDS: dict[str, dict[str, Any]] = {
         "methods": COMPARED,
     },
     "full": {"settings": ["banking77:symmetric:0.6"], "methods": COMPARED, "seeds": [42]},
+    "peers": {
+        "settings": ["banking77-20:symmetric:0.6"],
+        "methods": ["small_loss", "sce", "label_smoothing", "turn"],
+        "seeds": [42],
+    },
+    "full_fine_tuning": {
+        "settings": ["banking77-20:symmetric:0.6:none"],
+        "methods": ["plain", "turn", "oracle_head_start"],
+        "seeds": [42],
+    },
     # What each part of the recommended settings is worth.
     "ablations": {
         "settings": ["banking77-20:asymmetric:0.4", "noisyagnews@2000:real", "banking77-20:symmetric:0.6"],

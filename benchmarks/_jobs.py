@@ -67,7 +67,7 @@ class Job:
         modules = LORA_MODULES.get(self.model.config.model_type) if self.cell.peft_method == "lora" else None
         config = PeftArguments(peft_method=self.cell.peft_method, target_modules=modules).peft_config("SEQ_CLS")
         return cls(
-            model=get_peft_model(self.model, config),
+            model=self.model if config is None else get_peft_model(self.model, config),
             args=arguments,
             train_dataset=self.train if train is None else train,
             eval_dataset={"test": self.test},

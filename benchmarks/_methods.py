@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import _peers
 import numpy as np
 from _ablations import ABLATIONS, CALLBACKS
 from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
@@ -16,17 +17,9 @@ from transformers import HfArgumentParser, Trainer
 
 from hf_clear import ClearArguments, ClearTrainer, TurnTrainer, per_sample_losses, preset
 from hf_clear.presets import PRESETS
+from hf_clear.runs.training_arguments import FULL_FINE_TUNING
 
-# A training loss alone: nothing is routed, and a mixture of the losses that training makes anyway finds wrong labels.
-_LOSS_ALONE = {
-    "clear_routing": "none",
-    "clear_warmup": "epochs",
-    "clear_warmup_epochs": 1,
-    "clear_estimator": "gaussian_mixture",
-    "clear_loss_source": "online",
-    "clear_ensemble_source": "online",
-    "clear_ensemble_size": 2,
-}
+_SMOOTHING = 0.1  # as in Szegedy et al. (2016, arXiv 1512.00567)
 
 
 def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
@@ -34,10 +27,15 @@ def run_plain(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     return {**train_and_test(trainer), "suspicion": per_sample_losses(trainer)}
 
 
+def run_label_smoothing(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    trainer = job.trainer(Trainer, label_smoothing_factor=_SMOOTHING)
+    return {**train_and_test(trainer), "suspicion": per_sample_losses(trainer)}
+
+
 def run_clear(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     trainer = job.trainer(ClearTrainer, **settings)
-    if job.cell.method in CALLBACKS:
-        trainer.add_callback(CALLBACKS[job.cell.method](trainer))
+    if (callback := {**CALLBACKS, **_peers.CALLBACKS}.get(job.cell.method)) is not None:
+        trainer.add_callback(callback(trainer))
     measured = train_and_test(trainer)
     names = [field.name for field in dataclasses.fields(ClearArguments)]
     resolved = {name: getattr(trainer.args, name) for name in names}  # as they are now: defaults may change
@@ -86,8 +84,8 @@ METHODS = {
     "plain": Method(run_plain),
     **{name: Method(run_clear, {"preset": name}) for name in PRESETS},
     **{name: Method(run_clear, {"preset": "recommended", **changed}) for name, changed in ABLATIONS.items()},
-    "elr": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "elr", "clear_ensemble_size": 3}),  # the paper's beta of 0.7
-    "gce": Method(run_clear, {**_LOSS_ALONE, "clear_loss": "gce"}),
+    **{name: Method(run_clear, settings) for name, settings in _peers.LOSSES.items()},
+    "label_smoothing": Method(run_label_smoothing),
     "turn": Method(run_turn),
     "cleanlab_plain": Method(run_cleanlab_plain),
     "oracle": Method(run_oracle),
@@ -99,6 +97,18 @@ METHODS = {
 PEERS = tuple(name for name, method in METHODS.items() if method.is_frozen)
 ORACLES = ("oracle_head_start", "oracle")  # the first is the end of the gap, if there is one
 NEED_CLEANLAB = ("cleanlab", "cleanlab_plain")
+
+
+# Without PEFT modules, ClearTrainer trains as Trainer does.
+FULL = ("plain", "label_smoothing", "turn", "cleanlab_plain", *ORACLES)
+
+
+def check_peft_method(method: str, peft_method: str) -> None:
+    """Raises a ValueError if a method is nothing without PEFT modules, and there are none."""
+    if peft_method == FULL_FINE_TUNING and method not in (*FULL, *PEERS):
+        raise ValueError(
+            f"--methods {method}: there is nothing to route in full fine-tuning. There are {', '.join(FULL)}."
+        )
 
 
 def parse_method(method: str) -> tuple[str, dict[str, Any]]:

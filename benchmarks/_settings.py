@@ -10,6 +10,7 @@ from _loading import NO_NOISE, REAL_NOISE, check_noise
 
 from hf_clear.noise import NOISE_TYPES
 from hf_clear.runs import default_learning_rate
+from hf_clear.runs.training_arguments import FULL_FINE_TUNING
 from hf_clear.tuners import PEFT_METHODS
 
 
@@ -21,7 +22,7 @@ class Setting:
         data (`str`): `NAME` or `NAME@N`, see `_loading.DATA_SETS`.
         noise_type (`str`): a name in `NOISE_TYPES`, `"none"`, or `"real"` for labels that come with wrong ones.
         noise_rate (`float`, *optional*): 0 for `"none"`; None for `"real"`, whose rate is as it is.
-        peft_method (`str`): a name in `PEFT_METHODS`.
+        peft_method (`str`): a name in `PEFT_METHODS`, or `"none"` for full fine-tuning.
     """
 
     data: str
@@ -41,7 +42,8 @@ class Setting:
             if self.noise_rate == 0:
                 object.__setattr__(self, "noise_type", NO_NOISE)  # one name for the same labels
         check_noise(self.data, self.noise_type)
-        PEFT_METHODS.find(self.peft_method, "peft_method")
+        if self.peft_method != FULL_FINE_TUNING:
+            PEFT_METHODS.find(self.peft_method, "peft_method")
         if self.noise_type in (NO_NOISE, REAL_NOISE):
             object.__setattr__(self, "noise_rate", 0.0 if self.noise_type == NO_NOISE else None)
 

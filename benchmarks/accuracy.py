@@ -10,12 +10,12 @@ A data set `NAME@N` is N training samples of NAME, drawn once for all; `question
 `none` their true labels.
 
 Methods with PEFT: `plain`; ClearTrainer with its presets, `recommended` (its defaults), `clear`, `paper`, `official`
-(`clear:key=value,key=value` with other settings); `elr` and `gce`, training losses without routing; `turn`;
-`cleanlab_plain`, plain on what cleanlab leaves; `oracle`, plain on the samples whose label is right;
-`oracle_head_start`, the same with a head that was fitted to these before. The last three take as many steps as all
-others. `without_refresh` and others of _ablations.py: `recommended` with one part left out, changed, or added. On
-frozen features, without PEFT: `logistic_regression` on mean-pooled last hidden states, `cleanlab` (that after its
-pruning), `probe` (TURN's).
+(`clear:key=value,key=value` with other settings); `elr`, `gce`, `sce` and `label_smoothing`, training losses without
+routing; `small_loss`, the criterion of Co-teaching with the true noise rate; `turn`; `cleanlab_plain`, plain on what
+cleanlab leaves; `oracle`, plain on the samples whose label is right; `oracle_head_start`, the same with a head that was
+fitted to these before. The last three take as many steps as all others. `without_refresh` and others of _ablations.py:
+`recommended` with one part left out, changed, or added. On frozen features, without PEFT: `logistic_regression` on
+mean-pooled last hidden states, `cleanlab` (that after its pruning), `probe` (TURN's).
 
 Each cell is a line of OUTPUT/results.jsonl; what has its line is skipped. The seed is that of the noise, too. Cells run
 seed by seed, then in the order of settings and methods: the most valuable come first. Needs `pip install -e
@@ -32,7 +32,7 @@ from typing import Any
 
 from _grids import GRIDS
 from _loading import DATA_SETS, DEMO, NO_NOISE, REAL_NOISE, find_data_set, model_path
-from _methods import NEED_CLEANLAB, PEERS, changed_settings, parse_method, resolve
+from _methods import NEED_CLEANLAB, PEERS, changed_settings, check_peft_method, parse_method, resolve
 from _running import read_results, run
 from _settings import Cell, Setting
 from _summary import markdown, summarize
@@ -41,6 +41,7 @@ from _targets import evaluate, report
 from hf_clear.files import write_atomically
 from hf_clear.noise import NOISE_TYPES
 from hf_clear.runs import default_learning_rate
+from hf_clear.runs.training_arguments import FULL_FINE_TUNING
 from hf_clear.tuners import PEFT_METHODS
 
 METHODS = ["plain", "recommended", "oracle", *PEERS]
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_sets", nargs="+", help="With all --noise_types. Default: those without own noise.")
     parser.add_argument("--noise_types", nargs="+", choices=[*NOISE_TYPES, NO_NOISE, REAL_NOISE])
     parser.add_argument("--noise_rates", nargs="+", type=float)
-    parser.add_argument("--peft_methods", nargs="+", choices=PEFT_METHODS)
+    parser.add_argument("--peft_methods", nargs="+", choices=[*PEFT_METHODS, FULL_FINE_TUNING])
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument(
         "--learning_rate", type=float, help="Of all methods alike. Default: that which suits the PEFT method."
@@ -106,7 +107,8 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings",
         nargs="+",
-        help="DATA:NOISE_TYPE:RATE, DATA:real or DATA:none, each with :PEFT_METHOD as you like (default: lora).",
+        help="DATA:NOISE_TYPE:RATE, DATA:real or DATA:none, each with :PEFT_METHOD as you like (default: lora; none: "
+        "full fine-tuning).",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--epochs", type=int, default=8)
@@ -191,6 +193,7 @@ def check_methods(methods: list[str], settings: list[Setting]) -> None:
     for method in methods:
         name, of_clear = parse_method(method)
         for setting in settings:
+            check_peft_method(name, setting.peft_method)
             resolve(of_clear, setting.peft_method)
         if name in NEED_CLEANLAB and importlib.util.find_spec("cleanlab") is None:
             raise ImportError(

@@ -15,8 +15,11 @@ import learning_rates
 import numpy as np
 import pytest
 import torch
+from _jobs import Job
+from _peers import SmallestLosses
 from _settings import Cell, Setting
 from helpers.texts import rows, write
+from transformers import Trainer
 
 from hf_clear.data.files import read_files
 from hf_clear.estimators import SampleEvidence
@@ -52,6 +55,7 @@ def data(tmp_path_factory):
         ("sst5@many:none", "a number of training samples"),
         ("sst5:symmetric", "write DATA:NOISE_TYPE:RATE"),
         ("sst5:symmetric:2", r"in \[0, 1\]"),
+        ("sst5:none:none", Setting("sst5", "none", 0.0, "none")),  # full fine-tuning
         ("sst5:none:ia3", "'ia3'"),
         ("sst5:symmetric:0.2:lora:8", "is no setting"),
     ],
@@ -91,6 +95,23 @@ def cell(model: str, method: str, **coordinates) -> Cell:
     return Cell(model=model, method=method, **{**where, **own, **coordinates})
 
 
+def test_full_fine_tuning_trains_all_weights(data, tiny_model):
+    line = cells.run_cell(cell(tiny_model, "plain", peft_method="none", learning_rate=2e-4), data)
+    assert line["peft_method"] == "none" and len(line["accuracies"]) == 2
+    job = Job(
+        cell(tiny_model, "plain", peft_method="none"), *_loading.load("sst5", data, tiny_model, "none", 0, 1), "out"
+    )
+    assert all(parameter.requires_grad for parameter in job.trainer(Trainer).model.parameters())
+
+
+def test_as_many_samples_are_trusted_as_have_a_right_label():
+    losses, labels = np.array([0.3, np.nan, 0.1, 2.0, 0.2]), np.zeros(5, dtype=int)
+    found = SmallestLosses(0.4)(SampleEvidence(losses=losses, labels=labels, mean_losses=losses))
+    assert found.clean_probability.tolist() == [1, 0, 1, 0, 1]
+    found = SmallestLosses(0.0)(SampleEvidence(losses=losses, labels=labels, mean_losses=losses))
+    assert found.clean_probability.tolist() == [1, 0, 1, 1, 1]  # what has no loss is not trusted
+
+
 @pytest.mark.parametrize("method", [*_methods.METHODS, "paper:clear_warmup_epochs=1"])
 def test_every_method_runs(method, data, tiny_model):
     if method.partition(":")[0] in _methods.NEED_CLEANLAB:
@@ -114,9 +135,8 @@ def test_every_method_runs(method, data, tiny_model):
         assert _methods.changed_settings(line) == []
         line["settings"]["clear_gamma"] = 0.123
         assert _methods.changed_settings(line) == ["clear_gamma"]
-        assert line["settings"]["clear_loss"] == {"elr": "elr", "gce": "gce"}.get(
-            method, line["settings"]["clear_loss"]
-        )
+        losses = {"elr": "elr", "gce": "gce", "sce": "sce", "small_loss": "weighted"}
+        assert line["settings"]["clear_loss"] == losses.get(method, line["settings"]["clear_loss"])
 
 
 def test_what_is_held_out_is_noisy_and_chooses_a_learning_rate(data, tiny_model, tmp_path, monkeypatch, capsys):
@@ -208,6 +228,7 @@ def test_a_grid_runs_the_most_valuable_cells_first(data, capsys):
         (["--data_sets", "sst5"], "drop one of them"),
         (["--learning_rate", "0"], "above 0"),
         (["--methods", "official", "--settings", "sst5:none:ia3"], "'ia3'"),
+        (["--methods", "clear", "--settings", "sst5:none:none"], "nothing to route in full fine-tuning"),
         (["--threads", "0"], "1 or above"),
     ):
         with pytest.raises(SystemExit):
