@@ -24,6 +24,7 @@ _LEAST_SIZE, _LARGER_SIZE = 128, 512
 _MOST_NUMBERS = 2**24
 _NORM = 8.0  # mean norm of the features, so that one learning rate suits all
 _GCE_Q = 0.7
+_MOST_COMPARED, _LEAST_COMPARED = 2**20, 2000  # logits, and samples, by which decays are compared
 _AT_RANDOM = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _LEAST = torch.finfo(torch.float32).tiny
 _LEAST_GAIN = 1e-4  # nats: by less, labels are as likely
@@ -95,7 +96,7 @@ def _held_out_likelihood(scores: torch.Tensor, labels: torch.Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     num_labels = scores.shape[1]
-    step = max(len(labels) * num_labels // _MOST_NUMBERS, 1)  # of very many, a part
+    step = max(len(labels) // max(_MOST_COMPARED // num_labels, _LEAST_COMPARED), 1)  # of very many, a part
     scores, labels = scores[::step], labels[::step]
     size = scores.abs().mean() if len(labels) else torch.zeros(())
     if not size > 0:
