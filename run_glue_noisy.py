@@ -198,16 +198,21 @@ class ModelArguments(PeftArguments):
             )
 
 
+def parse(argv: list[str]) -> tuple[ModelArguments, DataTrainingArguments, NoisyTrainingArguments]:
+    """The arguments of a command line, or of the JSON file that it names."""
+    argument_classes = (ModelArguments, DataTrainingArguments, NoisyTrainingArguments)
+    aliases = {"routing": "clear_routing"}
+    defaults_of = functools.partial(run_defaults, methods=METHODS)
+    return parse_arguments(argument_classes, argv, defaults_of, aliases)
+
+
 def main():
     # See all possible arguments by passing the --help flag to this script, or pass the path to a json file with them.
     argv = sys.argv[1:]
     if not argv:
         argv = EMBEDDED_DEFAULT
         print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
-    argument_classes = (ModelArguments, DataTrainingArguments, NoisyTrainingArguments)
-    aliases = {"routing": "clear_routing"}
-    defaults_of = functools.partial(run_defaults, methods=METHODS)
-    model_args, data_args, training_args = parse_arguments(argument_classes, argv, defaults_of, aliases)
+    model_args, data_args, training_args = parse(argv)
 
     # Setup logging
     logging.basicConfig(

@@ -40,6 +40,10 @@ def run_clear(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(ClearArguments)]
     resolved = {name: getattr(trainer.args, name) for name in names}  # as they are now: defaults may change
     measured["settings"] = {**resolved, "clear_ensemble_source": trainer.ensemble_source}
+    if job.cell.method in _peers.ESTIMATORS:  # whose clean probability is 0 or 1
+        measured["settings"]["estimator_instead"] = _peers.ESTIMATORS[job.cell.method]
+        if "suspicion" in measured:
+            measured["suspicion"] = trainer.sample_store.losses.cpu().numpy()
     if "suspicion" not in measured:  # nothing was fitted
         measured["suspicion"] = per_sample_losses(trainer)
     return measured

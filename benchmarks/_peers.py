@@ -26,7 +26,7 @@ LOSSES = {
     "elr": {**LOSS_ALONE, "clear_loss": "elr", "clear_ensemble_size": 3},  # the paper's beta of 0.7
     "gce": {**LOSS_ALONE, "clear_loss": "gce"},
     "sce": {**LOSS_ALONE, "clear_loss": "sce"},
-    "small_loss": {**LOSS_ALONE, "clear_loss": "weighted", "clear_warmup_epochs": 3},
+    "small_loss": {**LOSS_ALONE, "clear_loss": "weighted", "clear_warmup_epochs": 3},  # see `SmallestLosses`
 }
 
 
@@ -55,4 +55,6 @@ def smallest_losses(trainer: ClearTrainer) -> TrainerCallback:
     return CleanProbabilityCallback(NamedEstimator("small_loss", SmallestLosses(rate)))
 
 
+# What stands in the place of `clear_estimator`, and knows the true noise rate.
+ESTIMATORS = {"small_loss": "small_loss"}
 CALLBACKS: dict[str, Callable[[ClearTrainer], TrainerCallback]] = {"small_loss": smallest_losses}

@@ -10,6 +10,7 @@ import numpy as np
 from _ablations import ABLATIONS
 from _loading import NO_NOISE
 from _methods import NEED_CLEANLAB, ORACLES
+from _peers import ESTIMATORS as KNOWS_RATE
 from _summary import TABLE, Table, compare, paired, tables_of
 
 
@@ -99,8 +100,10 @@ def cell_name(key: tuple) -> str:
 
 
 def competitors(table: Table, method: str) -> list[str]:
-    """All others but oracles, ablations, and variants with other settings than their preset's."""
-    return [other for other in table if other not in (method, *ORACLES, *ABLATIONS) and ":" not in other]
+    """All others but oracles, what knows the true noise rate, ablations, and variants with other settings than their
+    preset's."""
+    others = {method, *ORACLES, *KNOWS_RATE, *ABLATIONS}
+    return [other for other in table if other not in others and ":" not in other]
 
 
 def _gap(tables: dict[tuple, Table], method: str) -> Target:

@@ -41,6 +41,8 @@ def test_the_interval_is_that_of_the_mean():
     assert found == paired_bootstrap(difference)  # the same each time
     difference = np.repeat([1.0, -1.0, 0.0], [30, 12, 400])  # a sign test agrees
     assert paired_bootstrap(difference).p == pytest.approx(binomtest(30, 42).pvalue, abs=0.01)
+    few = np.repeat([1.0, 0.0], [5, 95])  # resampling alone: 0.014
+    assert paired_bootstrap(few).p == pytest.approx(2 / 2**5) and paired_bootstrap(few).verdict == "tie"
     assert paired_bootstrap(difference).verdict == "win" and paired_bootstrap(-difference).verdict == "loss"
 
 
@@ -49,7 +51,7 @@ def test_what_says_nothing_is_a_tie():
     for difference in (np.zeros(5), np.ones(1), np.array([1.0, -1.0] * 20)):
         found = paired_bootstrap(difference)
         assert found.verdict == "tie" and found.p > 0.5 and found.low <= found.mean <= found.high
-    sure = paired_bootstrap(-np.ones(5))
+    sure = paired_bootstrap(-np.ones(50))
     assert (sure.high, sure.verdict) == (-1.0, "loss") and sure.p == pytest.approx(2e-4)
     for bad in (np.zeros(0), np.array([0.0, np.nan]), np.zeros((2, 2))):
         with pytest.raises(ValueError, match="a finite number for each test sample"):
@@ -74,6 +76,8 @@ def test_ranks_differ_as_in_the_example_of_demsar():
     assert found.mean_ranks[3] == 1 and found.mean_ranks.sum() == pytest.approx(10)
     assert rank_test(np.random.default_rng(0).random((14, 4))).p > 0.05
     assert rank_test(np.ones((5, 3))).p == 1.0 and rank_test(np.ones((5, 2))).p == 1.0
+    thirds = np.array([[0.3833, 0.4833, 0.65], [0.4833, 0.65, 0.3833]]).mean(axis=1)  # the same but for rounding
+    assert rank_test(np.array([thirds] * 3)).mean_ranks.tolist() == [1.5, 1.5]
     of_two = rank_test(np.array([[2.0, 1.0]] * 3 + [[1.0, 0.0]] * 3))
     assert of_two.critical_difference is None and of_two.p == pytest.approx(2 / 2**6)  # Wilcoxon, all signs alike
     for bad in (np.ones((1, 3)), np.ones((3, 1)), np.full((3, 3), np.nan)):
@@ -86,7 +90,7 @@ def test_tables_are_over_the_seeds_that_there_are():
     trainings = [training("none", 1, bad), training("none", 2, good), training("clear", 1, good, detection_auroc=0.9)]
     found = mean_table(trainings)
     assert found.loc[("symmetric 40%", "none"), "test accuracy"] == "0.550 ± 0.495 (2)"
-    assert found.loc[("symmetric 40%", "clear"), "test accuracy"] == "0.900"
+    assert found.loc[("symmetric 40%", "clear"), "test accuracy"] == "0.900 (1)"
     assert list(found.columns) == ["test accuracy", "wrong labels: AUROC"]
     assert found.loc[("symmetric 40%", "none"), "wrong labels: AUROC"] == "-"
     (row,) = difference_table(trainings, "none").to_dict("records")
@@ -106,8 +110,12 @@ def test_differences_that_cant_be_paired_are_refused():
         difference_table([one, shuffled], "none")
     unknown = replace(other, labels=None, predicted=None)
     assert not len(difference_table([one, unknown], "none"))
-    with pytest.raises(ValueError, match="differ in size"):
-        difference_table([one, other, training("none", 2, [1, 0]), training("clear", 2, [1, 1])], "none")
+    for right, labels in (([1, 0], ["a", "a"]), ([1, 0, 1], ["b", "a", "a"])):  # of another seed
+        second = [
+            replace(training(name, 2, right), labels=np.array(labels, dtype=object)) for name in ("none", "clear")
+        ]
+        with pytest.raises(ValueError, match="were tested on different samples"):
+            difference_table([one, other, *second], "none")
 
 
 def test_ranks_are_over_settings_with_all_methods():
@@ -116,10 +124,16 @@ def test_ranks_are_over_settings_with_all_methods():
     trainings += [training("clear", 1, [1, 1, 0], setting) for setting in settings]
     found = rank_table(trainings)
     assert list(found.index) == ["clear", "none"] and list(found["mean rank"]) == ["1.00", "2.00"]
-    assert "3 settings, p = 0.2500 (Wilcoxon)" in found.index.name
+    assert found.attrs["test"] == "3 settings, p = 0.2500 (Wilcoxon)"
+    more = [training("none", 2, [1, 1, 1], setting) for setting in settings]  # a seed that the other doesn't have
+    assert list(rank_table([*trainings, *more]).index) == ["clear", "none"]
+    without = [replace(one, results={}) for one in trainings]
+    assert rank_table(without) is None
+    by_matthews = [replace(one, results={"test_matthews_correlation": one.score}) for one in trainings]
+    assert list(rank_table(by_matthews).index) == ["clear", "none"]
     assert rank_table(trainings[:-1]) is None and rank_table(trainings[:3]) is None
     with_third = [*trainings, *(training("turn", 1, [0, 0, 0], setting) for setting in settings)]
-    assert "(Friedman), critical difference 1.91 (Nemenyi, 5 %)" in rank_table(with_third).index.name
+    assert "(Friedman), critical difference 1.91 (Nemenyi, 5 %)" in rank_table(with_third).attrs["test"]
 
 
 def test_memorization_is_that_of_the_model_not_of_a_refit():
@@ -142,6 +156,10 @@ def test_curves_are_drawn_of_what_was_logged(tmp_path):
     assert "mine" in drawn and all(f"symmetric {rate}%" in drawn for rate in (1, 5)) and "labelled" not in drawn
     history[1]["memorization_clean"] = 0.5
     assert draw_curves(trainings, tmp_path / "curves.svg") and "labelled" in (tmp_path / "curves.svg").read_text()
+    short = training(
+        "none", 3, [1], "a$\\bad$b", history[:1]
+    )  # no formula; and an epoch that not all seeds have is left out
+    assert draw_curves([*trainings, short], tmp_path / "curves.svg")
     assert not draw_curves([training("none", 1, [1])], tmp_path / "none.svg") and not (tmp_path / "none.svg").exists()
 
 

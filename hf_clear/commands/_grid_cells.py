@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from ..checksums import file_checksum
+from ._grid_checks import NO_NOISE, check_lists, parsed
 from .train import script
 
-NO_NOISE = "none"
-METHODS = ("none", "clear", "turn")
-_DATA = ("task_name", "dataset_name", "train_file", "test_file", "validation_file")
+_MEMORIZATION = "--report_memorization"
+_READ = ("train_file", "validation_file", "test_file", "transition_matrix_file", "corrections_file", "dataset_name")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Combination:
         folder (`str`): its name, in the folder of the grid.
         arguments (`list[str]`): for `hf-clear train`, without `--output_dir`.
         setting, method, seed, details: see [`~hf_clear.comparison.TrainingResult`].
+        checksums (`dict[str, str]`): of the local files that it reads, by name: a training is that of their content.
     """
 
     folder: str
@@ -33,6 +35,7 @@ class Combination:
     method: str
     seed: int
     details: dict[str, Any]
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 def combinations_of(args: Namespace, others: Sequence[str]) -> list[Combination]:
@@ -43,100 +46,103 @@ def combinations_of(args: Namespace, others: Sequence[str]) -> list[Combination]
         others (`Sequence[str]`): further arguments, for each training.
 
     Raises:
-        ValueError: if a name is none, one is listed twice, or `others` holds what the grid goes over.
+        ValueError: if a name is none, one is listed twice, `others` holds what the grid goes over, or a training would
+            refuse its arguments.
     """
-    _check(args, others)
+    check_lists(args, others)
     several_data, several_peft = len(args.data_sets) > 1, len(args.peft_methods) > 1
     found = []
     for data in args.data_sets or [None]:
         for peft in args.peft_methods or [None]:
-            for kind, rate in noise_of(args):
+            for kind, rate in _noise_of(args):
                 told = [data] * several_data + [_noise_name(kind, rate)] + [peft] * several_peft
-                details = {"data_set": data, "peft_method": peft, "noise_type": kind, "noise_rate": rate or 0.0}
+                details = {"data_set": data, "noise_type": kind, "noise_rate": rate or 0.0}
                 details = {name: value for name, value in details.items() if value is not None}
                 for method in args.methods:
                     for seed in args.seeds:
-                        folder, own = _arguments(data, peft, method, kind, rate, seed)
-                        found.append(Combination(folder, [*own, *others], ", ".join(told), method, seed, details))
+                        folder, own = _arguments(data, peft, method, kind, rate, seed, others)
+                        found.append(Combination(folder, own, ", ".join(told), method, seed, details))
+    folders = [one.folder for one in found]
+    twice = [folder for number, folder in enumerate(folders) if folder in folders[:number]]
+    if twice:
+        raise ValueError(f"Two trainings would be in the folder {twice[0]}: list each value once.")
+    return _with_what_is_trained(found)
+
+
+def _with_what_is_trained(found: list[Combination]) -> list[Combination]:
+    """With what each training makes of its arguments: PEFT method and learning rate, which are in the name of a method
+    if methods differ in what they train; and the content of the files."""
+    known: dict[str, str] = {}
+    resolved = []
+    for one in found:
+        model_args, data_args, training_args = parsed(one.arguments, one.seed, one.folder)
+        peft, rate = model_args.peft_method, training_args.learning_rate
+        names = [name for option in _READ for name in _files(getattr(data_args, option, None))]
+        known |= {name: file_checksum(name) for name in names if name not in known}
+        details = {**one.details, "peft_method": peft, "learning_rate": rate}
+        resolved.append(replace(one, details=details, checksums={name: known[name] for name in names}))
+    for setting in {one.setting for one in resolved}:
+        own = [one for one in resolved if one.setting == setting]
+        if len({one.details["peft_method"] for one in own}) > 1:
+            named = {id(one): replace(one, method=f"{one.method} ({_trained(one)})") for one in own}
+            resolved = [named.get(id(one), one) for one in resolved]
+    return resolved
+
+
+def _trained(one: Combination) -> str:
+    return "full fine-tuning" if one.details["peft_method"] == "none" else one.details["peft_method"]
+
+
+def _files(names: Any) -> list[str]:
+    """The local files that an argument names, those in a folder, too."""
+    found = []
+    for name in names if isinstance(names, (list, tuple)) else [names]:
+        if isinstance(name, str) and os.path.isfile(name):
+            found.append(name)
+        elif isinstance(name, str) and os.path.isdir(name):
+            found += [str(path) for path in sorted(Path(name).rglob("*")) if path.is_file()]
     return found
 
 
-def noise_of(args: Namespace) -> list[tuple[str, float | None]]:
-    """Types and rates; no rate without noise."""
-    return [(kind, rate) for kind in args.noise_type for rate in ([None] if kind == NO_NOISE else args.noise_rates)]
+def _noise_of(args: Namespace) -> list[tuple[str, float | None]]:
+    """Types and rates; a rate of 0 is no noise, which there is once."""
+    pairs = [(kind, rate) for kind in args.noise_type for rate in ([0.0] if kind == NO_NOISE else args.noise_rates)]
+    return list(dict.fromkeys((kind, rate) if rate else (NO_NOISE, None) for kind, rate in pairs))
 
 
 def _noise_name(kind: str, rate: float | None) -> str:
-    return "no noise" if rate is None else f"{kind} {100 * rate:g}%"
+    return "no noise" if rate is None else f"{kind} {_digits(100 * rate)}%"
+
+
+def _digits(number: float) -> str:
+    """Six, or all if they are needed."""
+    return f"{number:g}" if abs(float(f"{number:g}") - number) < 1e-12 else repr(number)
 
 
 def _arguments(
-    data: str | None, peft: str | None, method: str, kind: str, rate: float | None, seed: int
+    data: str | None, peft: str | None, method: str, kind: str, rate: float | None, seed: int, others: Sequence[str]
 ) -> tuple[str, list[str]]:
     """The name of the folder, and the arguments of the training."""
     name, _, preset = method.partition(":")
-    folder = [method.replace(":", "-"), kind, f"{rate or 0:g}", str(seed)]
+    folder = [method.replace(":", "-"), kind, _digits(rate or 0.0), str(seed)]
     arguments = ["--method", name, "--seed", str(seed), *(["--preset", preset] if preset else [])]
     if rate is not None:
         arguments += ["--noise_type", kind, "--noise_rate", str(rate), "--noise_seed", str(seed)]
     if peft is not None:
         folder, arguments = [peft, *folder], [*arguments, "--peft_method", peft]
     if data is not None:
-        option = "--task_name" if data in script().task_to_keys else "--dataset_name"
-        folder, arguments = [_slug(data), *folder], [*arguments, option, data]
-    return "_".join(folder), arguments
+        is_task = data in script().task_to_keys and not os.path.isdir(data)
+        folder = [slug(data), *folder]
+        arguments += ["--task_name" if is_task else "--dataset_name", data]
+    others = list(others)
+    knows_truth = any(other.startswith("--clean_label_column") for other in others)
+    if rate is None and not knows_truth and _MEMORIZATION in others:  # nothing is known to be wrong
+        at = others.index(_MEMORIZATION)
+        others[at : at + 1 + (at + 1 < len(others) and not others[at + 1].startswith("-"))] = []
+    return "_".join(folder), [*arguments, *others]
 
 
-def _check(args: Namespace, others: Sequence[str]) -> None:
-    from ..presets import PRESETS
-
-    taken = {"method": "--methods", "noise_rate": "--noise_rates", "seed": "--seeds", "noise_seed": "--seeds"}
-    taken |= dict.fromkeys(_DATA, "--data_sets") if args.data_sets else {}
-    taken |= {"peft_method": "--peft_methods"} if args.peft_methods else {}
-    if any(":" in method for method in args.methods):
-        taken["preset"] = "--methods"
-    for other in others:
-        option = other.split("=")[0]
-        if option.startswith("--") and option[2:].replace("-", "_") in taken:
-            instead = taken[option[2:].replace("-", "_")]
-            raise ValueError(f"{option} is what the grid goes over: list its values in {instead}.")
-    for method in args.methods:
-        name, colon, preset = method.partition(":")
-        if name not in METHODS or (colon and (name != "clear" or preset not in PRESETS)):
-            raise ValueError(
-                f"--methods: {method!r} is none. There are {', '.join(METHODS)} and "
-                f"{', '.join(f'clear:{known}' for known in PRESETS)}."
-            )
-    for option, values, known in (
-        ("--peft_methods", args.peft_methods, list(_choices("peft_method"))),
-        ("--noise_type", args.noise_type, list(_choices("noise_type"))),
-    ):
-        wrong = [value for value in values if value not in known]
-        if wrong:
-            raise ValueError(f"{option}: {wrong[0]!r} is none. There are {', '.join(known)}.")
-    noisy = [kind for kind in args.noise_type if kind != NO_NOISE]
-    if bool(noisy) != bool(args.noise_rates):
-        raise ValueError("--noise_type and --noise_rates go together: name a type and one rate or more, or neither.")
-    for rate in args.noise_rates:
-        if not 0 <= rate <= 1:
-            raise ValueError(f"--noise_rates: {rate:g} is no share between 0 and 1.")
-    for option in ("data_sets", "methods", "peft_methods", "noise_type", "noise_rates", "seeds"):
-        values = [_slug(value) if option == "data_sets" else value for value in getattr(args, option)]
-        twice = [value for number, value in enumerate(values) if value in values[:number]]
-        if twice:
-            raise ValueError(f"--{option}: {twice[0]} is there twice, or two names make the same folder.")
-    if args.baseline is not None and args.baseline not in args.methods:
-        raise ValueError(f"--baseline: {args.baseline!r} is none of --methods, {', '.join(args.methods)}.")
-
-
-def _choices(option: str) -> Iterable[str]:
-    """Of an option of the script."""
-    of_script = (script().ModelArguments, script().DataTrainingArguments)
-    found = next(one for arguments in of_script for one in dataclasses.fields(arguments) if one.name == option)
-    return found.metadata["choices"]
-
-
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """As a part of a folder's name."""
     name = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from ..comparison import (
     TrainingResult,
     difference_table,
@@ -40,32 +42,60 @@ def check_replaceable(output_dir: Path) -> None:
                 raise ValueError(f"{path} is there, and is none of a grid. It stays as it is: name another folder.")
 
 
-def write_outputs(trainings: Sequence[TrainingResult], baseline: str, output_dir: Path) -> str:
-    """Writes the files, and returns the tables for reading."""
+def write_outputs(
+    trainings: Sequence[TrainingResult], baseline: str, output_dir: Path, missing: Sequence[str] = ()
+) -> str:
+    """Writes the files, and returns the tables for reading.
+
+    Args:
+        baseline (`str`): the method that others are compared with.
+        missing (`Sequence[str]`): what could not be trained, in words: the tables are without it.
+    """
+    write_atomically(output_dir / _CSV, result_table(trainings).to_csv(index=False).encode())
     tables = {"Mean ± standard deviation over seeds (how many)": mean_table(trainings)}
-    notes = []
-    differences = difference_table(trainings, baseline)
-    if len(differences):
+    differences, notes = _differences(trainings, baseline)
+    notes += [f"Missing: {one}" for one in missing]
+    if differences is not None:
         tables[
-            f"Test accuracy, difference to {baseline}: paired bootstrap over test samples, 95 % interval, two-sided p; "
-            "it knows nothing of other seeds"
+            f"Test accuracy, difference to {baseline}: paired bootstrap over test samples (sign test if fewer than 30 "
+            "differ), 95 % interval, two-sided p; it knows nothing of other seeds"
         ] = differences
-    elif len({one.method for one in trainings}) > 1:
-        notes.append(f"No difference to {baseline} is tested: no labelled test sample has predictions of both.")
     ranks = rank_table(trainings)
     if ranks is not None:
-        tables["Mean ranks over settings, by test accuracy (Demšar, 2006, JMLR 7); 1 is the best"] = ranks
-    shown = "\n".join(f"{title}\n\n{markdown(table)}" for title, table in tables.items())
-    latex = f"% {_MARK}\n" + "\n".join(to_latex(table, title) for title, table in tables.items())
-    written = [_CSV, _MARKDOWN, _LATEX]
-    write_atomically(output_dir / _CSV, result_table(trainings).to_csv(index=False).encode())
-    write_atomically(output_dir / _MARKDOWN, f"<!-- {_MARK} -->\n\n{shown}".encode())
-    write_atomically(output_dir / _LATEX, latex.encode())
+        tables[f"Mean ranks over settings (Demšar, 2006, JMLR 7), 1 is the best; {ranks.attrs['test']}"] = ranks
+    shown = "\n".join([*(f"{title}\n\n{markdown(table)}" for title, table in tables.items()), *notes])
+    latex = "\n".join(
+        [f"% {_MARK}", *(to_latex(table, title) for title, table in tables.items()), *(f"% {note}" for note in notes)]
+    )
+    write_atomically(output_dir / _MARKDOWN, f"<!-- {_MARK} -->\n\n{shown}\n".encode())
+    write_atomically(output_dir / _LATEX, f"{latex}\n".encode())
+    written, picture = [_CSV, _MARKDOWN, _LATEX], output_dir / _PICTURE
     try:
-        if draw_curves(trainings, output_dir / _PICTURE, description=_MARK):
+        if draw_curves(trainings, picture, description=_MARK):
             written.append(_PICTURE)
+            without = ""
         else:
-            notes.append("No curves: --test_each_epoch and --report_memorization log what they are of.")
+            without = "No curves: --test_each_epoch and --report_memorization log what they are of."
     except ImportError as error:
-        notes.append(f"No curves. {error}")
-    return "\n".join([shown, *notes, f"Written to {output_dir}: {', '.join(written)}"])
+        without = f"No curves. {error}"
+    if without and picture.is_file():  # of an earlier grid: `check_replaceable` has looked
+        picture.unlink()
+    return "\n".join([shown, *([without] if without else []), f"Written to {output_dir}: {', '.join(written)}"])
+
+
+def _differences(trainings: Sequence[TrainingResult], baseline: str) -> tuple[pd.DataFrame | None, list[str]]:
+    """Of the settings in which methods can be compared, and why others can't."""
+    found, notes = [], []
+    for setting in dict.fromkeys(one.setting for one in trainings):
+        own = [one for one in trainings if one.setting == setting]
+        try:
+            found.append(difference_table(own, baseline))
+        except ValueError as error:
+            notes.append(f"No difference: {error}")
+            continue
+        lacking = {one.method for one in own} - {baseline} - set(found[-1].index.get_level_values(1))
+        if lacking:
+            names = ", ".join(sorted(lacking))
+            notes.append(f"No difference to {baseline} in {setting!r}, of which both have no tested seed: {names}.")
+    found = [table for table in found if len(table)]
+    return (pd.concat(found) if found else None), notes

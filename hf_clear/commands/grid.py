@@ -13,7 +13,8 @@ from typing import Any
 
 from ..comparison import TrainingResult, read_training_result
 from ..files import write_atomically
-from ._grid_cells import NO_NOISE, Combination, combinations_of
+from ._grid_cells import Combination, combinations_of
+from ._grid_checks import NO_NOISE
 from ._grid_outputs import check_replaceable, write_outputs
 
 _DONE = "grid.json"
@@ -25,25 +26,23 @@ def run(argv: Sequence[str]) -> int:
     combinations = combinations_of(args, others)
     output_dir = Path(args.output_dir)
     check_replaceable(output_dir)
+    _noted(output_dir)
     trainings: list[TrainingResult] = []
-    failed = 0
+    missing = []
     for number, one in enumerate(combinations, 1):
         print(f"[{number}/{len(combinations)}] {output_dir / one.folder}", file=sys.stderr)
-        if not _is_done(output_dir, one):
-            command = [sys.executable, "-m", "hf_clear", "train", *one.arguments]
-            status = subprocess.run([*command, "--output_dir", os.fspath(output_dir / one.folder)], stdout=sys.stderr)
-            if status.returncode == 0:
-                _note(output_dir, one)
-            if not _is_done(output_dir, one):
-                failed += 1
-                told = f"failed (exit status {status.returncode}, or no test results)."
-                print(f"{output_dir / one.folder}: {told}", file=sys.stderr)
-                continue
-        folder = output_dir / one.folder
-        trainings.append(read_training_result(folder, one.setting, one.method, one.seed, one.details))
-    if trainings:
-        print(write_outputs(trainings, args.baseline or args.methods[0], output_dir))
-    return 1 if failed else 0
+        try:
+            trainings.append(_trained(output_dir, one))
+        except RuntimeError as error:
+            missing.append(f"{one.method} in {one.setting!r}, seed {one.seed}: {error}")
+            print(f"{output_dir / one.folder}: {error}", file=sys.stderr)
+    if not trainings:
+        print(f"There is nothing to compare. Tables in {output_dir}, if there are any, are of before.", file=sys.stderr)
+        return 1
+    name = args.baseline or args.methods[0]
+    baseline = next(one.method for one in combinations if one.method.partition(" (")[0] == name)
+    print(write_outputs(trainings, baseline, output_dir, missing))
+    return 1 if missing else 0
 
 
 def _parser() -> ArgumentParser:
@@ -53,8 +52,9 @@ def _parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         description="Trains once for each combination of what is listed, each in a folder of OUTPUT_DIR, and compares "
         "them: means and\nstandard deviations over seeds, a paired bootstrap over test samples, ranks over settings, "
-        "curves over epochs.\nA combination that is finished is not trained again. All other arguments are those of "
-        "`hf-clear train`:\n--test_each_epoch and --report_memorization give curves.",
+        "curves over epochs.\nA combination that is finished is not trained again, unless its arguments or the files "
+        "that it reads have changed.\nAll other arguments are those of `hf-clear train`: --test_each_epoch and "
+        "--report_memorization give curves.",
         epilog="Example: hf-clear grid --output_dir grid --methods none clear clear:paper --noise_type none symmetric "
         "--noise_rates 0.2 0.4\n--seeds 1 2 3 --train_file train.csv --test_file test.csv --test_each_epoch",
     )
@@ -64,7 +64,7 @@ def _parser() -> ArgumentParser:
         "--data-sets",
         nargs="+",
         default=[],
-        help="GLUE tasks, folders with data, or data sets of the Hub. Default: what --train_file and the like name.",
+        help="Folders with data, GLUE tasks, or data sets of the Hub. Default: what --train_file and the like name.",
     )
     parser.add_argument(
         "--methods",
@@ -85,23 +85,51 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _is_done(output_dir: Path, one: Combination) -> bool:
-    """Whether a training with these arguments has come to its end, and was tested."""
-    if _read(output_dir / _DONE).get(one.folder) != one.arguments:
-        return False
-    results = TrainingResult(one.setting, one.method, one.seed, _read(output_dir / one.folder / "all_results.json"))
-    return results.score is not None
+def _trained(output_dir: Path, one: Combination) -> TrainingResult:
+    """What a training has left; trains, if it is not there.
+
+    Raises:
+        RuntimeError: if there is nothing to compare.
+    """
+    asked = {"arguments": one.arguments, "checksums": one.checksums}
+    noted = _noted(output_dir).get(one.folder)
+    if noted != {**asked, "is_finished": True}:
+        before = None if noted is None else {name: noted.get(name) for name in asked}
+        _note(output_dir, one.folder, {**asked, "is_finished": False})  # until it is, nobody reads what is there
+        command = [sys.executable, "-m", "hf_clear", "train", *one.arguments, "--output_dir"]
+        command.append(os.fspath(output_dir / one.folder))
+        if before not in (None, asked):  # a training of this grid with other arguments, which would be resumed
+            command.append("--overwrite_output_dir")
+        status = subprocess.run(command, stdout=sys.stderr).returncode
+        if status != 0:
+            raise RuntimeError(f"failed (exit status {status}).")
+        _note(output_dir, one.folder, {**asked, "is_finished": True})
+    try:
+        result = read_training_result(output_dir / one.folder, one.setting, one.method, one.seed, one.details)
+    except (ValueError, OSError) as error:
+        raise RuntimeError(f"its results can't be read ({error}).") from error
+    if result.score is None:
+        raise RuntimeError("there are no results on labelled test data.")
+    return result
 
 
-def _note(output_dir: Path, one: Combination) -> None:
-    """That a training has come to its end."""
-    done = {**_read(output_dir / _DONE), one.folder: one.arguments}
-    write_atomically(output_dir / _DONE, (json.dumps(done, indent=1) + "\n").encode())
+def _noted(output_dir: Path) -> dict[str, dict[str, Any]]:
+    """What was trained with which arguments, by folder.
 
-
-def _read(path: Path) -> dict[str, Any]:
+    Raises:
+        ValueError: if the file is none of a grid.
+    """
+    path = output_dir / _DONE
+    if not path.is_file():
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(one, dict) and "arguments" in one for one in found.values()):
+        raise ValueError(f"{path} is there, and is none of a grid. It stays as it is: name another folder.")
+    return found
+
+
+def _note(output_dir: Path, folder: str, noted: dict[str, Any]) -> None:
+    write_atomically(output_dir / _DONE, (json.dumps({**_noted(output_dir), folder: noted}, indent=1) + "\n").encode())

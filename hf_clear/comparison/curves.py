@@ -26,7 +26,7 @@ _WIDTH, _HEIGHT = 3.1, 2.6  # of a panel, in inches
 def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, description: str = "") -> bool:
     """Draws test accuracy by epoch, and below it how much of the training set is predicted as labelled (solid: right
     labels; dotted: wrong ones): a column for each setting, a color for each method. A line is the mean over seeds, its
-    band goes from the smallest to the largest.
+    band goes from the smallest to the largest; an epoch that not all seeds have is left out.
 
     Args:
         path (`str`): the SVG file; written to a temporary name and renamed.
@@ -61,15 +61,17 @@ def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, de
             for method, color in colors.items():
                 drawn = _draw([one for one in own if one.method == method], names, color, axis)
                 lines.update({method: drawn} if drawn is not None else {})
-            axis.set_title(setting if row == 0 else "", fontsize=10)
-            axis.set_ylabel(_TITLES[next(iter(names))] if number % columns == 0 else "")
+            axis.set_title(setting.replace("$", r"\$") if row == 0 else "", fontsize=10)
+            left = axes[number // columns * len(rows) + row, : number % columns]
+            axis.set_ylabel("" if any(other.lines for other in left) else _TITLES[next(iter(names))])
             axis.spines[["top", "right"]].set_visible(False)
             axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes.flat:
         if not axis.lines:
-            axis.remove()
+            axis.set_axis_off()  # a title stays
     figure.supxlabel("epoch", fontsize=10)
-    figure.legend(lines.values(), lines, frameon=False, loc="outside upper center", ncols=min(len(lines), 4))
+    titles = [name.replace("$", r"\$") for name in lines]
+    figure.legend(lines.values(), titles, frameon=False, loc="outside upper center", ncols=min(len(lines), 4))
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None, "Description": description})
     write_atomically(path, content.getvalue())
@@ -88,7 +90,8 @@ def _draw(trainings: Sequence[TrainingResult], names: dict[str, str], color: str
         for training in trainings:
             for epoch, value in zip(*training.over_epochs(name)):
                 by_epoch[epoch].append(value)
-        epochs = sorted(by_epoch)
+        most = max(map(len, by_epoch.values()), default=0)
+        epochs = sorted(epoch for epoch, values in by_epoch.items() if len(values) == most)  # of all seeds alike
         if not epochs:
             continue
         values = [by_epoch[epoch] for epoch in epochs]

@@ -15,7 +15,7 @@ from .._names import TEST_PREDICTIONS
 from ..log_history import is_fit, series_of
 
 # By which trainings are ranked: the first that there is.
-_SCORES = ("test_accuracy", "test_matthews_correlation")
+_SCORES = ("test_matthews_correlation", "test_accuracy")
 _OVER_EPOCHS = ("memorization_clean", "memorization_noisy")
 
 
@@ -24,7 +24,7 @@ class TrainingResult:
     """One training, and what is known of it.
 
     Attributes:
-        setting (`str`): data, noise and PEFT method in words: methods of the same setting are compared.
+        setting (`str`): data and noise in words: methods of the same setting are compared.
         method (`str`): its name.
         seed (`int`): of the training and of the noise.
         results (`Mapping[str, float]`): `all_results.json`.
@@ -50,7 +50,7 @@ class TrainingResult:
 
     @property
     def score(self) -> float | None:
-        """Test accuracy; Matthews correlation if the task is scored by that alone; None without a labelled test set."""
+        """Test accuracy; Matthews correlation if the task (CoLA) is scored by it; None without a labelled test set."""
         return next((self.results[name] for name in _SCORES if name in self.results), None)
 
     def over_epochs(self, name: str) -> tuple[list[float], list[float]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 _RESAMPLES = 9999
 _LEVEL = 0.05
+_FEW = 30  # samples that differ
 _MOST_NUMBERS = 2**24  # of resampled samples in memory at once
 
 
@@ -28,13 +29,16 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`"win"` if the interval is above 0, `"loss"` if it is below, else `"tie"`."""
+        """`"win"` or `"loss"` if p is below 0.05 and the interval on one side of 0, else `"tie"`."""
+        if self.p >= _LEVEL:
+            return "tie"
         return "win" if self.low > 0 else "loss" if self.high < 0 else "tie"
 
 
 def paired_bootstrap(difference: np.ndarray) -> Difference:
     """Asks whether one method is better than another on the same test samples, by resampling these with replacement
-    (Efron and Tibshirani, 1993, section 13.3). It knows of the samples' chance alone: not of other seeds.
+    (Efron and Tibshirani, 1993, section 13.3). It knows of the samples' chance alone: not of other seeds. If fewer than
+    30 samples differ, resampling is too sure, and p is that of an exact sign test (McNemar's) of these.
 
     Args:
         difference (`np.ndarray` of shape `[num_samples]`): of each sample, how much better; such as 1 if the first
@@ -46,7 +50,7 @@ def paired_bootstrap(difference: np.ndarray) -> Difference:
     Raises:
         ValueError: if there is no sample, or a number is not finite.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import binomtest, bootstrap
 
     difference = np.asarray(difference, dtype=np.float64)
     if difference.ndim != 1 or not len(difference) or not np.isfinite(difference).all():
@@ -67,6 +71,9 @@ def paired_bootstrap(difference: np.ndarray) -> Difference:
     below = (1 + (found.bootstrap_distribution <= 0).sum()) / (1 + _RESAMPLES)
     above = (1 + (found.bootstrap_distribution >= 0).sum()) / (1 + _RESAMPLES)
     low, high = (float(end) for end in found.confidence_interval)
+    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    if better + worse < _FEW:
+        return Difference(mean, low, high, float(binomtest(better, better + worse).pvalue))
     return Difference(mean, low, high, float(min(1.0, 2 * min(below, above))))
 
 
@@ -90,8 +97,9 @@ def rank_test(scores: np.ndarray) -> RankTest:
     """Compares methods over several data sets by their ranks.
 
     Args:
-        scores (`np.ndarray` of shape `[num_settings, num_methods]`): the higher, the better. Settings should be
-            independent of each other: those of the same texts are not, and p is then too small.
+        scores (`np.ndarray` of shape `[num_settings, num_methods]`): the higher, the better; what differs by rounding
+            alone is the same. Settings should be independent of each other: those of the same texts are not, and p is
+            then too small.
 
     Raises:
         ValueError: for fewer than two settings or methods, or a score that is not finite.
@@ -104,6 +112,7 @@ def rank_test(scores: np.ndarray) -> RankTest:
             "`scores` has to hold a finite number for each of two settings or more (rows) and two methods or more "
             f"(columns); got shape {list(scores.shape)}."
         )
+    scores = scores.round(12)
     num_settings, num_methods = scores.shape
     mean_ranks = rankdata(-scores, axis=1).mean(axis=0)
     if num_methods == 2:

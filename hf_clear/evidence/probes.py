@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,7 +68,13 @@ def cross_fitted_probe(
     Returns:
         `torch.Tensor` of shape `[num_samples, num_labels]`: logits, on CPU; NaN for a sample whose features are not
         finite.
+
+    Raises:
+        ValueError: if there is no weight decay to try.
     """
+    decays = [weight_decay] if isinstance(weight_decay, numbers.Real) else list(weight_decay)  # type: ignore[arg-type]
+    if not decays:
+        raise ValueError("`weight_decay` is empty: name one or more.")
     device = features.device
     features, labels = features.float(), labels.to(device)
     finite = features.isfinite().all(dim=1)
@@ -77,8 +84,8 @@ def cross_fitted_probe(
     learned = finite & (labels != IGNORED_LABEL)
     best = torch.full((len(x), num_labels), torch.nan)
     greatest = -math.inf
-    for decay in [weight_decay] if isinstance(weight_decay, (int, float)) else weight_decay:
-        weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed, decay)
+    for decay in decays:
+        weight, bias = _fit(x, labels, folds, learned, num_labels, num_folds, q, seed, float(decay))
         scores = torch.full_like(best, torch.nan)
         for fold in range(num_folds):
             rows = (folds == fold) & finite
@@ -96,8 +103,10 @@ def _held_out_likelihood(scores: torch.Tensor, labels: torch.Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     num_labels = scores.shape[1]
-    step = max(len(labels) // max(_MOST_COMPARED // num_labels, _LEAST_COMPARED), 1)  # of very many, a part
-    scores, labels = scores[::step], labels[::step]
+    most = max(_MOST_COMPARED // num_labels, _LEAST_COMPARED)
+    if len(labels) > most:  # of very many, a part
+        rows = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:most])
+        scores, labels = scores[rows], labels[rows]
     size = scores.abs().mean() if len(labels) else torch.zeros(())
     if not size > 0:
         return -math.log(num_labels)
