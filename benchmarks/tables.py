@@ -27,6 +27,7 @@ from _summary import Table, tables_of
 
 from hf_clear.comparison import markdown, mean_and_deviation, paired_bootstrap, rank_test, to_latex
 from hf_clear.files import write_atomically
+from hf_clear.runs.training_arguments import FULL_FINE_TUNING
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
@@ -63,6 +64,15 @@ PEERS = {
     "cleanlab": "cleanlab, then logistic regression",
     "probe": "linear probe",
 }
+MORE = {  # beside PEERS, in `ALL_IN`
+    "small_loss": "smallest losses, the true noise rate known",
+    "sce": "symmetric cross entropy",
+    "label_smoothing": "label smoothing",
+    "turn": "TURN with LoRA",
+    "oracle_head_start": "true labels known",
+}
+ALL_IN = "20 intents, symmetric 60%"  # the setting that all methods were run in
+ALL_WEIGHTS = {"plain": "plain", "turn": "TURN", "oracle_head_start": "true labels known"}
 _PEER_SEED = 42  # the one that all of them were run with
 COMPARED = ("plain", "recommended")
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -71,7 +81,7 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re
 def setting_name(key: tuple) -> str:
     model, data, noise, rate, *_, peft_method = key[:6]
     noise = NOISE.get(noise, noise)
-    peft_method = "" if peft_method in ("lora", None) else f", {peft_method}"
+    peft_method = {"lora": "", None: "", FULL_FINE_TUNING: ", all weights"}.get(peft_method, f", {peft_method}")
     model = "" if model == DEMO else f", {MODELS.get(model, model)}"
     base = data.partition("@")[0]
     return f"{DATA.get(base, base)}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}{model}"
@@ -162,6 +172,28 @@ def peers(tables: dict[tuple, Table]) -> pd.DataFrame:
     return shown.loc[ranks.sort_values(kind="stable").index].rename_axis(f"test accuracy, seed {_PEER_SEED}")
 
 
+def all_methods(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Every method with one seed in one setting, with LoRA and with all weights: the best first."""
+    rows = {}
+    for setting, titles in ((ALL_IN, {**PEERS, **MORE}), (f"{ALL_IN}, all weights", ALL_WEIGHTS)):
+        table = named(tables, "plain").get(setting, {})
+        for method, title in titles.items():
+            if (line := table.get(method, {}).get(_PEER_SEED)) is not None:
+                rows[title if setting == ALL_IN else f"{title}, all weights"] = line
+    ordered = sorted(rows.items(), key=lambda row: -row[1]["accuracy"])
+    columns = {
+        "after the last epoch": "accuracy",
+        "best epoch": "peak_accuracy",
+        "wrong labels: AUROC": "detection_auroc",
+    }
+    shown = {title: {column: _digits(line.get(name)) for column, name in columns.items()} for title, line in ordered}
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis(f"{ALL_IN}, seed {_PEER_SEED}: test accuracy")
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def ranks(tables: dict[tuple, Table]) -> pd.DataFrame:
     """Whether mean ranks differ at all, and which differ from that of `recommended`: Friedman's and Nemenyi's tests."""
     frame = of_peers(tables)
@@ -212,6 +244,7 @@ TABLES = {
     "ablations": ablations,
     "differences": differences,
     "peers": peers,
+    "all_methods": all_methods,
     "ranks": ranks,
 }
 
