@@ -31,10 +31,16 @@ def test_all_methods_of_a_setting_stand_in_one_table():
     """With LoRA and with all weights; what was not run is not there."""
     own = {"model": tables.DEMO, "noise_rate": 0.6}
     lines = [line("plain", 42, [1, 0, 0, 0], **own), line("sce", 42, [1, 1, 0, 0], detection_auroc=0.75, **own)]
+    lines += [line("plain", 42, [0, 0, 0, 0], peft_method="none", **own)]
     lines += [line("turn", 42, [1, 1, 1, 0], peft_method="none", **own), line("plain", 43, [1, 1, 1, 1], **own)]
     frame = tables.all_methods(tables_of(lines))
     assert frame["after the last epoch"].to_dict() == {
-        **{"TURN, all weights": "0.750", "symmetric cross entropy": "0.500", "plain LoRA": "0.250"}
+        **{
+            "TURN, all weights": "0.750",
+            "symmetric cross entropy": "0.500",
+            "plain LoRA": "0.250",
+            "plain, all weights": "0.000",
+        }
     }
     assert frame.loc["symmetric cross entropy", "wrong labels: AUROC"] == "0.750"
 
