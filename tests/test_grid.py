@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -180,6 +181,23 @@ def test_what_cant_be_trained_is_said_before_the_first_training(arguments, messa
     assert hf_clear_command(["grid", "--output_dir", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not trained and not (tmp_path / "out").exists()
+
+
+def test_it_is_one_process(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert hf_clear_command(["grid", "--output_dir", str(tmp_path)]) == 2 and not trained
+    assert "call it without a launcher" in capsys.readouterr().err
+
+
+def test_another_model_of_the_same_name_is_trained_anew(trained, tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    arguments = ["grid", "--output_dir", str(tmp_path / "out"), "--methods", "none", "--model_name_or_path", str(model)]
+    for _ in range(2):
+        assert hf_clear_command(arguments) == 0 and len(trained) == 1
+    with open(model / "config.json", "a") as file:
+        file.write(" ")
+    assert hf_clear_command(arguments) == 0 and len(trained) == 2 and trained[1][-1] == "--overwrite_output_dir"
 
 
 @pytest.mark.parametrize("name", ["grid.csv", "grid.md", "grid.tex", "grid.svg", "grid.json"])

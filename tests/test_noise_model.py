@@ -249,6 +249,8 @@ def test_weights_are_kept_small_as_far_as_labels_ask_for_it():
     assert likeliest != least and torch.equal(chosen, found[likeliest])
     right = {decay: float((scores.argmax(dim=1) == true).float().mean()) for decay, scores in found.items()}
     assert right[likeliest] > right[least] + 0.05 and right[likeliest] > 0.5
+    with pytest.raises(ValueError, match="`weight_decay` is empty"):
+        cross_fitted_probe(noise, given, 4, weight_decay=())
 
 
 def test_a_rare_class_is_learned():

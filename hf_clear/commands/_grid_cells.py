@@ -15,7 +15,6 @@ from ._grid_checks import NO_NOISE, check_lists, parsed
 from .train import script
 
 _MEMORIZATION = "--report_memorization"
-_READ = ("train_file", "validation_file", "test_file", "transition_matrix_file", "corrections_file", "dataset_name")
 
 
 @dataclass(frozen=True)
@@ -77,31 +76,29 @@ def _with_what_is_trained(found: list[Combination]) -> list[Combination]:
     for one in found:
         model_args, data_args, training_args = parsed(one.arguments, one.seed, one.folder)
         peft, rate = model_args.peft_method, training_args.learning_rate
-        names = [name for option in _READ for name in _files(getattr(data_args, option, None))]
+        read = script().paths_read(model_args, data_args, training_args).values()
+        names = [name for path in read for name in _files(path)]
         known |= {name: file_checksum(name) for name in names if name not in known}
         details = {**one.details, "peft_method": peft, "learning_rate": rate}
         resolved.append(replace(one, details=details, checksums={name: known[name] for name in names}))
-    for setting in {one.setting for one in resolved}:
-        own = [one for one in resolved if one.setting == setting]
-        if len({one.details["peft_method"] for one in own}) > 1:
-            named = {id(one): replace(one, method=f"{one.method} ({_trained(one)})") for one in own}
-            resolved = [named.get(id(one), one) for one in resolved]
-    return resolved
+    trained: dict[str, set[str]] = {}
+    for one in resolved:
+        trained.setdefault(one.setting, set()).add(one.details["peft_method"])
+    return [
+        replace(one, method=f"{one.method} ({_trained(one)})") if len(trained[one.setting]) > 1 else one
+        for one in resolved
+    ]
 
 
 def _trained(one: Combination) -> str:
     return "full fine-tuning" if one.details["peft_method"] == "none" else one.details["peft_method"]
 
 
-def _files(names: Any) -> list[str]:
-    """The local files that an argument names, those in a folder, too."""
-    found = []
-    for name in names if isinstance(names, (list, tuple)) else [names]:
-        if isinstance(name, str) and os.path.isfile(name):
-            found.append(name)
-        elif isinstance(name, str) and os.path.isdir(name):
-            found += [str(path) for path in sorted(Path(name).rglob("*")) if path.is_file()]
-    return found
+def _files(path: str) -> list[str]:
+    """A file, or those in a folder."""
+    if os.path.isdir(path):
+        return [str(file) for file in sorted(Path(path).rglob("*")) if file.is_file()]
+    return [path]
 
 
 def _noise_of(args: Namespace) -> list[tuple[str, float | None]]:

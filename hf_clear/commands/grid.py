@@ -23,6 +23,8 @@ _DONE = "grid.json"
 def run(argv: Sequence[str]) -> int:
     parser = _parser()
     args, others = parser.parse_known_args(list(argv))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A grid starts its trainings itself, one after the other: call it without a launcher.")
     combinations = combinations_of(args, others)
     output_dir = Path(args.output_dir)
     check_replaceable(output_dir)
