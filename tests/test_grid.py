@@ -78,6 +78,14 @@ def test_what_is_not_finished_counts_for_nothing(trained, tmp_path, capsys):
     assert "its results can't be read" in capsys.readouterr().err and len(pd.read_csv(tmp_path / "grid.csv")) == 1
 
 
+def test_what_was_to_be_trained_anew_is_so_until_it_has_ended(trained, tmp_path):
+    """Broken off before it had begun: what is there is still the training with other arguments."""
+    arguments = ["grid", "--output_dir", str(tmp_path), "--methods", "none", "--seeds", "3"]
+    for rank in ("4", "8", "8"):  # seed 3 breaks
+        assert hf_clear_command([*arguments, "--lora_r", rank]) == 1
+    assert [command[-1] == "--overwrite_output_dir" for command in trained] == [False, True, True]
+
+
 def test_noise_of_a_rate_of_0_is_no_noise(trained, tmp_path):
     arguments = [
         "grid",

@@ -96,12 +96,11 @@ def _trained(output_dir: Path, one: Combination) -> TrainingResult:
     asked = {"arguments": one.arguments, "checksums": one.checksums}
     noted = _noted(output_dir).get(one.folder)
     if noted != {**asked, "is_finished": True}:
-        before = None if noted is None else {name: noted.get(name) for name in asked}
-        _note(output_dir, one.folder, {**asked, "is_finished": False})  # until it is, nobody reads what is there
+        # A training of this grid with other arguments would be resumed. It is there until one with these has ended.
+        anew = noted is not None and (noted.get("anew", False) or any(noted.get(name) != asked[name] for name in asked))
+        _note(output_dir, one.folder, {**asked, "is_finished": False, "anew": anew})  # until it is, nobody reads it
         command = [sys.executable, "-m", "hf_clear", "train", *one.arguments, "--output_dir"]
-        command.append(os.fspath(output_dir / one.folder))
-        if before not in (None, asked):  # a training of this grid with other arguments, which would be resumed
-            command.append("--overwrite_output_dir")
+        command += [os.fspath(output_dir / one.folder), *(["--overwrite_output_dir"] if anew else [])]
         status = subprocess.run(command, stdout=sys.stderr).returncode
         if status != 0:
             raise RuntimeError(f"failed (exit status {status}).")
