@@ -67,12 +67,14 @@ def fit_clean_probability(
     """
     store.add_losses(predictions.losses, predictions.labels)
     per_token, probabilities = predictions.predicted is None, predictions.probabilities
+    held_out = store.held_out_clean_probability
     evidence = SampleEvidence(
         losses=predictions.losses.numpy(),
         labels=None if per_token else predictions.labels.numpy(),
         mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
         probabilities=None if probabilities is None else probabilities.numpy(),
         features=None if features is None else features.numpy(),
+        held_out_clean_probability=None if held_out is None else held_out.cpu().numpy().copy(),
     )
     estimate = run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))

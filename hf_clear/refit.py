@@ -107,7 +107,7 @@ class Refit:
             return {}
         logs: dict[str, float] = {}
         if held_out or (before_training and not store.is_fitted):
-            of_store = (self._fit, self._begin, lambda: store.posterior, held_out)
+            of_store = (self._fit, self._begin, store.note_held_out, lambda: store.posterior, held_out)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
             if not fits:  # plain epochs come first
                 return logs

@@ -57,6 +57,8 @@ class SampleStore:
             nothing is known.
         neighbors_disagree (`torch.BoolTensor` of shape `[num_samples]`, *optional*): whether another label is
             more frequent among the nearest neighbors in the features of the frozen model; None if nobody looked.
+        held_out_clean_probability (`torch.FloatTensor` of shape `[num_samples]`, *optional*): by the evidence from
+            outside the sample alone; NaN for a sample of which it says nothing. None if there is none.
         targets (`torch.Tensor` of shape `[num_samples, num_labels]`, *optional*): ensemble targets of the sources
             `"epoch"` and `"online"`; a row of zeros if there is none. In float32, or float16 if there are more than
             [`~hf_clear.class_tables.FULL_PRECISION`] numbers.
@@ -77,6 +79,7 @@ class SampleStore:
     suggestion: torch.Tensor | None = None
     suggestion_confidence: torch.Tensor | None = None
     neighbors_disagree: torch.Tensor | None = None
+    held_out_clean_probability: torch.Tensor | None = None
     targets: torch.Tensor | None = None
     posterior: torch.Tensor | None = None
     transition_matrix: torch.Tensor | None = None
@@ -146,6 +149,10 @@ class SampleStore:
         self.labels.copy_(labels)
         mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses
         self.mean_losses.copy_(torch.where(self.mean_losses.isfinite(), mean, self.losses))
+
+    def note_held_out(self, clean_probability: torch.Tensor) -> None:
+        """Takes in what the evidence from outside the sample says, `[num_samples]`."""
+        self.held_out_clean_probability = clean_probability.to(self.losses.device)
 
     def add_predictions(
         self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor, window: int

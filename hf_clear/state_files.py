@@ -16,10 +16,12 @@ from .strict_json import parse_json
 
 WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
 SAMPLE_TENSORS = ("losses", "clean_probability", "labels", "mean_losses")
-OPTIONAL_TENSORS = ("suggestion", "suggestion_confidence", "neighbors_disagree")  # not in files of earlier versions
+# Not in all files, or not in those of earlier versions.
+OPTIONAL_TENSORS = ("suggestion", "suggestion_confidence", "neighbors_disagree", "held_out_clean_probability")
 _LABEL_TYPES = (torch.int16, torch.int32, torch.int64)  # narrowest first
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_CLASSES, _PROBABILITIES = ("labels", "suggestion"), ("clean_probability", "suggestion_confidence")
+_CLASSES = ("labels", "suggestion")
+_PROBABILITIES = ("clean_probability", "suggestion_confidence", "held_out_clean_probability")
 _FLAGS = ("neighbors_disagree",)
 _ROUNDING = 1e-3  # of probabilities
 

@@ -79,8 +79,8 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "What gates follow after the warm-up: 'none' has none; 'clean' is CleaR; 'deterministic' (clean "
             "probability above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))) and "
-            "'oracle' (the true labels, from a column `true_label`) are its ablations; by 'class_balanced', as many "
-            "modules act on each class as on all samples.",
+            "'oracle' (the true labels, from a column `true_label`) are its ablations; 'class_balanced' is "
+            "'clean' without classes that are kept out.",
             "choices": ROUTING_STRATEGIES,
         },
     )
@@ -88,8 +88,9 @@ class ClearArguments(ProbeArguments):
         default="noise_model",
         metadata={
             "help": "What tells right from wrong labels: 'noise_model' from predictions, with a posterior over the "
-            "true class; mixtures, such as CleaR's 'gaussian_mixture', from losses; 'knn' and 'probe' from the frozen "
-            "model's features. Several with '+' between them are averaged: 'gaussian_mixture+knn'.",
+            "true class; mixtures, such as CleaR's 'gaussian_mixture', from losses; 'evidence_mixture' from losses and "
+            "`clear_evidence`; 'knn' and 'probe' from the frozen model's features. Several with '+' between them are "
+            "averaged: 'gaussian_mixture+knn'.",
             "choices": ESTIMATORS,
         },
     )

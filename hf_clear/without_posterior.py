@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._typing import AnyTrainer
 from .estimators import NamedEstimator
 from .estimators._matrix_fit import LEAST_SKILL
+from .estimators.evidence_mixture import EVIDENCE_SEPARATION
 from .estimators.noise_model import EXPLAINED, SKILL
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
     Args:
         of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then gates are balanced
             over classes, of which some may not be learned yet: nobody has chosen a warm-up that is long enough for all.
+            And what models tell that have not seen the labels is used, too.
     """
     routing = "class_balanced" if of_labels else GATES["clear_routing"]
     return changed(
         settings,
         {
             **GATES,
+            "clear_estimator": "evidence_mixture" if of_labels else GATES["clear_estimator"],
             "clear_routing": routing if settings.clear_routing == "none" else settings.clear_routing,
             "clear_ensemble_size": max(GATES["clear_ensemble_size"], settings.clear_ensemble_size),
         },
@@ -75,9 +78,12 @@ def say_unexplained(
         f"A noise matrix explains {logs[EXPLAINED]:.0%} of what speaks against the given labels (it takes {least:.0%}, "
         "`clear_min_explained`): hardly any is wrong, or people erred on samples that a model is in doubt about, too."
     )
-    if math.isnan(logs[EXPLAINED]):
+    if math.isnan(logs[SKILL]):
+        found = "The model's predictions say nothing about the labels, and the frozen features say a little."
+    elif math.isnan(logs[EXPLAINED]):
         found = (
             f"The model's predictions are expected to go {logs[SKILL]:.0%} of the way from a constant one to perfect "
             f"ones. A noise matrix takes {LEAST_SKILL:.0%}: it can't be told from classes that are confused."
         )
-    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture of losses.")
+    with_evidence = "" if math.isnan(logs.get(EVIDENCE_SEPARATION, math.nan)) else " and of the evidence"
+    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture of losses{with_evidence}.")

@@ -116,9 +116,9 @@ def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_ar
     assert "of what speaks against the given labels (it takes 50%, `clear_min_explained`)" in caplog.text
     assert "no effect" not in caplog.text
     instead = straight.clear_args
-    names = ("clear_loss", "clear_estimator", "clear_ensemble_size")
+    names = ("clear_loss", "clear_ensemble_size")
     assert {name: getattr(instead, name) for name in names}.items() <= preset("clear").items()
-    assert instead.clear_routing == "class_balanced"
+    assert (instead.clear_estimator, instead.clear_routing) == ("evidence_mixture", "class_balanced")
     assert (build.clear_loss, build.clear_routing) == ("posterior", "none")
     fits = [entry for entry in straight.state.log_history if "mixture_separation" in entry]
     assert [entry["epoch"] for entry in fits] == [0, 1] and fits[0]["noise_model_explained"] < 0.5

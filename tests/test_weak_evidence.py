@@ -134,3 +134,26 @@ def test_evidence_that_is_too_weak_for_a_short_training_is_said(training_argumen
         trainer.train()
     assert "this is plain training to its end: the 3 plain epochs" in caplog.text
     assert not trainer.sample_store.is_fitted
+
+
+def test_weak_evidence_speaks_with_the_losses_and_a_resumed_run_still_knows_it(training_arguments, caplog, monkeypatch):
+    """What models said that had not seen the labels is kept through the plain epochs, and goes into every mixture."""
+    for module in ("probing.head_start", "estimators._unexplained"):
+        monkeypatch.setattr(f"hf_clear.{module}.LEAST_SKILL", 1.1)
+    settings = POSTERIOR | {"num_train_epochs": 4, "clear_warmup_epochs": 2, "save_strategy": "epoch"}
+    build, dataset = training_arguments(**settings), noisy_dataset(240)
+    straight = trainer_of(build, dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert "by a mixture of losses and of the evidence." in caplog.text
+    known = straight.sample_store.held_out_clean_probability
+    assert straight.clear_args.clear_estimator == "evidence_mixture"
+    told = [entry["mixture_evidence_separation"] for entry in straight.state.log_history if "clean_fraction" in entry]
+    assert len(told) == 2 and np.isfinite(told).all()
+    for epoch in (1, 2, 3):
+        resumed = trainer_of(build, dataset)
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{epoch * straight.state.max_steps // 4}")
+        assert_same(state_of(straight), state_of(resumed))
+        assert torch.equal(known, resumed.sample_store.held_out_clean_probability)
+        stores = straight.sample_store, resumed.sample_store
+        assert torch.equal(*(store.clean_probability for store in stores))

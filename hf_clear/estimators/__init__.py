@@ -6,6 +6,7 @@ Arrays in, arrays out: no model, no trainer. [`register_estimator`] adds one.
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._groups import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
 from ._registry import ESTIMATORS, Estimator, NamedEstimator, get_estimator, register_estimator
+from .evidence_mixture import evidence_mixture
 from .mixtures import gaussian_mixture, per_class_gaussian_mixture
 from .neighbors import knn_agreement
 from .noise_model import NoiseModel, fit_noise_model
@@ -22,6 +23,7 @@ __all__ = [
     "NamedEstimator",
     "NoiseModel",
     "SampleEvidence",
+    "evidence_mixture",
     "find_groups",
     "fit_noise_model",
     "gaussian_mixture",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Real
 
 import numpy as np
@@ -28,6 +28,9 @@ class SampleEvidence:
             registered to look at them.
         features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
             estimator is registered with `uses_features=True`.
+        held_out_clean_probability (`np.ndarray` of shape `[num_samples]`, *optional*): the probability that the label
+            is correct, as far as models tell that have not seen it (`clear_evidence`, and the folds of a cross-fitting
+            warm-up); NaN if they tell nothing of a sample. None if there are no such models, or they tell nothing.
 
     Raises:
         ValueError: if an array has more or fewer rows than `losses`.
@@ -38,11 +41,12 @@ class SampleEvidence:
     mean_losses: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     features: np.ndarray | None = None
+    held_out_clean_probability: np.ndarray | None = None
 
     def __post_init__(self):
         if self.mean_losses is None:
             object.__setattr__(self, "mean_losses", self.losses)
-        for name in ("losses", "labels", "mean_losses", "probabilities", "features"):
+        for name in (one.name for one in fields(self)):
             if getattr(self, name) is not None:
                 view = np.asarray(getattr(self, name)).view()
                 check_rows(name, view, len(self.losses))

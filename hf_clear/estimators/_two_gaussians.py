@@ -63,9 +63,7 @@ def fit_two_gaussians(losses: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGau
     if len(losses) < 2:
         raise NoMixture(f"{len(losses)} finite losses are too few for a mixture")
     ordered, size = np.sort(losses), min(len(losses), _FITTED)
-    outer = int(_OUTER * len(losses))
-    low, high = ordered[[outer, -1 - outer]].astype(np.float64)
-    low, high = 2 * low - high, 2 * high - low
+    low, high = _limits(ordered)
     sample = losses
     if size < len(losses):  # the midpoints of as many equal parts; their mixture errs by 1 / size, not 1 / sqrt(size)
         sample = ordered[(2 * np.arange(size) + 1) * len(losses) // (2 * size)]
@@ -93,26 +91,69 @@ def _posterior(
 ) -> np.ndarray:
     """The posterior of the clean component, the first, for losses drawn in to `bounds`; made to fall with the loss.
 
-    The log odds of the components are a parabola in the loss that falls between the means, and rises again beyond its
-    vertex. They are computed from the distance to the end of the falling part: so rounding can't break the order.
+    The log odds are computed from the distance to the end of their falling part: so rounding can't break the order.
     """
     from scipy.special import expit
 
     low, high = bounds
-    inverse = stds**-2
-    curvature = (inverse[1] - inverse[0]) / 2
-    rises_below = curvature <= 0  # the vertex is below both means, else above
-    vertex = (inverse[1] * means[1] - inverse[0] * means[0]) / (2 * curvature) if curvature else -np.inf
-    end = max(vertex, low) if rises_below else min(vertex, high)
-    slope = min(inverse @ (np.array([-1, 1]) * (end - means)), 0.0)
-    level = np.log(weights / stds) @ [1, -1] + inverse @ (np.array([-1, 1]) * (end - means) ** 2) / 2
+    fall = _Fall.between(means, stds, weights, low, high)
     probability = np.empty(len(losses))
     for start in range(0, len(losses), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        distance = losses[chunk].astype(np.float64).clip(low, high) - end
-        expit(level + distance * (slope + curvature * distance), out=probability[chunk])
-    if rises_below:
-        probability[losses < vertex] = probability.max()
+        expit(fall(losses[chunk].astype(np.float64).clip(low, high)), out=probability[chunk])
+    if fall.rises_below:
+        probability[losses < fall.vertex] = probability.max()
     else:
-        probability[losses > vertex] = probability.min()
+        probability[losses > fall.vertex] = probability.min()
     return probability
+
+
+class _Fall(NamedTuple):
+    """The log odds of two components, of which the first has the smaller mean: a parabola that falls between the means,
+    and rises again beyond its vertex. `end` is that of the part that falls."""
+
+    end: float
+    level: float
+    slope: float
+    curvature: float
+    vertex: float
+    rises_below: bool
+
+    @classmethod
+    def between(cls, means: np.ndarray, stds: np.ndarray, weights: np.ndarray, low: float, high: float) -> _Fall:
+        """For values from `low` to `high`."""
+        inverse = stds**-2
+        curvature = (inverse[1] - inverse[0]) / 2
+        rises_below = curvature <= 0  # the vertex is below both means, else above
+        vertex = (inverse[1] * means[1] - inverse[0] * means[0]) / (2 * curvature) if curvature else -np.inf
+        end = max(vertex, low) if rises_below else min(vertex, high)
+        slope = min(float(inverse @ (np.array([-1, 1]) * (end - means))), 0.0)
+        level = np.log(weights / stds) @ [1, -1] + inverse @ (np.array([-1, 1]) * (end - means) ** 2) / 2
+        return cls(end, level, slope, curvature, vertex, bool(rises_below))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        distance = values - self.end
+        return self.level + distance * (self.slope + self.curvature * distance)
+
+
+def falling_log_odds(values: np.ndarray, means: np.ndarray, stds: np.ndarray) -> np.ndarray:
+    """The log odds of the first of two components with the same weight, made to fall with the value: beyond the vertex,
+    they stay. NaN for NaN.
+
+    Args:
+        values (`np.ndarray` of shape `[num_samples]`): outliers drawn in ([`draw_in`]).
+        means (`np.ndarray` of shape `[2]`), stds (`np.ndarray` of shape `[2]`): that of the first mean is the smaller.
+    """
+    fall = _Fall.between(means, stds, np.ones(2), np.nanmin(values), np.nanmax(values))
+    return fall(np.maximum(values, fall.end) if fall.rises_below else np.minimum(values, fall.end))
+
+
+def draw_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """No value further from the central 99 % of `ordered`, sorted ones, than their width."""
+    return values.clip(*_limits(ordered))
+
+
+def _limits(ordered: np.ndarray) -> tuple[float, float]:
+    outer = int(_OUTER * len(ordered))
+    low, high = ordered[[outer, -1 - outer]].astype(np.float64)
+    return 2 * low - high, 2 * high - low

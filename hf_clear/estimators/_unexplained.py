@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL
 from ._registry import NamedEstimator
-from .mixtures import gaussian_mixture
+from .evidence_mixture import EVIDENCE_SEPARATION, evidence_mixture
 from .noise_model import EXPLAINED, SKILL
 
 
 def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEstimator:
     """An estimator that answers as the given one if that finds its labels explained ([`NoiseModel.explained`]) by
     predictions with enough skill ([`NoiseModel.expected_skill`]), and otherwise with the clean probabilities of
-    [`gaussian_mixture`], without a posterior.
+    [`evidence_mixture`], without a posterior.
 
     A noise matrix holds for all samples of a class alike. People err on samples that a model is in doubt about, too:
     its predictions take their errors in, and the matrix finds hardly any of them, as if there were none. The losses
@@ -27,10 +28,12 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
     def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         found = estimator(evidence)
         told = found.diagnostics
-        # NaN: the predictions say nothing, and the labels stay.
-        if not (told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < LEAST_SKILL):
+        says_nothing = math.isnan(told.get(SKILL, 1.0))
+        if not (says_nothing or told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < LEAST_SKILL):
             return found
-        mixture = gaussian_mixture(evidence.losses)
+        mixture = evidence_mixture(evidence)
+        if says_nothing and math.isnan(mixture.diagnostics[EVIDENCE_SEPARATION]):
+            return found  # nor does anything else: the labels stay
         return CleanProbabilityEstimate(mixture.clean_probability, {**told, **mixture.diagnostics})
 
     return replace(estimator, estimator=estimate, gives_posterior=None)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 
 from .._processes import run_on_main
@@ -42,6 +43,7 @@ class FirstFit:
         fit (`Callable`): `fit(estimator, predictions, mean_features)` puts predictions, and what the estimator makes of
             them, into the store; returns what is logged.
         begin (`Callable`): `begin(predictions)` lets the running mean of the predictions of training begin with these.
+        note (`Callable`): `note(clean_probability)` puts what the evidence alone says into the store.
         posterior (`Callable`): returns what the last fit put into the store, `[num_samples, num_labels]` or None.
         held_out (`HeldOutScores`, *optional*): of a cross-fitting warm-up.
     """
@@ -52,6 +54,7 @@ class FirstFit:
     estimator: NamedEstimator
     fit: Callable[[NamedEstimator, SamplePredictions, torch.Tensor | None], dict[str, float]]
     begin: Callable[[SamplePredictions], None]
+    note: Callable[[torch.Tensor], None]
     posterior: Callable[[], torch.Tensor | None]
     held_out: HeldOutScores | None = None
 
@@ -128,6 +131,8 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         names = ["cross_fit"] * (held_out is not None) + [source.name for source in sources]
         logs = {f"evidence_scale_{name}": float(scale) for name, scale in zip(names, noise.scales)}
         logs |= {"evidence_gain": noise.gain, "evidence_skill": noise.expected_skill}
+        if noise.is_supported:
+            first.note(_clean_probability(noise))
         if held_out is None and noise.expected_skill < LEAST_SKILL:
             if first.trainer.is_world_process_zero():
                 logger.warning(_too_weak(noise, first))
@@ -172,6 +177,12 @@ def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: Froze
         table = on_device(getattr(known, source.features), first.trainer.args.device)
         scores.append(source(table, known.labels, num_labels, first.trainer.args.seed).cpu().numpy())
     return fit_noise_model(scores, labels.numpy())
+
+
+def _clean_probability(noise: NoiseModel) -> torch.Tensor:
+    """NaN if nothing is known of a sample."""
+    is_known = noise.has_scores & (noise.labels >= 0)
+    return torch.from_numpy(np.where(is_known, noise.clean_probability, np.nan)).float()
 
 
 def _predictions(noise: NoiseModel) -> SamplePredictions:

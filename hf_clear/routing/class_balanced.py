@@ -1,4 +1,4 @@
-"""`"class_balanced"`: about as many modules act on each class as on all samples."""
+"""`"class_balanced"`: no class has much fewer modules that act on it than all samples have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from ._registry import register_routing_strategy
 
+_FEW = 0.5  # a class whose mean is less than this part of all samples' mean is balanced
 _PSEUDO_SAMPLES = 20  # of a class, with its own mean: of few samples, some have no luck
 _LEAST, _MOST = 1e-38, 1 - 1e-16  # probabilities with finite log odds; float32 has hardly less
 _STEPS = 60  # of bisection: to the last bit of a probability
@@ -19,13 +20,13 @@ def class_balanced(
     labels: torch.Tensor,
     losses: torch.Tensor,
 ) -> torch.Tensor:
-    """`γ·p'`: p' are the clean probabilities with the log odds of each given class shifted by a constant, so that its
-    mean is that of all samples.
+    """`γ·p'`: p' are the clean probabilities. If their mean over a given class is less than half of that over all
+    samples, its log odds are shifted by a constant, so that it is that over all.
 
     A class that the model has not learned yet has large losses, whether its labels are right or wrong. By `γ·p`, hardly
-    any module acts on it, so that it is never learned. Here each class has the same share in training, and within a
-    class the likelier labels still come first: posteriors for another prior (Saerens et al., 2002), which is the same
-    in each class. The price: if a class has more wrong labels than others, more of them are trusted.
+    any module acts on it, so that it is never learned. Here it has a share in training, and within the class the
+    likelier labels still come first: posteriors for another prior (Saerens et al., 2002). The price: if a class has far
+    more wrong labels than others, more of them are trusted.
 
     The mean of a class of n samples goes n / (n + 20) of the way. Samples without a label, or with a loss that is not
     finite, keep their p.
@@ -36,9 +37,10 @@ def class_balanced(
     if len(rows) == 0:
         return gamma * clean_probability
     _, of_class, sizes = np.unique(given[rows], return_inverse=True, return_counts=True)
-    own = np.bincount(of_class, p[rows]) / sizes
-    mean = (sizes * p[rows].mean() + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)
-    p[rows] = _shifted(_log_odds(p[rows], loss[rows].astype(np.float64)), of_class, np.clip(mean, _LEAST, _MOST))
+    own, of_all = np.bincount(of_class, p[rows]) / sizes, p[rows].mean()
+    mean = (sizes * of_all + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)
+    shifted = _shifted(_log_odds(p[rows], loss[rows].astype(np.float64)), of_class, np.clip(mean, _LEAST, _MOST))
+    p[rows] = np.where((own < _FEW * of_all)[of_class], shifted, p[rows])
     return gamma * torch.from_numpy(p).to(clean_probability)
 
 

@@ -1,0 +1,107 @@
+"""The mixture of two Gaussians over losses and evidence from outside the sample: `"evidence_mixture"`."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from hf_clear.estimators import NamedEstimator, SampleEvidence, evidence_mixture, gaussian_mixture, get_estimator
+from hf_clear.estimators._unexplained import mixture_if_unexplained
+from hf_clear.estimators.evidence_mixture import _fit_both
+
+NUM = 4000
+
+
+def drawn(of_loss, of_evidence, seed=0):
+    """Losses, held-out clean probabilities, and which labels are wrong. How far the groups are apart, in deviations."""
+    rng = np.random.default_rng(seed)
+    is_wrong = rng.random(NUM) < 0.3
+    losses = 2 + rng.normal(of_loss * is_wrong, 1)
+    return losses, expit(-rng.normal(of_evidence * is_wrong, 1)), is_wrong
+
+
+def of(losses, told=None):
+    return evidence_mixture(SampleEvidence(losses, held_out_clean_probability=told))
+
+
+def auroc(is_wrong, p):
+    return roc_auc_score(~is_wrong, p)
+
+
+def test_the_posterior_is_that_of_two_independent_gaussians():
+    """Against the densities of the components that the samples were drawn from."""
+    losses, told, _ = drawn(4, 3)
+    against = np.log1p(-told) - np.log(told)
+    right = 0.7 * norm.pdf(losses, 2, 1) * norm.pdf(against, 0, 1)
+    wrong = 0.3 * norm.pdf(losses, 6, 1) * norm.pdf(against, 3, 1)
+    estimate = of(losses, told)
+    assert np.abs(estimate.clean_probability - right / (right + wrong)).mean() < 0.005
+    assert estimate.diagnostics["mixture_evidence_separation"] == pytest.approx(3, abs=0.1)
+    assert estimate.diagnostics["mixture_mean_noisy"] == pytest.approx(6, abs=0.1)
+    assert estimate.diagnostics["mixture_weight_noisy"] == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("of_loss,of_evidence", [(3, 0.3), (0.7, 2.5), (2, 2)])
+def test_each_counts_by_what_it_tells(of_loss, of_evidence):
+    losses, told, is_wrong = drawn(of_loss, of_evidence)
+    found = auroc(is_wrong, of(losses, told).clean_probability)
+    alone = auroc(is_wrong, gaussian_mixture(losses).clean_probability), auroc(is_wrong, told)
+    assert found > max(alone) - 0.005
+    if of_loss == of_evidence:
+        assert found > max(alone) + 0.03
+
+
+def test_a_missing_value_is_no_evidence():
+    losses, told, is_wrong = drawn(2, 2)
+    losses[3], told[4] = np.nan, np.nan
+    without = gaussian_mixture(losses)
+    for nothing in (None, np.full(NUM, np.nan), np.full(NUM, 0.4), 1 - told):  # the last contradicts the losses
+        estimate = of(losses, nothing)
+        assert np.array_equal(estimate.clean_probability, without.clean_probability)
+        assert np.isnan(estimate.diagnostics.pop("mixture_evidence_separation"))
+        assert estimate.diagnostics == without.diagnostics
+    assert of(losses, told).clean_probability[3] == 0
+
+    told[::2] = np.nan  # half of them go by their loss, and in its order
+    p, missing = of(losses, told).clean_probability, np.isnan(told) & np.isfinite(losses)
+    order = np.argsort(losses[missing])
+    assert (np.diff(p[missing][order]) <= 0).all() and p[missing].max() > 0.8 > 0.3 > p[missing].min()
+
+
+def test_more_against_a_label_never_means_more_for_it():
+    """Also where the bare posterior rises again, since one component is wider."""
+    rng = np.random.default_rng(0)
+    is_wrong = rng.random(NUM) < 0.3
+    losses = rng.normal(2 + 3 * is_wrong, 0.2 + 2 * is_wrong)
+    told = expit(-rng.normal(2 * is_wrong, 2 - 1.5 * is_wrong))
+    grid = np.linspace(-8, 14, 40)
+    both = np.stack(np.meshgrid(grid, expit(-grid)), axis=-1).reshape(-1, 2)
+    p, *_ = _fit_both(np.append(losses, both[:, 0]), np.append(told, both[:, 1]), 0)
+    table = p[NUM:].reshape(40, 40)
+    assert (np.diff(table, axis=0) <= 1e-12).all() and (np.diff(table, axis=1) <= 1e-12).all()
+    assert table[0, 0] > 0.9 > 0.1 > table[-1, -1]
+
+
+def test_many_samples_are_fitted_to_some():
+    rng = np.random.default_rng(0)
+    is_wrong = rng.random(200_000) < 0.3
+    losses, told = rng.normal(3.0 * is_wrong, 1), expit(-rng.normal(2.0 * is_wrong, 1))
+    some = of(losses[:30_000], told[:30_000]).clean_probability
+    assert np.abs(of(losses, told).clean_probability[:30_000] - some).mean() < 0.01
+
+
+def test_predictions_that_say_nothing_leave_it_to_the_evidence():
+    """Predictions at chance, in training: with evidence, it decides; without, the labels stay."""
+    losses, told, is_wrong = drawn(1, 1.5)
+    labels = np.arange(NUM) % 2
+    evidence = SampleEvidence(losses, labels, probabilities=np.full((NUM, 2), 0.5, dtype=np.float32))
+    estimator = mixture_if_unexplained(get_estimator("noise_model"), 0.5)
+    assert isinstance(estimator, NamedEstimator)
+    stay = estimator(evidence)
+    assert (stay.clean_probability == 1).all() and stay.posterior is not None
+    assert (estimator(replace(evidence, held_out_clean_probability=1 - told)).clean_probability == 1).all()
+    decided = estimator(replace(evidence, held_out_clean_probability=told))
+    assert decided.posterior is None and auroc(is_wrong, decided.clean_probability) > auroc(is_wrong, told)
