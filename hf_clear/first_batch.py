@@ -23,7 +23,7 @@ from .refit import Refit
 from .routing import ROUTING_STRATEGIES, gate_probability
 from .sample_index import SAMPLE_INDEX, IndexedDataset, label_names
 from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
-from .training_args import BEFORE_TRAINING, ClearArguments
+from .training_args import BEFORE_TRAINING, BY_EVIDENCE, ClearArguments
 from .truth import true_labels_of
 
 _SAMPLES = 4  # some: one would not show that rows are no samples
@@ -72,6 +72,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
     if refit.labels_tokens:
         _check_tokens(refit.settings, estimator)
+    estimator.check_held_out(refit.settings.clear_warmup in BY_EVIDENCE)
     if refit.settings.clear_warmup in BEFORE_TRAINING:
         find_head(trainer.accelerator.unwrap_model(model), refit.settings.probe_head)
     if refit.loss.uses_posterior and estimator.gives_posterior is False:

@@ -74,6 +74,8 @@ def test_a_stock_trainer_finds_wrong_labels_and_trains_as_before(tmp_path):
     np.testing.assert_allclose(records.margins[-1], logits[np.arange(SIZE), labels] - others, atol=0.02)
     assert (records.predicted[-1] == logits.argmax(axis=1)).all()
     by_model = dynamics.label_issues(estimator="noise_model", return_all=True)
+    with pytest.raises(ValueError, match="'evidence_mixture' needs what models say that have not seen the labels"):
+        dynamics.label_issues(estimator="evidence_mixture")
     assert len(by_model) == SIZE
 
 

@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.posterior import POSTERIOR, trainer_of
+from helpers.turn import noisy_dataset
 from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from hf_clear import TurnTrainingArguments, preset
+from hf_clear.callbacks import CleanProbabilityCallback
 from hf_clear.estimators import NamedEstimator, SampleEvidence, evidence_mixture, gaussian_mixture, get_estimator
 from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators.evidence_mixture import _fit_both
@@ -105,3 +109,30 @@ def test_predictions_that_say_nothing_leave_it_to_the_evidence():
     assert (estimator(replace(evidence, held_out_clean_probability=1 - told)).clean_probability == 1).all()
     decided = estimator(replace(evidence, held_out_clean_probability=told))
     assert decided.posterior is None and auroc(is_wrong, decided.clean_probability) > auroc(is_wrong, told)
+
+
+def test_where_there_is_no_evidence_it_is_refused(training_arguments):
+    missing = "'evidence_mixture.*needs what models say that have not seen the labels.*'gaussian_mixture' does without"
+    settings = preset("clear") | {"max_steps": 1}
+    for given, callbacks in (
+        ({"clear_estimator": "evidence_mixture"}, []),
+        ({}, [CleanProbabilityCallback("evidence_mixture+knn")]),
+    ):
+        trainer = trainer_of(training_arguments(**settings | given), callbacks=callbacks)
+        with pytest.raises(ValueError, match=missing):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    with pytest.raises(ValueError, match=missing):
+        training_arguments(TurnTrainingArguments, turn_estimator="evidence_mixture")
+
+
+@pytest.mark.parametrize("warmup", ["evidence", "cross_fit"])
+def test_it_can_be_asked_for(training_arguments, warmup):
+    """With CleaR's loss, too: after evidence, whatever it is of."""
+    asked = {"clear_loss": "clear", "clear_routing": "clean", "clear_estimator": "evidence_mixture"}
+    settings = POSTERIOR | asked | {"clear_warmup": warmup, "num_train_epochs": 3, "clear_warmup_epochs": 1}
+    trainer = trainer_of(training_arguments(**settings, learning_rate=1e-2), noisy_dataset(400))
+    trainer.train()
+    fits = [entry for entry in trainer.state.log_history if "mixture_evidence_separation" in entry]
+    assert len(fits) == (3 if warmup == "evidence" else 2)
+    assert np.isfinite(fits[-1]["mixture_evidence_separation"])

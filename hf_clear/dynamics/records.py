@@ -96,17 +96,19 @@ class TrainingDynamics:
                 default.
             return_all (`bool`, *optional*, defaults to `False`): whether to return every sample.
             estimator (`str`, *optional*, defaults to `"gaussian_mixture"`): a registered estimator that needs no
-                features.
+                features, and no evidence from outside the sample.
             texts, label_names: as of [`~hf_clear.report.issue_table`].
 
         Returns:
             `datasets.Dataset`: see [`~hf_clear.report.issue_table`].
         """
+        of_name = get_estimator(estimator)
+        of_name.check_held_out(False)
         known = np.isfinite(self.losses).all(axis=0) & (self.labels != IGNORED_LABEL)
         score, losses = np.full(len(known), np.nan), self.losses.mean(axis=0)
         if known.any():
             evidence = SampleEvidence(losses[known], self.labels[known], probabilities=self.probabilities[known])
-            score[known] = get_estimator(estimator)(evidence).clean_probability
+            score[known] = of_name(evidence).clean_probability
         confidence = self.probabilities.max(axis=1)
         return issue_table(
             score,

@@ -25,6 +25,7 @@ class NamedEstimator:
         uses_labels (`bool`): whether it needs `SampleEvidence.labels` or `SampleEvidence.probabilities`.
         uses_probabilities (`bool`): whether it looks at `SampleEvidence.probabilities`, which take much memory.
         gives_posterior (`bool`, *optional*): whether its estimates have a `posterior`; None if that is not known.
+        uses_held_out (`bool`): whether it needs `SampleEvidence.held_out_clean_probability`.
 
     Raises:
         ValueError: when called, if the estimator doesn't return one clean probability for each sample.
@@ -36,6 +37,16 @@ class NamedEstimator:
     uses_labels: bool = False
     uses_probabilities: bool = True
     gives_posterior: bool | None = False
+    uses_held_out: bool = False
+
+    def check_held_out(self, there_is: bool) -> None:
+        """Raises ValueError if it needs evidence from outside the sample, and there never is any."""
+        if self.uses_held_out and not there_is:
+            raise ValueError(
+                f"The estimator {self.name!r} needs what models say that have not seen the labels, and here there are "
+                "none: it goes with ClearTrainer and `clear_warmup='evidence'` or 'cross_fit'. 'gaussian_mixture' does "
+                "without."
+            )
 
     def __call__(self, evidence: SampleEvidence) -> CleanProbabilityEstimate:
         estimate = self.estimator(evidence)
@@ -91,6 +102,7 @@ def register_estimator(
     uses_labels: bool = False,
     uses_probabilities: bool = True,
     gives_posterior: bool = False,
+    uses_held_out: bool = False,
 ) -> None:
     """Makes an estimator known by a name.
 
@@ -104,6 +116,9 @@ def register_estimator(
             Say False if it does not: they are `num_samples * num_labels` numbers, which need not be kept then.
         gives_posterior (`bool`, *optional*, defaults to `False`): whether its estimates have a `posterior`, which the
             training loss 'posterior' needs. In a combination it has no effect.
+        uses_held_out (`bool`, *optional*, defaults to `False`): whether it needs
+            `SampleEvidence.held_out_clean_probability`, so that a training without evidence is refused. It may be None
+            all the same, if the evidence tells nothing.
 
     Raises:
         ValueError: if the name is empty, holds `"+"` or is taken.
@@ -118,7 +133,7 @@ def register_estimator(
     ```
     """
     needs = (uses_features, uses_labels, uses_probabilities)
-    ESTIMATORS.add(name, NamedEstimator(name, estimator, *needs, gives_posterior))
+    ESTIMATORS.add(name, NamedEstimator(name, estimator, *needs, gives_posterior, uses_held_out))
 
 
 def get_estimator(name: str) -> NamedEstimator:
@@ -152,4 +167,5 @@ def _combination(name: str, parts: list[NamedEstimator]) -> NamedEstimator:
         any(part.uses_features for part in parts),
         any(part.uses_labels for part in parts),
         any(part.uses_probabilities for part in parts),
+        uses_held_out=any(part.uses_held_out for part in parts),
     )

@@ -94,4 +94,4 @@ def _fit_both(losses: np.ndarray, told: np.ndarray, seed: int) -> tuple[np.ndarr
     return expit(odds), mixture, separation(tuple(means[1]), tuple(stds[1]))
 
 
-register_estimator("evidence_mixture", evidence_mixture, uses_probabilities=False)
+register_estimator("evidence_mixture", evidence_mixture, uses_probabilities=False, uses_held_out=True)

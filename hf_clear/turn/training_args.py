@@ -42,7 +42,7 @@ class TurnArguments(ProbeArguments):
         if str(self.turn_balance).isdecimal():
             self.turn_balance = int(self.turn_balance)  # type: ignore[assignment]  # from a command line
         check_selection(self.turn_threshold, self.turn_balance)
-        ESTIMATORS.find(self.turn_estimator, "turn_estimator")
+        ESTIMATORS.find(self.turn_estimator, "turn_estimator").check_held_out(False)
 
 
 @dataclass
