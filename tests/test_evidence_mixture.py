@@ -14,7 +14,7 @@ from hf_clear import TurnTrainingArguments, preset
 from hf_clear.callbacks import CleanProbabilityCallback
 from hf_clear.estimators import NamedEstimator, SampleEvidence, evidence_mixture, gaussian_mixture, get_estimator
 from hf_clear.estimators._unexplained import mixture_if_unexplained
-from hf_clear.estimators.evidence_mixture import _fit_both
+from hf_clear.estimators.evidence_mixture import _fit_both, _log_odds_against
 
 NUM = 4000
 
@@ -75,6 +75,27 @@ def test_a_missing_value_is_no_evidence():
     assert (np.diff(p[missing][order]) <= 0).all() and p[missing].max() > 0.8 > 0.3 > p[missing].min()
 
 
+@pytest.mark.parametrize("jitter,num_classes", [(0.0, 5), (0.05, 5), (0.0, 1)])
+def test_losses_that_follow_the_class_alone_are_left_out(jitter, num_classes):
+    """As of a model that predicts the same for all samples: groups of losses are classes there."""
+    _, told, is_wrong = drawn(0, 1.5)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, num_classes, NUM)
+    losses = 1 + 0.3 * labels + rng.normal(0, jitter, NUM)
+    told[7] = np.nan
+    estimate = evidence_mixture(SampleEvidence(losses, labels, held_out_clean_probability=told))
+    known = np.isfinite(told)
+    assert auroc(is_wrong[known], estimate.clean_probability[known]) == pytest.approx(
+        auroc(is_wrong[known], told[known]), abs=0.01
+    )
+    assert estimate.clean_probability[7] == 1 and np.isfinite(estimate.diagnostics["mixture_evidence_separation"])
+    assert np.isnan(estimate.diagnostics["mixture_mean_clean"])
+    # Of few samples a class, much of any variance is between classes.
+    losses, told, is_wrong = drawn(3, 0.3)
+    few = evidence_mixture(SampleEvidence(losses, np.arange(NUM) // 3, held_out_clean_probability=told))
+    assert np.array_equal(few.clean_probability, of(losses, told).clean_probability)
+
+
 def test_more_against_a_label_never_means_more_for_it():
     """Also where the bare posterior rises again, since one component is wider."""
     rng = np.random.default_rng(0)
@@ -83,7 +104,7 @@ def test_more_against_a_label_never_means_more_for_it():
     told = expit(-rng.normal(2 * is_wrong, 2 - 1.5 * is_wrong))
     grid = np.linspace(-8, 14, 40)
     both = np.stack(np.meshgrid(grid, expit(-grid)), axis=-1).reshape(-1, 2)
-    p, *_ = _fit_both(np.append(losses, both[:, 0]), np.append(told, both[:, 1]), 0)
+    p, *_ = _fit_both(np.append(losses, both[:, 0]), _log_odds_against(np.append(told, both[:, 1])), 0)
     table = p[NUM:].reshape(40, 40)
     assert (np.diff(table, axis=0) <= 1e-12).all() and (np.diff(table, axis=1) <= 1e-12).all()
     assert table[0, 0] > 0.9 > 0.1 > table[-1, -1]

@@ -14,6 +14,7 @@ from .mixtures import mixture_estimate
 _VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all samples; as in one dimension
 _FITTED = 2**15  # samples that scikit-learn is given at most
 _LEAST, _MOST = 1e-12, 1 - 1e-6  # clean probabilities with log odds that a Gaussian can hold
+_OF_CLASS = 0.75  # share of variance; constant predictions have 1, and 0.5 was the most of those that told something
 EVIDENCE_SEPARATION = "mixture_evidence_separation"  # a diagnostic
 
 
@@ -29,10 +30,15 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     It is [`gaussian_mixture`] in two dimensions, with the same floor of the variances and the same limits for outliers.
     With one number given, a larger other one never means a larger clean probability. A sample without log odds goes by
     its loss alone. Without any, or if they are not larger in the component with the larger losses, this is
-    [`gaussian_mixture`]. Of more than 32,768 samples, as many that are evenly spaced by loss stand for all in the fit.
+    [`gaussian_mixture`].
+
+    If the losses say hardly more than the given class does (three quarters of their variance or more is between
+    classes), as those of a model that predicts the same for all samples, the log odds alone count.
+
+    Of more than 32,768 samples, as many that are evenly spaced by loss stand for all in the fit.
 
     Args:
-        evidence ([`SampleEvidence`]): `losses` and `held_out_clean_probability` are used.
+        evidence ([`SampleEvidence`]): `losses`, `held_out_clean_probability`, and `labels` if there are any.
         seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
 
     Returns:
@@ -43,11 +49,14 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
 
     def fit(losses: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians]:
         nonlocal found
-        if evidence.held_out_clean_probability is not None:
-            told = evidence.held_out_clean_probability
-            told = told if len(told) == len(losses) else told[np.isfinite(evidence.losses)]
+        told, labels = evidence.held_out_clean_probability, evidence.labels
+        if told is not None:
+            if len(losses) < len(told):  # without those that are not finite
+                finite = np.isfinite(evidence.losses)
+                told, labels = told[finite], None if labels is None else labels[finite]
+            fit_told = _fit_evidence if labels is not None and _follows_class(losses, labels) else _fit_both
             try:
-                p, mixture, found = _fit_both(losses, told, seed)
+                p, mixture, found = fit_told(losses, _log_odds_against(told), seed)
                 return p, mixture
             except NoMixture:
                 pass
@@ -57,7 +66,31 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     return replace(estimate, diagnostics={**estimate.diagnostics, EVIDENCE_SEPARATION: found})
 
 
-def _fit_both(losses: np.ndarray, told: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians, float]:
+def _log_odds_against(told: np.ndarray) -> np.ndarray:
+    p = told.astype(np.float64).clip(_LEAST, _MOST)
+    return np.log1p(-p) - np.log(p)
+
+
+def _follows_class(losses: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether the losses say hardly more than the given class does, as those of a model that predicts the same for all
+    samples: `_OF_CLASS` of their variance or more is between classes, adjusted for their number (Kelley, 1935)."""
+    _, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    free, losses = len(losses) - len(sizes), losses.astype(np.float64)
+    if not free:
+        return False
+    within = ((losses - (np.bincount(of_class, losses) / sizes)[of_class]) ** 2).sum()
+    total = ((losses - losses.mean()) ** 2).sum()
+    return bool(within / free <= (1 - _OF_CLASS) * total / (len(losses) - 1))
+
+
+def _fit_evidence(losses: np.ndarray, against: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians, float]:
+    """As `_fit_both`, by the log odds alone. Without any, the clean probability is 1."""
+    rows, p = np.isfinite(against), np.ones(len(against))
+    p[rows], found = fit_two_gaussians(against[rows], seed)
+    return p, TwoGaussians(weights=found.weights), separation(found.means, found.stds)
+
+
+def _fit_both(losses: np.ndarray, against: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians, float]:
     """The clean probabilities `[num_samples]`, the mixture of the losses, and the separation of the log odds.
 
     Raises:
@@ -66,8 +99,7 @@ def _fit_both(losses: np.ndarray, told: np.ndarray, seed: int) -> tuple[np.ndarr
     from scipy.special import expit
     from sklearn.mixture import GaussianMixture
 
-    p = told.astype(np.float64).clip(_LEAST, _MOST)
-    rows, against = np.flatnonzero(np.isfinite(p)), np.log1p(-p) - np.log(p)
+    rows = np.flatnonzero(np.isfinite(against))
     if len(rows) < 2:
         raise NoMixture("Too few samples with evidence")
     if len(rows) > _FITTED:
