@@ -209,8 +209,8 @@ class SampleStore:
         self._is_new = None
 
     def sample_tensors(self) -> dict[str, torch.Tensor]:
-        """What a file holds of the samples, targets aside: with up to 32,768 classes 14 bytes a sample, and 4 for its
-        suggestion. [`read_sample_tensors`] is the way back."""
+        """What a file holds of the samples, targets aside: with up to 32,768 classes 14 bytes a sample, 4 for its
+        suggestion, and 4 if there is evidence. [`read_sample_tensors`] is the way back."""
         tensors = {name: getattr(self, name) for name in (*SAMPLE_TENSORS, *OPTIONAL_TENSORS)}
         return {name: narrowed(name, tensor) for name, tensor in tensors.items() if tensor is not None}
 

@@ -80,7 +80,7 @@ class ClearArguments(ProbeArguments):
             "help": "What gates follow after the warm-up: 'none' has none; 'clean' is CleaR; 'deterministic' (clean "
             "probability above 0.5), 'random' (the mean rate of 'clean' for all), 'noisy' (Bernoulli(γ · (1 - p))) and "
             "'oracle' (the true labels, from a column `true_label`) are its ablations; 'class_balanced' is "
-            "'clean' without classes that are kept out.",
+            "'clean', but no class is kept out.",
             "choices": ROUTING_STRATEGIES,
         },
     )
@@ -99,8 +99,8 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "With a loss on the posterior of the noise model: if, at the first fit, its matrix explains a "
             "smaller share of what speaks against the given labels, they are hardly wrong, or in a way that no matrix "
-            "tells. Training then goes on as CleaR with gates, by a mixture of losses. So it does if the predictions "
-            "tell too little for a matrix. 0 never does."
+            "tells. Training then goes on as CleaR with gates, by a mixture of losses and evidence. So it does if the "
+            "predictions tell too little for a matrix. 0 never does."
         },
     )
     clear_loss_source: str = field(

@@ -44,7 +44,7 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
 
     Args:
         of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then gates are balanced
-            over classes, of which some may not be learned yet: nobody has chosen a warm-up that is long enough for all.
+            over classes, if some are not learned yet: nobody has chosen a warm-up that is long enough for all.
             And what models tell that have not seen the labels is used, too.
     """
     routing = "class_balanced" if of_labels else GATES["clear_routing"]
@@ -79,11 +79,12 @@ def say_unexplained(
         "`clear_min_explained`): hardly any is wrong, or people erred on samples that a model is in doubt about, too."
     )
     if math.isnan(logs[SKILL]):
-        found = "The model's predictions say nothing about the labels, and the frozen features say a little."
+        found = "The model's predictions say nothing about the labels, and models that have not seen them say a little."
     elif math.isnan(logs[EXPLAINED]):
         found = (
             f"The model's predictions are expected to go {logs[SKILL]:.0%} of the way from a constant one to perfect "
             f"ones. A noise matrix takes {LEAST_SKILL:.0%}: it can't be told from classes that are confused."
         )
     with_evidence = "" if math.isnan(logs.get(EVIDENCE_SEPARATION, math.nan)) else " and of the evidence"
-    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture of losses{with_evidence}.")
+    by = "of the evidence" if math.isnan(logs[SKILL]) else f"of losses{with_evidence}"
+    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture {by}.")

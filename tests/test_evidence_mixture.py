@@ -12,9 +12,17 @@ from sklearn.metrics import roc_auc_score
 
 from hf_clear import TurnTrainingArguments, preset
 from hf_clear.callbacks import CleanProbabilityCallback
-from hf_clear.estimators import NamedEstimator, SampleEvidence, evidence_mixture, gaussian_mixture, get_estimator
+from hf_clear.estimators import (
+    NamedEstimator,
+    NoiseModel,
+    SampleEvidence,
+    evidence_mixture,
+    gaussian_mixture,
+    get_estimator,
+)
 from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators.evidence_mixture import _fit_both, _log_odds_against
+from hf_clear.probing.head_start import _clean_probability
 
 NUM = 4000
 
@@ -62,7 +70,8 @@ def test_a_missing_value_is_no_evidence():
     losses, told, is_wrong = drawn(2, 2)
     losses[3], told[4] = np.nan, np.nan
     without = gaussian_mixture(losses)
-    for nothing in (None, np.full(NUM, np.nan), np.full(NUM, 0.4), 1 - told):  # the last contradicts the losses
+    few = np.where(np.arange(NUM) % 3, np.nan, told)
+    for nothing in (None, np.full(NUM, np.nan), np.full(NUM, 0.4), few):
         estimate = of(losses, nothing)
         assert np.array_equal(estimate.clean_probability, without.clean_probability)
         assert np.isnan(estimate.diagnostics.pop("mixture_evidence_separation"))
@@ -73,6 +82,32 @@ def test_a_missing_value_is_no_evidence():
     p, missing = of(losses, told).clean_probability, np.isnan(told) & np.isfinite(losses)
     order = np.argsort(losses[missing])
     assert (np.diff(p[missing][order]) <= 0).all() and p[missing].max() > 0.8 > 0.3 > p[missing].min()
+
+
+def test_of_two_that_contradict_each_other_the_one_that_tells_more_counts():
+    losses, told, is_wrong = drawn(3, 1)
+    estimate = of(losses, 1 - told)
+    assert np.array_equal(estimate.clean_probability, gaussian_mixture(losses).clean_probability)
+    assert np.isnan(estimate.diagnostics["mixture_evidence_separation"])
+    for seed in range(4):  # losses that say nothing, or that wrong labels are learned by heart
+        for of_loss in (0, -0.5, -1):
+            losses, told, is_wrong = drawn(of_loss, 3, seed)
+            estimate = of(losses, told)
+            assert auroc(is_wrong, estimate.clean_probability) > auroc(is_wrong, told) - 0.01
+            assert estimate.diagnostics["mixture_evidence_separation"] == pytest.approx(3, abs=0.3)
+
+
+def test_evidence_in_half_precision_is_rounded_without_a_group_of_its_own():
+    rng = np.random.default_rng(0)
+    is_wrong = rng.random(NUM) < 0.2
+    table = expit(-np.stack([rng.normal(-7.5, 1.2, NUM) + 2 * is_wrong, np.full(NUM, 30.0)], axis=1)).astype(np.float16)
+    known, nothing = np.ones(NUM, dtype=bool), np.zeros(NUM, dtype=int)
+    model = NoiseModel(np.eye(2), np.ones(1), table, table, nothing, known, 0.0, 1.0, True)
+    losses = rng.normal(1 + 1.5 * is_wrong, 1)
+    rounded = of(losses, _clean_probability(model).numpy()).clean_probability
+    assert abs((rounded < 0.5).mean() - 0.2) < 0.1
+    unknown = replace(model, has_scores=~known)
+    assert _clean_probability(unknown).isnan().all()
 
 
 @pytest.mark.parametrize("jitter,num_classes", [(0.0, 5), (0.05, 5), (0.0, 1)])
@@ -121,15 +156,19 @@ def test_many_samples_are_fitted_to_some():
 def test_predictions_that_say_nothing_leave_it_to_the_evidence():
     """Predictions at chance, in training: with evidence, it decides; without, the labels stay."""
     losses, told, is_wrong = drawn(1, 1.5)
-    labels = np.arange(NUM) % 2
+    labels, rng = np.arange(NUM) % 2, np.random.default_rng(0)
     evidence = SampleEvidence(losses, labels, probabilities=np.full((NUM, 2), 0.5, dtype=np.float32))
     estimator = mixture_if_unexplained(get_estimator("noise_model"), 0.5)
     assert isinstance(estimator, NamedEstimator)
     stay = estimator(evidence)
     assert (stay.clean_probability == 1).all() and stay.posterior is not None
-    assert (estimator(replace(evidence, held_out_clean_probability=1 - told)).clean_probability == 1).all()
-    decided = estimator(replace(evidence, held_out_clean_probability=told))
-    assert decided.posterior is None and auroc(is_wrong, decided.clean_probability) > auroc(is_wrong, told)
+    same = np.full(NUM, 0.9)
+    assert (estimator(replace(evidence, held_out_clean_probability=same)).clean_probability == 1).all()
+    decided = estimator(replace(evidence, held_out_clean_probability=told, losses=rng.permutation(losses)))
+    assert decided.posterior is None
+    assert auroc(is_wrong, decided.clean_probability) == pytest.approx(auroc(is_wrong, told), abs=1e-3)
+    with pytest.raises(ValueError, match="has to hold numbers in \\[0, 1\\], or NaN"):
+        replace(evidence, held_out_clean_probability=told + 0.5)
 
 
 def test_where_there_is_no_evidence_it_is_refused(training_arguments):

@@ -33,7 +33,8 @@ class SampleEvidence:
             warm-up); NaN if they tell nothing of a sample. None if there are no such models, or they tell nothing.
 
     Raises:
-        ValueError: if an array has more or fewer rows than `losses`.
+        ValueError: if an array has more or fewer rows than `losses`, or `held_out_clean_probability` holds what is no
+            probability.
     """
 
     losses: np.ndarray
@@ -52,6 +53,9 @@ class SampleEvidence:
                 check_rows(name, view, len(self.losses))
                 view.flags.writeable = False  # others look at it too
                 object.__setattr__(self, name, view)
+        told = self.held_out_clean_probability
+        if told is not None and ((told < 0) | (told > 1)).any():
+            raise ValueError("`held_out_clean_probability` has to hold numbers in [0, 1], or NaN for none.")
 
 
 @dataclass(frozen=True)

@@ -247,8 +247,8 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 def warn_if_unsupported(model: NoiseModel) -> None:
     if not model.is_supported:
         logger.warning(
-            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): no "
-            "label is called wrong."
+            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): by "
+            "them, no label is called wrong."
         )
 
 

@@ -180,9 +180,9 @@ def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: Froze
 
 
 def _clean_probability(noise: NoiseModel) -> torch.Tensor:
-    """NaN if nothing is known of a sample."""
-    is_known = noise.has_scores & (noise.labels >= 0)
-    return torch.from_numpy(np.where(is_known, noise.clean_probability, np.nan)).float()
+    """NaN if nothing is known of a sample. In half precision, what is rounded to 1 is not apart from its neighbors."""
+    is_known, least = noise.has_scores & (noise.labels >= 0), 2.0**-12 if noise.target.dtype == np.float16 else 0
+    return torch.from_numpy(np.where(is_known, noise.clean_probability.clip(least, 1 - least), np.nan)).float()
 
 
 def _predictions(noise: NoiseModel) -> SamplePredictions:

@@ -38,9 +38,12 @@ def class_balanced(
         return gamma * clean_probability
     _, of_class, sizes = np.unique(given[rows], return_inverse=True, return_counts=True)
     own, of_all = np.bincount(of_class, p[rows]) / sizes, p[rows].mean()
-    mean = (sizes * of_all + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)
-    shifted = _shifted(_log_odds(p[rows], loss[rows].astype(np.float64)), of_class, np.clip(mean, _LEAST, _MOST))
-    p[rows] = np.where((own < _FEW * of_all)[of_class], shifted, p[rows])
+    is_low = own < _FEW * of_all
+    if not is_low.any():
+        return gamma * clean_probability
+    mean = ((sizes * of_all + _PSEUDO_SAMPLES * own) / (sizes + _PSEUDO_SAMPLES)).clip(_LEAST, _MOST)
+    odds, low = _log_odds(p[rows], loss[rows].astype(np.float64)), is_low[of_class]
+    p[rows[low]] = _shifted(odds[low], (np.cumsum(is_low) - 1)[of_class[low]], mean[is_low])
     return gamma * torch.from_numpy(p).to(clean_probability)
 
 

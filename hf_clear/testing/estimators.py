@@ -18,7 +18,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def check_estimator(
-    estimator: Estimator | NamedEstimator | str, uses_features: bool = False, uses_labels: bool = False
+    estimator: Estimator | NamedEstimator | str,
+    uses_features: bool = False,
+    uses_labels: bool = False,
+    uses_held_out: bool = False,
 ) -> None:
     """Makes sure that an estimator of clean probabilities can be trained with.
 
@@ -32,13 +35,14 @@ def check_estimator(
       one sample;
     - the same evidence gives the same answer, whatever came between, and the order of the samples hardly matters;
     - it neither changes nor keeps what it is given, nor the global random state;
-    - it does without `features` and `labels` unless it says that it uses them.
+    - it does without `features`, `labels` and `held_out_clean_probability` unless it says that it uses them;
+    - it does without the last in any case, since the evidence may tell nothing.
 
     Args:
         estimator (`Callable[[SampleEvidence], CleanProbabilityEstimate]` or `str`): a function, a [`NamedEstimator`],
             or the name of a registered one.
         uses_features (`bool`, *optional*, defaults to `False`): as in [`register_estimator`]; read for a bare function.
-        uses_labels (`bool`, *optional*, defaults to `False`): the same.
+        uses_labels, uses_held_out (`bool`, *optional*, defaults to `False`): the same.
 
     Raises:
         AssertionError: that says what is broken and on which evidence.
@@ -55,7 +59,7 @@ def check_estimator(
         estimator = get_estimator(estimator)
     elif not isinstance(estimator, NamedEstimator):
         name = getattr(estimator, "__name__", type(estimator).__name__)
-        estimator = NamedEstimator(name, estimator, uses_features, uses_labels)
+        estimator = NamedEstimator(name, estimator, uses_features, uses_labels, uses_held_out=uses_held_out)
     arrays, is_wrong = _synthetic()
     _check_ranks(estimator, arrays, is_wrong)
     with unchanged_random_state(f"The estimator {estimator.name!r}"):  # not the first call: imports may draw
@@ -84,8 +88,9 @@ def _synthetic(seed: int = 0) -> tuple[Arrays, np.ndarray]:
 
 
 def _evidence(estimator: NamedEstimator, arrays: Arrays) -> SampleEvidence:
-    """As in training: features for those alone that ask for them."""
-    given = {name: values for name, values in arrays.items() if estimator.uses_features or name != "features"}
+    """Features and evidence from outside the sample for those alone that ask for them."""
+    asked = {"features": estimator.uses_features, "held_out_clean_probability": estimator.uses_held_out}
+    given = {name: values for name, values in arrays.items() if asked.get(name, True)}
     return SampleEvidence(**{name: values.copy() for name, values in given.items()})
 
 
@@ -126,6 +131,16 @@ def _check_edge_cases(estimator: NamedEstimator, arrays: Arrays) -> None:
         "a class of one sample": {**arrays, "labels": lonely},
         "labels that are all the same": {**arrays, "labels": np.zeros_like(lonely)},
     }
+    if estimator.uses_held_out:
+        told = arrays["held_out_clean_probability"]
+        cases["no evidence from outside the sample"] = {
+            name: values for name, values in arrays.items() if values is not told
+        }
+        cases["evidence of no sample"] = {**arrays, "held_out_clean_probability": np.full_like(told, np.nan)}
+        cases["evidence of half of the samples"] = {
+            **arrays,
+            "held_out_clean_probability": np.where(np.arange(_SAMPLES) % 2, told, np.nan),
+        }
     if not estimator.uses_labels:
         tokens = "a token-level task, without labels and probabilities (an estimator that needs them says uses_labels)"
         cases[tokens] = {name: arrays[name] for name in ("losses", "mean_losses", "features")}
