@@ -39,7 +39,11 @@ def found(tmp_path_factory) -> set[str]:
         names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **clear), peft_config=peft_config)
     folds = preset("recommended") | {"clear_warmup": "cross_fit", "clear_warmup_epochs": 1, "probe_epochs": 2}
     names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **folds), peft_config=peft_config)
-    both = preset("clear") | {"clear_warmup": "evidence", "clear_warmup_epochs": 1, "clear_estimator": "evidence_mixture"}
+    both = preset("clear") | {
+        "clear_warmup": "evidence",
+        "clear_warmup_epochs": 1,
+        "clear_estimator": "evidence_mixture",
+    }
     names |= logged(ClearTrainer, ClearTrainingArguments(**shared, **both), peft_config=peft_config)
     turn = {"turn_threshold": 0.1, "probe_epochs": 2, "eval_strategy": "epoch"}
     return names | logged(TurnTrainer, TurnTrainingArguments(**shared, **turn))
