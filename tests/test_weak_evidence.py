@@ -9,6 +9,7 @@ from datasets import Dataset
 from helpers.posterior import POSTERIOR, trainer_of
 from helpers.toy import toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
+from sklearn.metrics import roc_auc_score
 from transformers import TrainerCallback
 
 from hf_clear import (
@@ -157,3 +158,23 @@ def test_weak_evidence_speaks_with_the_losses_and_a_resumed_run_still_knows_it(t
         assert torch.equal(known, resumed.sample_store.held_out_clean_probability)
         stores = straight.sample_store, resumed.sample_store
         assert torch.equal(*(store.clean_probability for store in stores))
+
+
+def test_predictions_that_say_nothing_leave_it_to_weak_evidence(training_arguments, caplog, monkeypatch):
+    """A model that learns nothing: its losses tell no wrong label, models that have not seen the labels do."""
+    monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
+    settings = POSTERIOR | {"num_train_epochs": 2, "clear_warmup_epochs": 1, "learning_rate": 1e-9}
+    dataset = noisy_dataset(400)
+    trainer = trainer_of(training_arguments(**settings), dataset)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert (
+        "The model's predictions say nothing about the labels, and models that have not seen them say a little. "
+        "Training goes on as CleaR with gates, by a mixture of the evidence." in caplog.text
+    )
+    is_wrong = np.array(dataset["labels"]) != np.array(dataset["true_label"])
+    store = trainer.sample_store
+    told = roc_auc_score(~is_wrong, store.held_out_clean_probability)
+    assert told > 0.9 > 0.7 > roc_auc_score(is_wrong, store.losses)
+    assert roc_auc_score(~is_wrong, store.clean_probability) == pytest.approx(told, abs=0.01)
+    assert len(trainer.label_issues()) > 0.5 * is_wrong.sum()
