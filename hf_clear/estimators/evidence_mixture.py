@@ -13,7 +13,7 @@ from ._registry import register_estimator
 from ._two_gaussians import NoMixture, TwoGaussians, draw_in, falling_log_odds, fit_two_gaussians, separation
 from .mixtures import gaussian_mixture, mixture_estimate
 
-_VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all samples; as in one dimension
+_VARIANCE_FLOOR = 0.01  # added to that of a component, as a share of the variance of all samples
 _STARTS = 4  # of the fit, of which the likeliest counts
 _FITTED = 2**15  # samples that scikit-learn is given at most
 _LEAST, _MOST = 1e-12, 1 - 1e-6  # clean probabilities with log odds that a Gaussian can hold
@@ -24,14 +24,15 @@ EVIDENCE_SEPARATION = "mixture_evidence_separation"  # a diagnostic
 def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilityEstimate:
     """Fits a mixture of two Gaussians with diagonal covariances to two numbers of each sample: its loss, and the log
     odds against its label by the evidence from outside the sample. The clean probability is the posterior of the
-    component with the smaller mean loss.
+    component of the right labels.
 
     A model that has begun to learn wrong labels has small losses on them. Models that have not seen a label can't have
     learned it, but they may know less. The fit weighs the two: what doesn't tell the components apart has nearly the
     same density in both. The component of the wrong labels has the larger mean of what tells them apart better; if the
     other's mean is smaller there, the other is left out, and a mixture of one dimension is fitted.
 
-    It is [`gaussian_mixture`] in two dimensions, with the same floor of the variances and the same limits for outliers.
+    It is [`gaussian_mixture`] in two dimensions, with a hundredth of the variance added to each component's, and the same
+    limits for outliers.
     With one number given, a larger other one never means a larger clean probability. A sample without log odds goes by
     its loss alone.
 
@@ -75,12 +76,8 @@ def held_out_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     probability is 1 for a sample of which they say nothing, and for all if there are no two groups."""
     against = _log_odds_against(cast(np.ndarray, evidence.held_out_clean_probability))
     is_scored = np.isfinite(evidence.losses)
-    p, rows, apart, mixture = (
-        is_scored.astype(np.float64),
-        is_scored & np.isfinite(against),
-        float("nan"),
-        TwoGaussians(),
-    )
+    p, rows = is_scored.astype(np.float64), is_scored & np.isfinite(against)
+    apart, mixture = float("nan"), TwoGaussians()
     with contextlib.suppress(NoMixture):
         p[rows], found = fit_two_gaussians(against[rows], seed)
         apart, mixture = separation(found.means, found.stds), TwoGaussians(weights=found.weights)
@@ -117,6 +114,7 @@ def _fit_both(losses: np.ndarray, against: np.ndarray, seed: int) -> tuple[np.nd
 
     Raises:
         NoMixture: if there is no evidence of two groups in both.
+        _Contradicted: if the losses are to be left out.
     """
     from scipy.special import expit
     from sklearn.mixture import GaussianMixture
