@@ -31,9 +31,9 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     same density in both. The component of the wrong labels has the larger mean of what tells them apart better; if the
     other's mean is smaller there, the other is left out, and a mixture of one dimension is fitted.
 
-    It is [`gaussian_mixture`] in two dimensions: outliers have the same limits, and a hundredth of the variance of all is
-    added to each component's. With one number given, a larger other one never means a larger clean probability. A
-    sample without log odds goes by its loss alone.
+    It is [`gaussian_mixture`] in two dimensions: outliers have the same limits, and a hundredth of the variance of all
+    samples is added to that of each component. With one number given, a larger other one never means a larger clean
+    probability. A sample without log odds goes by its loss alone.
 
     If the losses say hardly more than the given class does (three quarters of their variance or more is between
     classes), as those of a model that predicts the same for all samples, they are left out, too. If fewer than half of
