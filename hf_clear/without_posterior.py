@@ -6,18 +6,16 @@ import copy
 import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ._typing import AnyTrainer
 from .estimators import NamedEstimator
 from .estimators._matrix_fit import LEAST_SKILL
 from .estimators.evidence_mixture import EVIDENCE_SEPARATION
 from .estimators.noise_model import EXPLAINED, SKILL
+from .training_args import BY_EVIDENCE, ClearArguments
 
-if TYPE_CHECKING:
-    from .training_args import ClearArguments
-
-Settings = TypeVar("Settings", bound="ClearArguments")
+Settings = TypeVar("Settings", bound=ClearArguments)
 logger = logging.getLogger(__name__)
 
 # What makes CleaR with gates (`preset("clear")`). The warm-up stays.
@@ -45,14 +43,15 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
     Args:
         of_labels (`bool`, *optional*, defaults to `False`): whether each sample has one label. Then gates are balanced
             over classes, if some are not learned yet: nobody has chosen a warm-up that is long enough for all.
-            And what models tell that have not seen the labels is used, too.
+            After a warm-up by evidence, what models tell that have not seen the labels is used, too.
     """
     routing = "class_balanced" if of_labels else GATES["clear_routing"]
+    by_evidence = of_labels and settings.clear_warmup in BY_EVIDENCE
     return changed(
         settings,
         {
             **GATES,
-            "clear_estimator": "evidence_mixture" if of_labels else GATES["clear_estimator"],
+            "clear_estimator": "evidence_mixture" if by_evidence else GATES["clear_estimator"],
             "clear_routing": routing if settings.clear_routing == "none" else settings.clear_routing,
             "clear_ensemble_size": max(GATES["clear_ensemble_size"], settings.clear_ensemble_size),
         },

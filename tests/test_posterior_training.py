@@ -135,6 +135,8 @@ def test_labels_that_no_noise_matrix_explains_are_trained_with_gates(training_ar
     assert with_gates(replace(others.args, clear_loss="gce", clear_loss_kwargs={"q": 0.5})).clear_loss_kwargs is None
     assert others.clear_args.clear_loss == "clear"
     assert (others.clear_args.clear_routing, others.clear_args.clear_ensemble_size) == ("deterministic", 3)
+    by_losses = with_gates(replace(others.args, clear_warmup="epochs"), of_labels=True)
+    assert (by_losses.clear_estimator, by_losses.clear_routing) == ("gaussian_mixture", "deterministic")
     always = trainer_of(training_arguments(**settings | {"clear_min_explained": 0, "max_steps": 1}), dataset)
     always.train()
     assert always.sample_store.posterior is not None and always.clear_args is always.args

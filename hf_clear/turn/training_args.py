@@ -31,7 +31,7 @@ class TurnArguments(ProbeArguments):
         default="per_class_gaussian_mixture",
         metadata={
             "help": "What turns the probe's losses into clean probabilities: see `clear_estimator` of CleaR. TURN fits "
-            "a mixture to each class.",
+            "a mixture to each class. 'evidence_mixture' is refused: there is no such evidence.",
             "choices": ESTIMATORS,
         },
     )
