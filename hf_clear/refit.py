@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
-from .estimators import NamedEstimator, get_estimator
+from .estimators import NamedEstimator
 from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
@@ -30,7 +30,7 @@ from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
 from .truth import truly_clean
-from .without_posterior import say_unexplained, with_gates
+from .without_posterior import say_explained, say_unexplained, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,8 @@ class Refit:
         self._identity = Identity.of(trainer, trainer.method_settings(), truth)
         self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
         self._trainer, self._takes_part = trainer, takes_part
-        self._dataloader: DataLoader | None = None
         self._gate_probability: torch.Tensor | None = None
-        self._instead: NamedEstimator | None = None  # see `_go_by_losses`
+        self._asked: ClearArguments | None = None  # see `_go_by_gates`
         self._all_act = self._told_of_missing = False
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
         if takes_part is not None:
@@ -85,21 +84,18 @@ class Refit:
         if self.cross_fitting is not None:
             self.loss, self.keeps_predictions = self.cross_fitting.loss, False
 
-    @property
+    @functools.cached_property
     def dataloader(self) -> DataLoader:
         """Over all samples. Made once: `accelerator.prepare` keeps what it is given."""
-        if self._dataloader is None:
-            self._dataloader = sample_dataloader(self._trainer, self._trainer.train_dataset)
-        return self._dataloader
+        return sample_dataloader(self._trainer, self._trainer.train_dataset)
 
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and all that follows from them.
         `held_out` is what a cross-fitting warm-up has ended with. Returns what was found; nothing without a fit."""
         self.resolve()
-        if self.loss.uses_posterior and self.store.posterior is None:  # if a run is resumed, it has decided
-            if self.store.is_fitted:
-                self._go_by_losses()
-        settings, store, estimator = self.settings, self.store, self._instead or estimator
+        if self.store.is_fitted and self.store.posterior is None:
+            self._go_by_gates()  # a run is resumed that did
+        settings, store = self.settings, self.store
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
         has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
         is_warmup = epoch < settings.clear_warmup_epochs and not has_evidence
@@ -128,27 +124,31 @@ class Refit:
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
         least = self.settings.clear_min_explained
-        if self._is_open:
-            estimator = mixture_if_unexplained(estimator, least)
+        estimator = mixture_if_unexplained(estimator, least) if self._is_open else estimator
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
             say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
-            self._go_by_losses()
+            self._go_by_gates()
+            self._begin(predictions)
+        elif self._asked is not None and self.store.posterior is not None:
+            say_explained(self._trainer, logs)
+            self.settings, self._asked, self.store.targets = self._asked, None, None
+            self.resolve()
             self._begin(predictions)
         return logs
 
     @property
     def _is_open(self) -> bool:
-        """Whether it is open if training follows a posterior: nothing speaks against any label so far."""
-        scored = self.store.losses.isfinite()
-        is_told = self.store.posterior is not None and (self.store.clean_probability[scored] < 1).any()
-        return self.loss.uses_posterior and self.settings.clear_min_explained > 0 and not is_told
+        """Whether it is open if training follows a posterior: gates do, or nothing speaks against any label so far."""
+        if self._asked is not None or not self.loss.uses_posterior:
+            return self._asked is not None
+        p = self.store.clean_probability[self.store.losses.isfinite()]
+        return self.settings.clear_min_explained > 0 and (self.store.posterior is None or not (p < 1).any())
 
-    def _go_by_losses(self) -> None:
-        """If there is no posterior, training goes on as CleaR with gates; unless it is never to."""
+    def _go_by_gates(self) -> None:
+        """Trains as CleaR with gates until there is a posterior, if that may be."""
         if self.loss.uses_posterior and self.settings.clear_min_explained > 0:
-            self.settings = with_gates(self.settings, of_labels=True)
-            self._instead = get_estimator(self.settings.clear_estimator)
+            self.settings, self._asked = with_gates(self.settings, of_labels=True), self.settings
             self.resolve()
 
     def _predictions(self, keep_probabilities: bool) -> SamplePredictions:
@@ -202,8 +202,7 @@ class Refit:
             return {}
         least = self.settings.clear_min_clean_probability
         self._takes_part.copy_(self.store.clean_probability >= least)
-        left_out = int((~self._takes_part).sum())
-        if left_out == len(self._takes_part):
+        if (left_out := int((~self._takes_part).sum())) == len(self._takes_part):
             logger.warning(
                 f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
                 "refit, training stands still. Lower it, or warm up for longer."

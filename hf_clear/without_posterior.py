@@ -87,3 +87,17 @@ def say_unexplained(
     with_evidence = "" if math.isnan(logs.get(EVIDENCE_SEPARATION, math.nan)) else " and of the evidence"
     by = "of the evidence" if math.isnan(logs[SKILL]) else f"of losses{with_evidence}"
     logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture {by}.")
+
+
+def say_explained(trainer: AnyTrainer, logs: Mapping[str, float]) -> None:
+    """Says that a later fit has a posterior, and what that means."""
+    if not trainer.is_world_process_zero():
+        return
+    found = (
+        f"By now, a noise matrix explains {logs.get(EXPLAINED, math.nan):.0%} of what speaks against the given labels, "
+        f"and the model's predictions are expected to go {logs.get(SKILL, math.nan):.0%} of the way from a constant "
+        "one to perfect ones."
+    )
+    if math.isnan(logs.get(SKILL, 0.0)):
+        found = "The model's predictions say nothing about the labels any more: all are taken for correct."
+    logger.warning(f"{found} Training goes on without gates, by the posterior.")
