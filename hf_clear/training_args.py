@@ -99,8 +99,8 @@ class ClearArguments(ProbeArguments):
         metadata={
             "help": "With a loss on the posterior of the noise model: if, at the first fit, its matrix explains a "
             "smaller share of what speaks against the given labels, they are hardly wrong, or in a way that no matrix "
-            "tells. Training then goes on as CleaR with gates, by a mixture of losses and evidence. So it does if the "
-            "predictions tell too little for a matrix. 0 never does."
+            "tells. Training then goes on as CleaR with gates, by a mixture of losses and evidence, until a later fit "
+            "explains as much. So it does if the predictions tell too little for a matrix. 0 never does."
         },
     )
     clear_loss_source: str = field(

@@ -1,0 +1,79 @@
+"""Gates in the posterior's place give way to it as soon as a noise matrix explains the labels."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+from helpers.posterior import POSTERIOR, trainer_of
+from helpers.turn import assert_same, noisy_dataset, state_of
+from transformers import TrainerCallback
+
+from hf_clear import CleanProbabilityCallback
+from hf_clear.estimators import NamedEstimator, get_estimator
+from hf_clear.estimators.noise_model import EXPLAINED, SKILL
+
+GATES, POSTERIORS = ("clear", "class_balanced"), ("posterior", "none")
+
+
+class ExplainsLater:
+    """The noise model, and what it says of itself at each fit."""
+
+    def __init__(self, *told):
+        self.told = list(told)
+
+    def __call__(self, evidence):
+        skill, explained = self.told.pop(0)
+        found = get_estimator("noise_model")(evidence)
+        return replace(found, diagnostics={**found.diagnostics, SKILL: skill, EXPLAINED: explained})
+
+    def callback(self):
+        return CleanProbabilityCallback(NamedEstimator("later", self, uses_labels=True, gives_posterior=True))
+
+
+class Modes(TrainerCallback):
+    """What is trained, step by step."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        refit = self.trainer._refit
+        gates = refit.gates(torch.arange(4), 0)
+        self.seen[int(state.epoch + 1e-6)] = (refit.settings.clear_loss, refit.settings.clear_routing, gates is None)
+
+
+WEAK, UNEXPLAINED, GOOD, NOTHING = (0.4, np.nan), (0.9, 0.2), (0.8, 0.6), (np.nan, np.nan)
+
+
+def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):
+    dataset, modes = noisy_dataset(400), Modes()
+    told = WEAK, UNEXPLAINED, GOOD, UNEXPLAINED  # the last is not asked for
+    settings = POSTERIOR | {"num_train_epochs": 4, "per_device_train_batch_size": 16, "save_strategy": "steps"}
+    build = training_arguments(**settings, save_steps=15)  # 25 steps an epoch
+    straight = trainer_of(build, dataset, callbacks=[ExplainsLater(*told).callback(), modes])
+    modes.trainer = straight
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert caplog.text.count("Training goes on as CleaR with gates") == 1
+    assert caplog.text.count("Training goes on without gates, by the posterior.") == 1
+    assert "explains 60% of what speaks against the given labels" in caplog.text and "to go 80% of" in caplog.text
+    assert modes.seen == {0: (*GATES, False), 1: (*GATES, False), 2: (*POSTERIORS, True), 3: (*POSTERIORS, True)}
+    assert straight.clear_args is straight.args and straight.sample_store.posterior is not None
+    for step, done in ((30, 2), (60, 3), (90, 4)):  # with gates, and after them
+        resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(*told[done:]).callback()])
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{step}")
+        assert_same(state_of(straight), state_of(resumed))
+        for name in ("posterior", "clean_probability", "targets", "transition_matrix"):
+            assert torch.equal(getattr(straight.sample_store, name), getattr(resumed.sample_store, name))
+
+
+def test_predictions_that_lose_all_they_said(training_arguments, caplog):
+    """Without evidence, labels stay then, as in a first fit."""
+    settings = POSTERIOR | {"clear_warmup": "epochs", "clear_warmup_epochs": 1, "num_train_epochs": 3}
+    trainer = trainer_of(
+        training_arguments(**settings), noisy_dataset(400), callbacks=[ExplainsLater(WEAK, NOTHING).callback()]
+    )
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert "predictions say nothing about the labels any more: all are taken for correct." in caplog.text
