@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Set
 from typing import Any
 
 LARGEST = 1e6  # of weights and rates
@@ -53,6 +54,23 @@ def dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] 
         if isinstance(item, (int, float)) and not (is_finite(item) and abs(item) <= LARGEST):
             raise ValueError(f"`{name}[{key!r}]` has to be a number up to {LARGEST:g}; got {_shown(item)}.")
     return value
+
+
+def check_label_names(label_names: Any) -> None:
+    """
+    Raises:
+        ValueError: if these are not names of classes in the order of their numbers. The order of a dict such as a
+            config's `label2id` is any: transformers reads it back in that of the alphabet.
+    """
+    if label_names is None:
+        return
+    is_one = hasattr(label_names, "__len__") and hasattr(label_names, "__getitem__")
+    if not is_one or isinstance(label_names, (str, bytes, Mapping, Set)):
+        hint = " Of a config, `[id2label[number] for number in sorted(id2label)]`." * isinstance(label_names, Mapping)
+        raise ValueError(
+            "`label_names` has to be a list: the names of all classes, in the order of their numbers. Got a "
+            f"{type(label_names).__name__}.{hint}"
+        )
 
 
 def is_finite(value: float) -> bool:

@@ -31,6 +31,7 @@ from .probe_args import ProbeArguments
 from .report.issue_table import issue_table, with_columns
 from .report.shown_columns import class_names, shown_columns
 from .reporting import ReportMixin
+from .same_data import check_same_data
 from .sample_index import label_names
 from .sample_store import FINAL_STATE_NAME, SampleStore
 from .saved_models import SavedModelsMixin
@@ -69,6 +70,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
     ):
         self._peft_config = peft_config
         self.evaluated, self._said = [], set()  # metrics and data of each evaluation; warnings
+        self._fitted_on: Any = None  # the training set that rows of the store stand for
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
@@ -136,11 +138,14 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
         Raises:
             RuntimeError: if nothing has been fitted yet.
-            ValueError: if `threshold` is no probability, or a column is not there or called like one of the table.
+            ValueError: if `threshold` is no probability, a column is not there or called like one of the table, or
+                `train_dataset` is another than that of the training.
         """
         store = self._fitted_store()
         config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
         names = class_names(self.train_dataset, label_names(self), config)
+        if self._fitted_on is not None and self._fitted_on is not self.train_dataset:
+            check_same_data("This trainer's last fit", self.train_dataset, store, names)
         found = store.issue_columns(self.labels_tokens)
         table = issue_table(**found, label_names=names, threshold=threshold, return_all=return_all)
         missing = int(np.isnan(found["label_score"]).sum())

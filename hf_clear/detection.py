@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 
+from ._argument_checks import check_label_names
 from ._names import IGNORED_LABEL
 from .estimators import NoiseModel, fit_noise_model
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
@@ -47,7 +48,8 @@ def find_label_issues(
             to 0, says nothing.
         features (`np.ndarray` of shape `[num_samples, dim]`, or a sequence of them, *optional*): embeddings by a model
             that has not seen the labels. A row that is not finite says nothing. A sample of which nothing is known is
-            no issue, its `label_score` is NaN, and a warning counts such samples.
+            no issue, its `label_score` is NaN, and a warning counts such samples. So it is for all if predictions and
+            features say nothing about the labels.
         return_all (`bool`, *optional*, defaults to `False`): whether to return every sample with a label, in order of
             suspicion.
         texts (`datasets.Dataset` or `Mapping[str, Sequence]`, *optional*): what to show of each sample, column by
@@ -74,6 +76,7 @@ def find_label_issues(
     >>> find_label_issues(labels, features=SentenceTransformer("all-MiniLM-L6-v2").encode(texts))
     ```
     """
+    check_label_names(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, None if label_names is None else len(label_names), seed)
     return evidence.table(texts, label_names, threshold, return_all)
 
@@ -164,7 +167,8 @@ class LabelEvidence:
         rows = np.flatnonzero(self.labels != IGNORED_LABEL)
         given = self.labels[rows]
         prediction = self.model.prediction[rows, given].astype(np.float64)
-        known, looks = self.model.has_scores[rows], self.features and len(rows) <= MOST_NEIGHBORS
+        known = self.model.is_supported & self.model.has_scores[rows]
+        looks = self.features and len(rows) <= MOST_NEIGHBORS
         shown = None
         if texts is not None:
             shown = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
@@ -172,7 +176,7 @@ class LabelEvidence:
                 raise ValueError(f"`texts` has {len(shown)} rows for {len(self.labels)} labels: one row for each.")
             shown = shown.select(rows)
         return issue_table(
-            self.label_score[rows],
+            np.where(known, self.label_score[rows], np.nan),
             given,
             np.where(known, self.model.suggestion[rows], -1),
             suggestion_confidence=np.where(known, self.model.suggestion_confidence[rows], np.nan),

@@ -72,7 +72,6 @@ def fit_clean_probability(
         losses=predictions.losses.numpy(),
         labels=None if per_token else predictions.labels.numpy(),
         mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-        predicted=None if predictions.predicted is None else predictions.predicted.numpy(),
         probabilities=None if probabilities is None else probabilities.numpy(),
         features=None if features is None else features.numpy(),
         held_out_clean_probability=None if held_out is None else held_out.cpu().numpy().copy(),

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from .estimators import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
-from .estimators._chance import Agreement
 
-_SIGNIFICANCE = 0.01  # one-sided: how rarely an accident passes for a lost class
+_SIGNIFICANCE = 0.01  # one-sided: how rarely guessing passes for a model, or an accident for a lost class
 _LEAST_AGREEMENT = 0.05  # with the given labels, as Cohen's kappa; a perfect model has 0.2 under 80 % symmetric noise
 _LOST = 0.9  # share of a class's samples above which, called wrong, the class is lost
 _NAMED = 10  # classes that a message lists
@@ -166,15 +165,20 @@ def check_fit(
 
 def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, str] | None:
     """A warning, and in a few words what it says; None if the model is better."""
-    found = Agreement.of(predicted, labels)
-    agreeing, size, chance = found
-    needed = found.needed(_LEAST_AGREEMENT)
-    if agreeing >= needed:
+    from scipy.stats import binom
+
+    size, agreeing = len(labels), int((predicted == labels).sum())
+    num_labels = int(max(predicted.max(), labels.max())) + 1
+    shares = [np.bincount(values[values >= 0], minlength=num_labels) / size for values in (predicted, labels)]
+    chance = float((shares[0] * shares[1]).sum())
+    least = chance + _LEAST_AGREEMENT * (1 - chance)
+    if binom.sf(agreeing - 1, size, least) <= _SIGNIFICANCE:
         return None
     counted = (
         f"The model predicts {agreeing} of {size} training samples as they are labelled; guesses with the same "
         f"frequencies get about {chance * size:.0f}"
     )
+    needed = int(binom.isf(_SIGNIFICANCE, size, least)) + 1
     if needed > size:  # whatever it predicts
         few = f"{counted}. So few samples, or nearly all of one class, can't tell a good model from guesses."
         return few, "the samples are too few, or too much of one class, to tell the model from chance"

@@ -38,7 +38,8 @@ TRAINING_SETTINGS = (
 )
 # TURN's phases before fine-tuning don't depend on these, so they may change until it begins.
 SELECTION_SETTINGS = ("turn_threshold", "turn_balance", "turn_estimator")
-FINE_TUNING_SETTINGS = tuple(name for name in TRAINING_SETTINGS if name not in ("seed", "bf16", "fp16"))
+_OWN_LOSS = "compute_loss_func"  # whether there is one: it decides what can be trained
+FINE_TUNING_SETTINGS = (*(name for name in TRAINING_SETTINGS if name not in ("seed", "bf16", "fp16")), _OWN_LOSS)
 _OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")  # go with the number of processes
 _COSMETIC = ("peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "runtime_config")
 _VALUES = 64  # looked at of each weight
@@ -166,6 +167,7 @@ def settings_of(trainer: AnyTrainer, of_method: Mapping[str, Any]) -> dict[str, 
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = {name: value for name, value in of_method.items() if name not in MEMORY_SETTINGS}
     settings |= training_settings(trainer.args)
+    settings[_OWN_LOSS] = trainer.compute_loss_func is not None
     settings |= {"num_processes": trainer.args.world_size, "model": type(base_of(model)).__name__}
     settings["num_parameters"] = sum(parameter.numel() for parameter in model.parameters())
     config = getattr(model, "config", None)

@@ -242,6 +242,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         if self.is_routed:
             self.labels_tokens, self._refit = False, None  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
+            self._fitted_on = self.train_dataset
             self._shifts_labels = shifts_labels(self)
             self._num_routed, self._loss_parts = 0, {}
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -93,7 +93,7 @@ class Refit:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and all that follows from them.
         `held_out` is what a cross-fitting warm-up has ended with. Returns what was found; nothing without a fit."""
         self.resolve()
-        if self.store.is_fitted and self.store.posterior is None:
+        if self.loss.uses_posterior and self.store.posterior is None and self.store.is_fitted:
             self._go_by_gates()  # a run is resumed that did
         settings, store = self.settings, self.store
         before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)

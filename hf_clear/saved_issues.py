@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.trainer_utils import get_last_checkpoint
 
+from ._argument_checks import check_label_names
 from ._names import IGNORED_LABEL
-from .fingerprint import Fingerprint, fingerprint
-from .known_labels import labels_without_items
 from .label_names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
 from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
+from .same_data import check_same_data
 from .sample_store import FINAL_STATE_NAME, STATE_NAME, SampleStore
 from .turn.state import STATE_NAME as TURN_STATE
 from .turn.state import TurnState
@@ -70,6 +70,7 @@ def load_label_issues(
     >>> hf_clear.load_label_issues("out", train).to_pandas().head()
     ```
     """
+    check_label_names(label_names)
     threshold, folder = check_threshold(threshold), Path(output_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
@@ -80,7 +81,7 @@ def load_label_issues(
         return _from_table(folder / TABLE_NAME, dataset, threshold, return_all, columns)
     path, store = _last_state(folder)
     names = label_names or class_names(dataset, LABEL_COLUMNS) or _saved_names(folder, path.parent)
-    _check_data(path, dataset, store, names)
+    check_same_data(str(path), dataset, store, names)
     for warning in store.findings.warnings.values():
         logger.warning(f"{path}: {warning}")
     per_token = store.suggestion is None and bool((store.labels == IGNORED_LABEL).all())
@@ -138,75 +139,6 @@ def _saved_names(*folders: Path) -> list[str] | None:
         if are_names(names):
             return names
     return None
-
-
-def _check_data(path: Path, dataset: Any, store: SampleStore, label_names: Sequence[str] | None) -> None:
-    """Looks whether the data set is that of the run, as far as this can be told.
-
-    Raises:
-        ValueError: if it is not, or if nothing can be told.
-    """
-    if len(dataset) != len(store.losses):
-        raise ValueError(
-            f"{path} is of a run on {len(store.losses):,} samples, and the data set has {len(dataset):,}. Give the "
-            "training set as the trainer had it: after splits, filters and shuffling."
-        )
-    earlier = (store.identity or {}).get("data") or {"inputs": {}, "labels": None, "rows": ""}
-    is_known = {*earlier["inputs"], *LABEL_COLUMNS}
-    now = fingerprint(dataset, LABEL_COLUMNS, lambda name: name in is_known)
-    is_alike = now.kind == earlier.get("kind", now.kind)  # others have other hashes
-    common = sorted(earlier["inputs"].keys() & now.inputs.keys()) if is_alike else []
-    changed = [name for name in common if earlier["inputs"][name] != now.inputs[name]]
-    relabelled = _relabelled(dataset, store, label_names, earlier, now)
-    if changed:
-        order = earlier["inputs"].keys() == now.inputs.keys() and earlier["rows"] == now.rows
-        what = "the order of the samples" if order else f"the inputs ({', '.join(changed)})"
-        raise ValueError(
-            f"{path} is of a run on other data: {what} changed. Give the training set as the trainer had it: after "
-            "splits, filters and shuffling."
-        )
-    if not common and relabelled is None:
-        raise ValueError(
-            f"Nothing tells whether this data set is that of {path}: it has no inputs of the run "
-            f"({', '.join(earlier['inputs']) or 'which could not be compared'}), and no labels. Give the training set "
-            "as the trainer had it, tokenized."
-        )
-    if not common and relabelled:
-        raise ValueError(
-            f"{path} is of a run on other data, or on these in another order: {relabelled}. Give the training set as "
-            "the trainer had it: after splits, filters and shuffling."
-        )
-    if relabelled:
-        logger.warning(f"{path}: the inputs are those of the run, and {relabelled}. The table shows those of the run.")
-    elif not common:
-        logger.warning(
-            f"{path}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't "
-            "be compared with this data set, so whether texts of one class have changed places can't be told."
-        )
-
-
-def _relabelled(
-    dataset: Any, store: SampleStore, label_names: Sequence[str] | None, earlier: dict[str, Any], now: Fingerprint
-) -> str | None:
-    """Which labels differ from those of the run, for a message: `""` if none does, None if they can't be compared."""
-    labels, before = labels_without_items(dataset, LABEL_COLUMNS), store.labels.cpu().numpy()
-    known = before >= 0
-    if labels is None or not known.any():
-        is_told = None not in (earlier["labels"], now.labels)
-        return None if not is_told else "" if earlier["labels"] == now.labels else "labels differ"
-    ids = {name: number for number, name in enumerate(label_names or ())}
-    given = np.array([ids.get(label, -1) if isinstance(label, str) else label for label in labels])
-    if given.dtype.kind not in "iu" or given.shape != before.shape:
-        return None
-    rows = np.flatnonzero(known & (given != before))
-    if len(rows) == 0:
-        return ""
-    row = int(rows[0])
-    unnamed = isinstance(labels[row], str) and labels[row] not in ids
-    return (
-        f"{len(rows):,} of {len(before):,} labels differ (row {row}: {labels[row]!r}, and {before[row]} in the run"
-        f"{'; if that is its name, give the names of the classes in `label_names`' if unnamed else ''})"
-    )
 
 
 # ---- From the table that the script has written ----

@@ -131,25 +131,6 @@ def test_losses_that_follow_the_class_alone_are_left_out(jitter, num_classes):
     assert np.array_equal(few.clean_probability, of(losses, told).clean_probability)
 
 
-def test_losses_of_a_model_at_chance_are_left_out():
-    """Whatever groups they fall into. Labels that nothing could be told of leave the losses in."""
-    _, told, is_wrong = drawn(0, 1.5)
-    rng = np.random.default_rng(1)
-    labels, predicted = rng.integers(0, 2, (2, NUM))
-    losses = rng.normal(5.0 * (rng.random(NUM) < 0.5), 1)
-    evidence = SampleEvidence(losses, labels, predicted=predicted, held_out_clean_probability=told)
-    assert auroc(is_wrong, evidence_mixture(evidence).clean_probability) == pytest.approx(auroc(is_wrong, told))
-    with_losses = evidence_mixture(replace(evidence, predicted=None)).clean_probability
-    assert auroc(is_wrong, with_losses) < auroc(is_wrong, told) - 0.1
-    for knows in (0.1, 1.0):  # a tenth of the labels is beyond chance
-        better = replace(evidence, predicted=np.where(rng.random(NUM) < knows, labels, predicted))
-        assert np.array_equal(evidence_mixture(better).clean_probability, with_losses)
-    one = replace(evidence, labels=np.zeros_like(labels), predicted=np.zeros_like(labels))
-    assert np.array_equal(evidence_mixture(one).clean_probability, with_losses)
-    none = replace(evidence, held_out_clean_probability=np.full(NUM, np.nan))
-    assert np.array_equal(evidence_mixture(none).clean_probability, gaussian_mixture(losses).clean_probability)
-
-
 def test_more_against_a_label_never_means_more_for_it():
     """Also where the bare posterior rises again, since one component is wider."""
     rng = np.random.default_rng(0)

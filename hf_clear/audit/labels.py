@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from .._argument_checks import check_label_names
 from .._names import IGNORED_LABEL
 from ..detection import LabelEvidence
+from ..estimators import NoiseModel
 from ..estimators._weights import centered
 from ..trust import (
     CleanAccuracy,
@@ -98,6 +100,7 @@ def audit_labels(
     {'num_labels': 1081, 'threshold': 0.48, 'precision_mixture': 0.98, 'precision_planted': 0.98, ...}
     ```
     """
+    check_label_names(label_names)
     num_labels = None if label_names is None else len(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, num_labels, seed)
     table = evidence.table(texts, label_names, threshold, return_all=True)
@@ -115,7 +118,7 @@ def audit_labels(
         noise_rate=rate,
         expected_precision=expected_precision(score, rate, planted, cuts),
         planted=planted,
-        accuracy=_accuracy(predicted[known], evidence.labels[known], model.transition_matrix, rate),
+        accuracy=_accuracy(predicted[known], evidence.labels[known], model, rate),
         transition_matrix=model.transition_matrix,
         is_supported=model.is_supported,
     )
@@ -128,7 +131,9 @@ def default_cuts(num_suspects: int, num_samples: int) -> list[int]:
     return [step for step in steps if step <= most]
 
 
-def _accuracy(predicted: np.ndarray, labels: np.ndarray, matrix: np.ndarray, rate: NoiseRate) -> CleanAccuracy:
+def _accuracy(predicted: np.ndarray, labels: np.ndarray, model: NoiseModel, rate: NoiseRate) -> CleanAccuracy:
+    """NaN if it can't be estimated."""
     if not len(labels):
         return CleanAccuracy(float("nan"), float("nan"), 0.0, 1.0)
-    return clean_accuracy(predicted, labels, matrix, (rate.low, rate.high))
+    found = clean_accuracy(predicted, labels, model.transition_matrix, (rate.low, rate.high))
+    return found if model.is_supported else CleanAccuracy(found.given, float("nan"), 0.0, 1.0)

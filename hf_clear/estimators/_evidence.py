@@ -28,8 +28,6 @@ class SampleEvidence:
             registered to look at them.
         features (`np.ndarray` of shape `[num_samples, dim]`, *optional*): from the frozen base model. None unless the
             estimator is registered with `uses_features=True`.
-        predicted (`np.ndarray` of shape `[num_samples]`, *optional*): the classes that the model predicts. None if
-            `labels` is.
         held_out_clean_probability (`np.ndarray` of shape `[num_samples]`, *optional*): the probability that the label
             is correct, as far as models tell that have not seen it (`clear_evidence`, and the folds of a cross-fitting
             warm-up); NaN if they tell nothing of a sample. None if there are no such models, or they tell nothing.
@@ -44,7 +42,6 @@ class SampleEvidence:
     mean_losses: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     features: np.ndarray | None = None
-    predicted: np.ndarray | None = None
     held_out_clean_probability: np.ndarray | None = None
 
     def __post_init__(self):

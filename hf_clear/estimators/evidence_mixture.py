@@ -8,7 +8,6 @@ from typing import cast
 
 import numpy as np
 
-from ._chance import Agreement
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._registry import register_estimator
 from ._two_gaussians import NoMixture, TwoGaussians, draw_in, falling_log_odds, fit_two_gaussians, separation
@@ -37,15 +36,13 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     probability. A sample without log odds goes by its loss alone.
 
     If the losses say hardly more than the given class does (three quarters of their variance or more is between
-    classes), or the model's predictions agree with the labels no more than guesses do (a one-sided binomial test at
-    1 %), they are left out, too. If fewer than half of the samples have log odds, or there are no two groups in two
-    dimensions, this is [`gaussian_mixture`].
+    classes), as those of a model that predicts the same for all samples, they are left out, too. If fewer than half of
+    the samples have log odds, or there are no two groups in two dimensions, this is [`gaussian_mixture`].
 
     Of more than 32,768 samples, as many that are evenly spaced by loss stand for all in the fit.
 
     Args:
-        evidence ([`SampleEvidence`]): `losses`, `held_out_clean_probability`, and `labels` and `predicted` if there
-            are any.
+        evidence ([`SampleEvidence`]): `losses`, `held_out_clean_probability`, and `labels` if there are any.
         seed (`int`, *optional*, defaults to 0): seeds the k-means initialization.
 
     Returns:
@@ -53,10 +50,10 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
         out), and `mixture_evidence_separation`, that of the log odds; NaN if they are not used, or no mixture is.
     """
     told, separation_of_told = evidence.held_out_clean_probability, float("nan")
-    is_scored = np.isfinite(evidence.losses)
-    if told is None or np.isfinite(told[is_scored]).sum() < max(2, is_scored.sum() / 2):
+    if told is None:
         return _with(gaussian_mixture(evidence.losses, seed), separation_of_told)
-    if _say_nothing(evidence):
+    is_scored = np.isfinite(evidence.losses)
+    if evidence.labels is not None and _follows_class(evidence.losses[is_scored], evidence.labels[is_scored]):
         return held_out_mixture(evidence, seed)
 
     def fit(losses: np.ndarray, seed: int) -> tuple[np.ndarray, TwoGaussians]:
@@ -99,19 +96,6 @@ def _log_odds_against(told: np.ndarray) -> np.ndarray:
     return np.log1p(-p) - np.log(p)
 
 
-def _say_nothing(evidence: SampleEvidence) -> bool:
-    """Whether the losses are those of a model that has learned nothing, as far as its labels and predictions tell."""
-    is_scored = np.isfinite(evidence.losses)
-    if evidence.labels is None:
-        return False
-    labels = evidence.labels[is_scored]
-    if evidence.predicted is not None:
-        found = Agreement.of(evidence.predicted[is_scored], labels)
-        if found.agreeing < found.needed() <= found.size:  # more than all: too few to tell
-            return True
-    return _follows_class(evidence.losses[is_scored], labels)
-
-
 def _follows_class(losses: np.ndarray, labels: np.ndarray) -> bool:
     """Whether the losses say hardly more than the given class does, as those of a model that predicts the same for all
     samples: `_OF_CLASS` of their variance or more is between classes, adjusted for their number (Kelley, 1935)."""
@@ -135,6 +119,8 @@ def _fit_both(losses: np.ndarray, against: np.ndarray, seed: int) -> tuple[np.nd
     from sklearn.mixture import GaussianMixture
 
     rows = np.flatnonzero(np.isfinite(against))
+    if len(rows) < max(2, len(losses) / 2):
+        raise NoMixture("Too few samples with evidence")
     if len(rows) > _FITTED:
         by_loss = rows[np.lexsort((against[rows], losses[rows]))]  # ties: the same in every order of the samples
         rows = by_loss[(2 * np.arange(_FITTED) + 1) * len(by_loss) // (2 * _FITTED)]

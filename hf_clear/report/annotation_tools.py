@@ -12,6 +12,7 @@ from xml.sax.saxutils import quoteattr
 import datasets
 import numpy as np
 
+from .._argument_checks import check_label_names
 from .._version import __version__
 from ..files import write_atomically
 from .exports import CORRECTION, check_overwriting, check_table
@@ -52,6 +53,7 @@ def to_label_studio(table: datasets.Dataset, path: str | os.PathLike, label_name
     ...
     ```
     """
+    check_label_names(label_names)
     texts = _texts(table)
     keys = {name: re.sub(r"\W", "_", name) for name in texts}
     tasks = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._argument_checks import check_label_names
 from ..estimators import gaussian_mixture
 from ..log_history import mixture_of, series_of
 from .tables import as_noisy
@@ -164,6 +165,7 @@ def plot_transition_matrix(
     >>> plot_transition_matrix(trainer.sample_store.transition_matrix.numpy(), names)
     ```
     """
+    check_label_names(label_names)
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.ndim != 2 or not matrix.size or not ((matrix >= -1e-3) & (matrix <= 1 + 1e-3)).all():
         raise ValueError(f"`matrix` has to be of shape [num_rows, num_columns], in [0, 1]; got {list(matrix.shape)}.")

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .._argument_checks import check_label_names
 from ..files import write_atomically
 from .issue_table import COLUMNS
 from .sheets import escaped, read_sheet
@@ -111,6 +112,7 @@ def to_cleanlab(
         ValueError: if samples are missing, or a label is none of `label_names`.
     """
     check_table(table)
+    check_label_names(label_names)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
     is_whole = frame["sample_index"].tolist() == list(range(len(frame) if num_samples is None else num_samples))
     if not is_whole or (num_samples is None and frame["is_label_issue"].all()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._argument_checks import check_label_names
 from .._names import TRUE_LABEL
 from .issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues
 
@@ -57,6 +58,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     Raises:
         ValueError: if a column is missing or holds something else; the message names it.
     """
+    check_label_names(label_names)
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
     missing = [name for name in ("sample_index", "given_label") if name not in frame]
     score = next((name for name in ("label_score", "clean_probability") if name in frame), None)

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Value
 
+from .._argument_checks import check_label_names
+
 DEFAULT_THRESHOLD = 0.5
 REASONS = (
     *("high_loss", "disagrees_with_neighbors", "disagrees_with_ensemble", "label_never_predicted", "not_scored"),
@@ -94,6 +96,7 @@ def issue_table(
     score = _numbers("label_score", label_score, None, is_probability=True)
     size = len(score)
     threshold = check_threshold(threshold)
+    check_label_names(label_names)
     probabilities = {"clean_probability": clean_probability, "suggestion_confidence": suggestion_confidence}
     numbers = {
         name: _numbers(name, own, size, is_probability=True) for name, own in probabilities.items() if own is not None

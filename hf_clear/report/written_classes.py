@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 from datasets import ClassLabel
 
+from .._argument_checks import check_label_names
 from ..data.classes import as_class, written
 from ..data.labels import listed
 from .sheets import unescaped
@@ -19,6 +20,7 @@ class WrittenClasses:
     """How the classes of a data set are written, and what stands for them in its label column."""
 
     def __init__(self, dataset: datasets.Dataset, column: str, label_names: Sequence[str] | None):
+        check_label_names(label_names)
         feature, values = dataset.features[column], dataset.with_format(None)[column][:]
         wrong = next((row for row, value in enumerate(values) if isinstance(value, (list, dict))), None)
         if wrong is not None:

@@ -84,8 +84,7 @@ def _synthetic(seed: int = 0) -> tuple[Arrays, np.ndarray]:
         "features": rng.normal(size=(_CLASSES, 16))[true] + rng.normal(0, 0.3, (_SAMPLES, 16)),
         "held_out_clean_probability": np.where(rng.random(_SAMPLES) < 0.1, rng.random(_SAMPLES), ~is_wrong),
     }
-    classes = {"labels": labels, "predicted": probabilities.argmax(axis=1)}
-    return {**classes, **{name: values.astype(np.float32) for name, values in arrays.items()}}, is_wrong
+    return {"labels": labels, **{name: values.astype(np.float32) for name, values in arrays.items()}}, is_wrong
 
 
 def _evidence(estimator: NamedEstimator, arrays: Arrays) -> SampleEvidence:
