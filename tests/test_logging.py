@@ -15,6 +15,7 @@ from hf_clear import ClearTrainer, TurnTrainer
 @pytest.fixture
 def verbosity():
     before = transformers.logging.get_verbosity()
+    logging.getLogger("hf_clear").setLevel(logging.NOTSET)  # `caplog.at_level` leaves the one that it has found
     yield
     transformers.logging.set_verbosity(before)
 
