@@ -70,7 +70,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
     ):
         self._peft_config = peft_config
         self.evaluated, self._said = [], set()  # metrics and data of each evaluation; warnings
-        self._fitted_on: Any = None  # the training set that rows of the store stand for
+        self._fitted_on: Any = None  # of CleaR: the training set that rows of the store stand for
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
@@ -139,7 +139,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         Raises:
             RuntimeError: if nothing has been fitted yet.
             ValueError: if `threshold` is no probability, a column is not there or called like one of the table, or
-                `train_dataset` is another than that of the training.
+                `train_dataset` is another than that of the training (CleaR; TURN has its own, and doesn't compare).
         """
         store = self._fitted_store()
         config = getattr(self.accelerator.unwrap_model(self.model), "config", None)

@@ -77,3 +77,4 @@ def test_predictions_that_lose_all_they_said(training_arguments, caplog):
     with caplog.at_level(logging.WARNING, "hf_clear"):
         trainer.train()
     assert "predictions say nothing about the labels any more: all are taken for correct." in caplog.text
+    assert trainer.clear_args is trainer.args and trainer.sample_store.posterior is not None
