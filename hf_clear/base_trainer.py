@@ -22,7 +22,8 @@ from ._processes import together
 from ._typing import MapDataset
 from .adapters.checks import check_checkpoint
 from .checkpoints import CompleteCheckpointsMixin
-from .fit_checks import FitFindings
+from .fit_checks import SAYS_NOTHING, FitFindings
+from .given_objects import given_optimizers
 from .hub.dataset_names import dataset_names
 from .hub.model_card import complete_model_card
 from .hub.private_files import samples_left_out
@@ -74,6 +75,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
+        self.given_optimizers = given_optimizers(self)
         self.labels_tokens = False  # whether every token has a label, instead of every sample
 
     @property
@@ -134,7 +136,8 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             `datasets.Dataset`: the table of [`~hf_clear.report.issue_table`]. Classes are called as the `ClassLabel`
             column of the training set or else the model's config says; without names they are numbers. Of a sample
             whose loss is not finite nothing is known: it is no issue, its score is NaN, and a warning counts such
-            samples. If every token has a label, there is none to show and none to suggest.
+            samples. If the last fit says nothing about the labels, that holds for all. If every token has a label,
+            there is none to show and none to suggest.
 
         Raises:
             RuntimeError: if nothing has been fitted yet.
@@ -148,8 +151,10 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             check_same_data("This trainer's last fit", self.train_dataset, store, names)
         found = store.issue_columns(self.labels_tokens)
         table = issue_table(**found, label_names=names, threshold=threshold, return_all=return_all)
-        missing = int(np.isnan(found["label_score"]).sum())
-        if missing:
+        missing = int((~np.isfinite(found["loss"])).sum())
+        if SAYS_NOTHING in store.findings.warnings:
+            logger.warning("The last fit says nothing about the labels: none has a score, and none is an issue.")
+        elif missing:
             logger.warning(
                 f"The loss of {missing} of {len(store.losses)} training samples was not finite at the last fit. "
                 "Nothing is known of their labels, so they are not among the issues: their score is NaN."

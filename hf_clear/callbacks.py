@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ._callables import check_call, name_of
 from ._modes import random_state_preserved
 from ._names import IGNORED_LABEL
 from ._scores import shifts_labels
@@ -77,7 +78,9 @@ class CleanProbabilityCallback(TrainerCallback):
             if isinstance(estimator, str):
                 estimator = get_estimator(estimator)
             else:
-                estimator = NamedEstimator(_name_of(estimator), estimator, gives_posterior=None)
+                name = name_of(estimator)
+                check_call(f"The estimator {name!r}", estimator, "evidence")
+                estimator = NamedEstimator(name, estimator, gives_posterior=None)
         self.estimator: NamedEstimator | None = estimator
         self.trainer: RefittingTrainer | None = None  # there is one as soon as training begins
 
@@ -156,7 +159,3 @@ class MemorizationCallback(TrainerCallback):
         predictions = predict_samples(self.trainer, dataloader, keep_probabilities=False)
         predicted = cast(torch.Tensor, predictions.predicted).numpy()
         self.trainer.log(memorization(predicted, predictions.labels.numpy(), self.true_labels))
-
-
-def _name_of(estimator: Estimator) -> str:
-    return getattr(estimator, "__name__", type(estimator).__name__)

@@ -168,8 +168,9 @@ def _predict_without_labels(model: nn.Module, batch: dict[str, Any], label_name:
 
 
 def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """On made-up evidence of the warm-up, and of what comes after it."""
-    trusted = torch.ones(len(labels), *[1] * (labels.ndim - 1), device=labels.device)
+    """On made-up evidence of the warm-up, and of what comes after it. Labels are neither all trusted nor all not: the
+    logarithm of a 0 would look like a fault of the loss."""
+    trusted = torch.full((len(labels), *[1] * (labels.ndim - 1)), 0.75, device=labels.device)
     evidence = {
         "in the warm-up": LossEvidence(logits, labels, is_warmup=True),
         "after the warm-up": LossEvidence(
@@ -187,6 +188,13 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
             raise ValueError(
                 f"The training loss {loss.name!r} fails {when}: {type(error).__name__}: {error}"
             ) from error
+        wrong = [name for name, part in parts.items() if not part.values.isfinite().any()]
+        if wrong and logits.isfinite().all():
+            raise ValueError(
+                f"The part {wrong[0]!r} of the training loss {loss.name!r} is not finite {when}, for any of a few "
+                "samples whose predictions are: nothing would be learned from it, and `Trainer` logs no loss that is "
+                "not finite."
+            )
         if not parts and not loss.adds_to_task_loss:
             raise ValueError(
                 f"The training loss {loss.name!r} gives no part {when}, and takes the place of the task loss: nothing "

@@ -17,6 +17,7 @@ from .estimators import LEAST_DIP, LEAST_SEPARATION, Groups, find_groups
 _SIGNIFICANCE = 0.01  # one-sided: how rarely guessing passes for a model, or an accident for a lost class
 _LEAST_AGREEMENT = 0.05  # with the given labels, as Cohen's kappa; a perfect model has 0.2 under 80 % symmetric noise
 _LOST = 0.9  # share of a class's samples above which, called wrong, the class is lost
+SAYS_NOTHING = "says_nothing"  # a kind of warning, after which no label has a score
 _NAMED = 10  # classes that a message lists
 
 
@@ -27,8 +28,8 @@ class FitFindings:
 
     Attributes:
         warnings (`dict[str, str]`): what speaks against the clean probabilities, in plain words, by kind: `"no_better_
-            than_chance"`, `"lost_classes"`, `"unexplained_classes"`, `"no_two_groups"`, `"non_finite_losses"`. Empty if
-            nothing does.
+            than_chance"`, `"lost_classes"`, `"unexplained_classes"`, `"no_two_groups"`, `"says_nothing"`,
+            `"non_finite_losses"`. Empty if nothing does.
         missing (`int`): samples whose loss is not finite: nothing is known of their labels.
         noise_rate (`float`, *optional*): the estimated share of wrong labels, 1 - the mean clean probability. None
             if the fit doesn't support one.
@@ -93,6 +94,7 @@ def check_fit(
     predicted: np.ndarray | None = None,
     id2label: Mapping[int, str] | None = None,
     transition_matrix: np.ndarray | None = None,
+    is_supported: bool = True,
 ) -> tuple[FitFindings, dict[str, float]]:
     """Looks at a fit.
 
@@ -107,6 +109,8 @@ def check_fit(
     - *No two groups*: the losses have no two peaks. Both have to say so: a mixture of two Gaussians, by a separation
       above 2 (Ashman et al., 1994), and Hartigan's dip (1985) of the losses or of their logarithms, at 5 %, since a
       mixture splits skewed losses with one peak as well.
+    - *Says nothing*: the estimate itself says that it tells nothing about the labels, as that of a noise model whose
+      predictions make no label likelier, or of a mixture that finds one group.
 
     Args:
         losses, clean_probability (`np.ndarray` of shape `[num_samples]`): of the fit.
@@ -115,6 +119,7 @@ def check_fit(
         id2label (`Mapping[int, str]`, *optional*): the names of the classes, for messages, as in a model's config.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the fit;
             row: true class; column: given label.
+        is_supported (`bool`, *optional*, defaults to `True`): as the estimate itself says.
 
     Returns:
         `tuple[FitFindings, dict[str, float]]`: what was found, and numbers for the log: those of [`FitFindings.logs`],
@@ -150,6 +155,12 @@ def check_fit(
         unexplained = np.setdiff1d(_unexplained_classes(labels, p, transition_matrix), lost)
         if len(unexplained):
             warnings["unexplained_classes"] = _of_unexplained(unexplained, labels, p, id2label, transition_matrix)
+    if not is_supported:
+        warnings[SAYS_NOTHING] = (
+            "The estimate says nothing about the labels: training takes all of them for correct, and none gets a score "
+            "(`label_issues()`)."
+        )
+        unsupported.append("the estimate says nothing about the labels")
     groups = find_groups(losses)
     if not groups.are_two:
         unsupported.append("the losses show no two groups")

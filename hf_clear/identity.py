@@ -19,6 +19,7 @@ from xxhash import xxh3_64_hexdigest
 from ._typing import AnyTrainer
 from ._unwrap import base_of
 from .fingerprint import Fingerprint, fingerprint
+from .given_objects import GIVEN_FOR_STEPS, given_objects
 from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
 from .sample_store import SampleStore
@@ -38,8 +39,7 @@ TRAINING_SETTINGS = (
 )
 # TURN's phases before fine-tuning don't depend on these, so they may change until it begins.
 SELECTION_SETTINGS = ("turn_threshold", "turn_balance", "turn_estimator")
-_OWN_LOSS = "compute_loss_func"  # whether there is one: it decides what can be trained
-FINE_TUNING_SETTINGS = (*(name for name in TRAINING_SETTINGS if name not in ("seed", "bf16", "fp16")), _OWN_LOSS)
+FINE_TUNING_SETTINGS = (*(name for name in TRAINING_SETTINGS if name not in ("seed", "bf16", "fp16")), *GIVEN_FOR_STEPS)
 _OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")  # go with the number of processes
 _COSMETIC = ("peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "runtime_config")
 _VALUES = 64  # looked at of each weight
@@ -167,7 +167,7 @@ def settings_of(trainer: AnyTrainer, of_method: Mapping[str, Any]) -> dict[str, 
     model = trainer.accelerator.unwrap_model(trainer.model)
     settings = {name: value for name, value in of_method.items() if name not in MEMORY_SETTINGS}
     settings |= training_settings(trainer.args)
-    settings[_OWN_LOSS] = trainer.compute_loss_func is not None
+    settings |= given_objects(trainer)
     settings |= {"num_processes": trainer.args.world_size, "model": type(base_of(model)).__name__}
     settings["num_parameters"] = sum(parameter.numel() for parameter in model.parameters())
     config = getattr(model, "config", None)

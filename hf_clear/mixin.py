@@ -255,9 +255,9 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
             self._prepared_refit.store.save(os.path.join(output_dir, STATE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.is_routed and checkpoint is not None:
+        if self.is_routed and checkpoint is not None:  # first: it says what has changed, and an optimizer does not
             self._prepared_refit.load(os.path.join(checkpoint, STATE_NAME), num_labels(self))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

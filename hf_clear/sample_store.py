@@ -16,7 +16,7 @@ from ._names import IGNORED_LABEL
 from .checksums import sealed
 from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
-from .fit_checks import FitFindings
+from .fit_checks import SAYS_NOTHING, FitFindings
 from .state_files import (
     FLOAT_TYPES,
     OPTIONAL_TENSORS,
@@ -110,14 +110,16 @@ class SampleStore:
         return self.clean_probability.masked_fill(~self.losses.isfinite(), torch.nan)
 
     def issue_columns(self, per_token: bool = False) -> dict[str, np.ndarray]:
-        """What [`~hf_clear.report.issue_table`] asks for, `[num_samples]` each, by the name of the argument.
+        """What [`~hf_clear.report.issue_table`] asks for, `[num_samples]` each, by the name of the argument. If
+        the last fit says nothing about the labels, none has a score.
 
         Args:
             per_token (`bool`, *optional*, defaults to `False`): whether every token has a label: then there is none to
                 show, and none to suggest.
         """
         known = self.known_clean_probability()
-        columns = {"label_score": known, "clean_probability": known, "loss": self.losses}
+        score = torch.full_like(known, torch.nan) if SAYS_NOTHING in self.findings.warnings else known
+        columns = {"label_score": score, "clean_probability": known, "loss": self.losses}
         if not per_token:
             columns["given_label"] = self.labels
             of_labels = {

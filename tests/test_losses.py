@@ -170,7 +170,7 @@ def test_names_and_settings_are_looked_at():
     assert ClearArguments(clear_loss="gce", clear_loss_kwargs='{"q": 0.5}').get_training_loss().settings == {"q": 0.5}
     elr = ClearArguments(clear_loss="elr", clear_ensemble_size=3, clear_loss_kwargs={"elr_weight": 1.0})
     assert elr.get_training_loss().settings == {"elr_weight": 1.0, "ensemble_size": 3}
-    with pytest.raises(ValueError, match="with the evidence alone.*'weight'"):
+    with pytest.raises(ValueError, match="with .evidence., and takes .*'weight'. Its settings need defaults"):
         register_training_loss("bad", lambda evidence, weight: {})
     with pytest.raises(ValueError, match="training loss 'clear' already"):
         register_training_loss("clear", lambda evidence: {})

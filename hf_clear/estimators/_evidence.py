@@ -71,6 +71,8 @@ class CleanProbabilityEstimate:
             the estimator knows right and wrong alone.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the noise matrix that was
             found; row: true class; column: given label. None if the estimator has none.
+        is_supported (`bool`, *optional*, defaults to `True`): whether the estimate says anything about the labels. If
+            not, training follows it all the same, and no label gets a score from it ([`~ClearMixin.label_issues`]).
 
     Raises:
         ValueError: if `clean_probability` is not one-dimensional or holds anything but probabilities, `posterior`
@@ -82,6 +84,7 @@ class CleanProbabilityEstimate:
     diagnostics: dict[str, float] = field(default_factory=dict)
     posterior: np.ndarray | None = None
     transition_matrix: np.ndarray | None = None
+    is_supported: bool = True
 
     def __post_init__(self):
         probability = np.asarray(self.clean_probability, dtype=np.float64)

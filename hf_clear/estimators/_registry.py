@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .._callables import check_call
 from .._registry import Registry
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 
@@ -121,7 +122,7 @@ def register_estimator(
             all the same, if the evidence tells nothing.
 
     Raises:
-        ValueError: if the name is empty, holds `"+"` or is taken.
+        ValueError: if the name is empty, holds `"+"` or is taken, or the estimator is no function of one argument.
 
     Example:
 
@@ -132,6 +133,7 @@ def register_estimator(
     >>> register_estimator("likelihood", likelihood)
     ```
     """
+    check_call(f"The estimator {name!r}", estimator, "evidence")
     needs = (uses_features, uses_labels, uses_probabilities)
     ESTIMATORS.add(name, NamedEstimator(name, estimator, *needs, gives_posterior, uses_held_out))
 
@@ -159,7 +161,8 @@ def _combination(name: str, parts: list[NamedEstimator]) -> NamedEstimator:
         diagnostics: dict[str, float] = {}
         for estimate in estimates:
             diagnostics = {**diagnostics, **estimate.diagnostics, **diagnostics}  # the first stands
-        return CleanProbabilityEstimate(np.mean([e.clean_probability for e in estimates], axis=0), diagnostics)
+        mean = np.mean([e.clean_probability for e in estimates], axis=0)
+        return CleanProbabilityEstimate(mean, diagnostics, is_supported=any(e.is_supported for e in estimates))
 
     return NamedEstimator(
         name,

@@ -39,6 +39,6 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
             mixture = evidence_mixture(evidence)
         else:
             return found
-        return CleanProbabilityEstimate(mixture.clean_probability, {**told, **mixture.diagnostics})
+        return replace(mixture, diagnostics={**told, **mixture.diagnostics})
 
     return replace(estimator, estimator=estimate, gives_posterior=None)

@@ -76,11 +76,11 @@ def held_out_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     against = _log_odds_against(cast(np.ndarray, evidence.held_out_clean_probability))
     is_scored = np.isfinite(evidence.losses)
     p, rows = is_scored.astype(np.float64), is_scored & np.isfinite(against)
-    apart, mixture = float("nan"), TwoGaussians()
+    apart, mixture, is_supported = float("nan"), TwoGaussians(), False
     with contextlib.suppress(NoMixture):
         p[rows], found = fit_two_gaussians(against[rows], seed)
-        apart, mixture = separation(found.means, found.stds), TwoGaussians(weights=found.weights)
-    return _with(CleanProbabilityEstimate(p, mixture.diagnostics()), apart)
+        apart, mixture, is_supported = separation(found.means, found.stds), TwoGaussians(weights=found.weights), True
+    return _with(CleanProbabilityEstimate(p, mixture.diagnostics(), is_supported=is_supported), apart)
 
 
 def _with(estimate: CleanProbabilityEstimate, found: float) -> CleanProbabilityEstimate:

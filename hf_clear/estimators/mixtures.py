@@ -44,7 +44,7 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
       wrong label; the warning names the samples. If no loss is finite, all are 0.
     - Fewer than two finite losses, losses that are all the same (to float32 precision), or a component that ends up
       with less than one sample's mass: there is no evidence of two groups, and every finite loss gets clean probability
-      1. Training then goes on with every module active.
+      1. Training then goes on with every module active. `is_supported` of the estimate is False.
 
     Args:
         losses (`np.ndarray` of shape `[num_samples]`): the loss of every training sample, in nats.
@@ -75,7 +75,7 @@ def mixture_estimate(losses: np.ndarray, seed: int, fit: Fit) -> CleanProbabilit
         posterior, mixture = fit(losses if all_finite else losses[finite], seed)
     except NoMixture as reason:
         logger.warning(f"{reason}: clean probability 1 for every finite loss.")
-        return CleanProbabilityEstimate(finite.astype(np.float64), TwoGaussians().diagnostics())
+        return CleanProbabilityEstimate(finite.astype(np.float64), TwoGaussians().diagnostics(), is_supported=False)
     if all_finite:
         return CleanProbabilityEstimate(posterior, mixture.diagnostics())
     probability = np.zeros(len(losses))

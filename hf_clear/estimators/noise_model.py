@@ -257,7 +257,6 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     if evidence.labels is None or evidence.probabilities is None:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
     model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, least_skill=0.0)
-    warn_if_unsupported(model)
     diagnostics = {
         "noise_model_rate": model.noise_rate,
         "noise_model_scale": float(model.scales[0]),
@@ -266,7 +265,8 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         SKILL: model.expected_skill if model.is_supported else float("nan"),
         "noise_model_diagonal": float(np.diag(model.transition_matrix).mean()),
     }
-    return CleanProbabilityEstimate(model.clean_probability, diagnostics, model.target, model.transition_matrix)
+    found = model.clean_probability, diagnostics, model.target, model.transition_matrix
+    return CleanProbabilityEstimate(*found, is_supported=model.is_supported)
 
 
 register_estimator("noise_model", noise_model, uses_labels=True, gives_posterior=True)

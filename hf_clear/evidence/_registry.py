@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._callables import check_call
 from .._registry import Registry
 
 EvidenceFunction = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
@@ -59,7 +60,8 @@ def register_evidence(name: str, function: EvidenceFunction, features: str = "me
             averaged over the tokens; `"head"` for what its head makes its scores from.
 
     Raises:
-        ValueError: if the name is empty, taken or holds `"+"`, or there are no such features.
+        ValueError: if the name is empty, taken or holds `"+"`, there are no such features, or the function doesn't take
+            these arguments.
 
     Example:
 
@@ -75,6 +77,7 @@ def register_evidence(name: str, function: EvidenceFunction, features: str = "me
         )
     if features not in FEATURES:
         raise ValueError(f"`features` of the source of evidence {name!r} has to be 'head' or 'mean'; got {features!r}.")
+    check_call(f"The source of evidence {name!r}", function, "features", "labels", "num_labels", "seed")
     EVIDENCE_SOURCES.add(name, EvidenceSource(name, function, features))
 
 

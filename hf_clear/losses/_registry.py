@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._callables import check_call
 from .._registry import Registry
 from ._evidence import LossEvidence, LossPart
 
@@ -143,8 +144,8 @@ def register_training_loss(
             such settings (a weight of 0 has none): if not, nothing is computed for it.
 
     Raises:
-        ValueError: if the name is taken, the function takes positional arguments besides the evidence, or
-            `active_if` asks for what is no setting.
+        ValueError: if the name is taken, the function can't be called with the evidence alone, or `active_if` asks for
+            what is no setting.
 
     Example:
 
@@ -155,12 +156,9 @@ def register_training_loss(
     >>> register_training_loss("mae", mean_absolute_error)
     ```
     """
-    without = [key for key, default in _keywords(function).items() if default is inspect.Parameter.empty]
-    if without:
-        raise ValueError(
-            f"The training loss {name!r} is called with the evidence alone unless its other arguments have defaults: "
-            f"give {', '.join(map(repr, without))} one."
-        )
+    check_call(f"The training loss {name!r}", function, "evidence", hint="Its settings need defaults.")
+    if not (active_if is None or callable(active_if)):
+        raise ValueError(f"`active_if` of the training loss {name!r} has to be a function; got {active_if!r}.")
     known = () if active_if is None else inspect.signature(active_if).parameters
     unknown = [key for key in known if key not in _keywords(function)]
     if unknown:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._callables import check_call
 from .._registry import Registry
 
 # (labels, num_labels, noise_rate, rng, features) -> noisy labels: see `register_noise_type`.
@@ -70,7 +71,7 @@ def register_noise_type(name: str, noise_type: NoiseFunction, uses_features: boo
         uses_features (`bool`, *optional*, defaults to `False`): whether it needs features of the samples.
 
     Raises:
-        ValueError: if the name is empty or taken.
+        ValueError: if the name is empty or taken, or the noise type is no function of these arguments.
 
     Example:
 
@@ -78,4 +79,5 @@ def register_noise_type(name: str, noise_type: NoiseFunction, uses_features: boo
     >>> register_noise_type("two_on", class_conditional(partial(asymmetric_transition_matrix, shift=2)))
     ```
     """
+    check_call(f"The noise type {name!r}", noise_type, "labels", "num_labels", "noise_rate", "rng", "features")
     NOISE_TYPES.add(name, NoiseType(name, noise_type, uses_features))

@@ -29,6 +29,7 @@ _KINDS = {  # of warnings, if their text is not to be had
     "lost_classes": "Nearly all labels of some classes are called wrong: the model may not have learned these classes.",
     "unexplained_classes": "Most labels of some classes are called wrong, far more than of others.",
     "no_two_groups": "The losses show no two groups: take the table as an order in which to look at labels.",
+    "says_nothing": "The last fit says nothing about the labels: none has a score.",
     "non_finite_losses": "The losses of some samples are not finite: nothing is known of their labels.",
 }
 

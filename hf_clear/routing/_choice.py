@@ -13,8 +13,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from .._callables import check_call
 from ._gates import expand_gate
-from ._layers import with_forward
+from ._layers import check_layer_type, with_forward
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ def register_choice(
         layer_type (`type`): the class of the layers, of peft's kind (`BaseTunerLayer`).
         set_choice (`Callable`): `set_choice(layer, choice)` makes `layer` apply to each row the adapter that an
             [`AdapterChoice`] names, and returns a function that undoes this.
+
+    Raises:
+        ValueError: if `layer_type` is no class, or `set_choice` doesn't take these arguments.
     """
+    check_layer_type(layer_type)
+    check_call(f"`set_choice` of {layer_type.__name__}", set_choice, "layer", "choice")
     _CHOICE_SETTERS[layer_type] = set_choice
 
 

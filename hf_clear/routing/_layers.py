@@ -37,6 +37,12 @@ def layer_paths(model: nn.Module) -> dict[str, str]:
     return paths | {place.path: place.layer.path for place in walk(model)}
 
 
+def check_layer_type(layer_type: object) -> None:
+    """Raises ValueError if this is no class of layers."""
+    if not isinstance(layer_type, type):
+        raise ValueError(f"`layer_type` has to be a class of layers; got {layer_type!r}.")
+
+
 def walk(model: nn.Module) -> list[Place]:
     """All modules in the order of the model, each at every path that it has. A layer that a forward pass goes through
     several times comes by once a pass, as a [`Layer`] of its own each time."""

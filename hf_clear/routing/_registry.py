@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._callables import check_call
 from .._registry import Registry
 
 StrategyFunction = Callable[..., torch.Tensor]
@@ -52,7 +53,7 @@ def register_routing_strategy(
             nats, a float tensor `[num_samples]`. A task with one label a token is then refused.
 
     Raises:
-        ValueError: if the name is taken or empty.
+        ValueError: if the name is taken or empty, or the function doesn't take these arguments.
 
     Example:
 
@@ -60,6 +61,8 @@ def register_routing_strategy(
     >>> register_routing_strategy("squared", lambda clean_probability, gamma, is_clean: gamma * clean_probability**2)
     ```
     """
+    more = ("labels", "losses") if needs_labels else ()
+    check_call(f"The routing strategy {name!r}", function, "clean_probability", "gamma", "is_clean", *more)
     ROUTING_STRATEGIES.add(name, RoutingStrategy(name, function, needs_truth, needs_labels))
 
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from .._callables import check_call
 from ._gates import Gate, PassGates, apply_gate, count_pass
-from ._layers import Layer, walk, with_forward
+from ._layers import Layer, check_layer_type, walk, with_forward
 
 _Module = TypeVar("_Module")
 GateSetter = Callable[[Any, Gate], Callable[[], None]]  # of modules of the type that it is registered for
@@ -35,7 +36,14 @@ def register_routable(
             layers.
         check_model (`Callable`, *optional*): `check_model(model)` raises a ValueError if bypassing these modules
             would not give the pretrained model.
+
+    Raises:
+        ValueError: if `layer_type` is no class, or a function doesn't take these arguments.
     """
+    check_layer_type(layer_type)
+    check_call(f"`set_gate` of {layer_type.__name__}", set_gate, "module", "gate")
+    if check_model is not None:
+        check_call(f"`check_model` of {layer_type.__name__}", check_model, "model")
     _GATE_SETTERS[layer_type] = set_gate
     if check_model is not None:
         _MODEL_CHECKS[layer_type] = check_model

@@ -40,10 +40,10 @@ def label_evidence(trainer: AnyTrainer) -> dict[str, np.ndarray]:
     dataloader = sample_dataloader(trainer, trainer.train_dataset)
     predictions = predict_samples(trainer, dataloader, keep_probabilities=False)
     loss = predictions.losses.numpy()
-    finite = np.isfinite(loss)
-    probability = np.where(finite, gaussian_mixture(loss).clean_probability, np.nan)
+    finite, mixture = np.isfinite(loss), gaussian_mixture(loss)
+    probability = np.where(finite, mixture.clean_probability, np.nan)
     return {
-        "label_score": probability,
+        "label_score": probability if mixture.is_supported else np.full_like(probability, np.nan),
         "clean_probability": probability,
         "loss": loss,
         "given_label": predictions.labels.numpy(),

@@ -1,0 +1,38 @@
+"""What a trainer is given as objects and overridden methods, by name: a run that goes on has to have the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer
+
+from ._callables import name_of
+from ._typing import AnyTrainer
+
+OWN_LOSS = "compute_loss_func"  # whether there is one: it decides what can be trained
+_METHODS = ("compute_loss", "training_step", "create_optimizer", "create_scheduler")  # make a step what it is
+GIVEN_FOR_STEPS = ("optimizers", "optimizer_cls_and_kwargs", *_METHODS, OWN_LOSS)  # a frozen model's features: without
+
+
+def given_optimizers(trainer: AnyTrainer) -> str | None:
+    """The types of the optimizer and the scheduler that a trainer was given, before it makes its own; None if none."""
+    given = [own for own in (trainer.optimizer, trainer.lr_scheduler) if own is not None]
+    return ", ".join(type(own).__name__ for own in given) or None
+
+
+def given_objects(trainer: AnyTrainer) -> dict[str, Any]:
+    """By name, what can be told of them: whether there is a loss function, the types of collator, optimizer and
+    scheduler, and the classes that have a `compute_loss` and the like of their own. What they do is not compared."""
+    found: dict[str, Any] = {name: _classes_with(trainer, name) for name in _METHODS}
+    found |= {"data_collator": name_of(trainer.data_collator), OWN_LOSS: trainer.compute_loss_func is not None}
+    found["optimizers"] = getattr(trainer, "given_optimizers", None)
+    given = getattr(trainer, "optimizer_cls_and_kwargs", None)
+    found["optimizer_cls_and_kwargs"] = None if given is None else [name_of(given[0]), given[1]]
+    return found
+
+
+def _classes_with(trainer: AnyTrainer, method: str) -> str | None:
+    """The classes that override it, but those of hf_clear; None if none does."""
+    own = type(trainer).__mro__[: type(trainer).__mro__.index(Trainer)]
+    names = [one.__name__ for one in own if method in vars(one) and one.__module__.partition(".")[0] != "hf_clear"]
+    return ", ".join(names) or None

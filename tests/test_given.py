@@ -1,0 +1,163 @@
+"""What users give: functions with the right arguments, losses that are numbers, and the same at resume."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers.posterior import NO_DROPOUT, POSTERIOR, trainer_of
+from helpers.toy import collate, tiny_bert
+from helpers.turn import noisy_dataset
+from torch import nn
+
+from hf_clear import (
+    CleanProbabilityCallback,
+    ClearLoraConfig,
+    ClearTrainer,
+    load_label_issues,
+    register_estimator,
+    register_evidence,
+    register_noise_type,
+    register_routable,
+    register_routing_strategy,
+    register_training_loss,
+)
+from hf_clear.estimators import ESTIMATORS, NamedEstimator, gaussian_mixture, get_estimator
+from hf_clear.losses import TRAINING_LOSSES
+from hf_clear.routing import register_choice
+
+TAKE_FUNCTIONS = {
+    "estimator": (partial(register_estimator, "mine"), "evidence"),
+    "callback": (CleanProbabilityCallback, "evidence"),
+    "evidence": (partial(register_evidence, "mine"), "features, labels, num_labels, seed"),
+    "noise type": (partial(register_noise_type, "mine"), "labels, num_labels, noise_rate, rng, features"),
+    "strategy": (partial(register_routing_strategy, "mine"), "clean_probability, gamma, is_clean"),
+    "strategy by labels": (
+        partial(register_routing_strategy, "mine", needs_labels=True),
+        "clean_probability, gamma, is_clean, labels, losses",
+    ),
+    "loss": (partial(register_training_loss, "mine"), "evidence"),
+    "routable": (partial(register_routable, nn.Bilinear), "module, gate"),
+    "choice": (partial(register_choice, nn.Bilinear), "layer, choice"),
+}
+
+
+@pytest.mark.parametrize(
+    "function", [lambda: None, lambda *, other: None, 0.5], ids=["too few", "by name", "no function"]
+)
+@pytest.mark.parametrize("taken", TAKE_FUNCTIONS)
+def test_a_function_that_cannot_be_called_so_is_refused_at_once(taken, function):
+    register, arguments = TAKE_FUNCTIONS[taken]
+    with pytest.raises(ValueError, match=f"is called with .{arguments}.*(, and takes|it has to be a function)"):
+        register(function)
+    assert "mine" not in ESTIMATORS and "mine" not in TRAINING_LOSSES
+
+
+def test_what_has_no_signature_or_more_arguments_passes(monkeypatch):
+    monkeypatch.setattr("hf_clear.estimators._registry.ESTIMATORS", ESTIMATORS.copy())
+    for name, function in {"dict": dict, "partial": partial(gaussian_mixture, seed=1)}.items():
+        CleanProbabilityCallback(function)
+        assert CleanProbabilityCallback(function).estimator.name == {"partial": "gaussian_mixture"}.get(name, name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_refused_before_training(training_arguments, monkeypatch, value):
+    monkeypatch.setitem(TRAINING_LOSSES, "void", None)
+    del TRAINING_LOSSES["void"]
+    register_training_loss("void", lambda e: {"void": e.logits.sum(dim=-1) * value})
+    trainer = trainer_of(training_arguments(clear_loss="void"), noisy_dataset(40))
+    with pytest.raises(
+        ValueError, match="part 'void' of the training loss 'void' is not finite in the warm-up, for any"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    # Of a label that is trusted to the full, a logarithm may be infinite.
+    del TRAINING_LOSSES["void"]
+    register_training_loss(
+        "void",
+        lambda e: {
+            "void": e.logits[..., 0] * (1.0 if e.clean_probability is None else (1 - e.clean_probability).log())
+        },
+        uses_clean_probability=True,
+    )
+    trainer_of(training_arguments(clear_loss="void", max_steps=1), noisy_dataset(40)).train()
+    del TRAINING_LOSSES["void"]
+
+
+def says_nothing(evidence):
+    constant = np.full_like(evidence.probabilities, 1 / evidence.probabilities.shape[1])
+    return get_estimator("noise_model")(replace(evidence, probabilities=constant))
+
+
+ONE_GROUP = NamedEstimator("one group", lambda e: gaussian_mixture(np.ones(len(e.losses))))
+NO_POSTERIOR = {"clear_loss": "clear", "clear_estimator": "gaussian_mixture", "clear_ensemble_size": 2}
+NOTHING_FOUND = {
+    "noise model": (NamedEstimator("silent", says_nothing, uses_labels=True, gives_posterior=True), {}),
+    "mixture": (ONE_GROUP, {**NO_POSTERIOR, "clear_loss_source": "epoch"}),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING_FOUND)
+def test_where_a_fit_says_nothing_no_label_has_a_score(training_arguments, caplog, kind):
+    """Training takes all labels for correct, which is no finding."""
+    estimator, more = NOTHING_FOUND[kind]
+    settings = POSTERIOR | {"clear_warmup": "epochs", "clear_warmup_epochs": 1, "num_train_epochs": 2} | more
+    dataset = noisy_dataset(200)
+    trainer = trainer_of(training_arguments(**settings), dataset, callbacks=[CleanProbabilityCallback(estimator)])
+    trainer.train()
+    assert (trainer.sample_store.clean_probability == 1).all() and "says_nothing" in trainer.fit_findings.warnings
+    assert trainer.fit_findings.noise_rate is None and "estimate says nothing" in trainer.fit_findings.unsupported
+    trainer.save_state()
+    for table in (
+        trainer.label_issues(return_all=True),
+        load_label_issues(trainer.args.output_dir, dataset, return_all=True),
+    ):
+        assert np.isnan(table["label_score"]).all() and not any(table["is_label_issue"])
+        assert all("not_scored" in reasons for reasons in table["reasons"])
+        if kind == "noise model":
+            assert np.isnan(table["suggestion_confidence"]).all() and set(table["predicted_label"]) == {None}
+    assert "none has a score, and none is an issue" in caplog.text
+
+
+class SquaresTrainer(ClearTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        return (2 * loss, outputs) if return_outputs else 2 * loss
+
+
+class OtherRateTrainer(ClearTrainer):
+    def create_optimizer(self, *args, **kwargs):
+        return super().create_optimizer(*args, **kwargs)
+
+
+def other_collate(items):
+    return collate(items)
+
+
+GIVEN = {
+    "compute_loss": (SquaresTrainer, {}),
+    "create_optimizer": (OtherRateTrainer, {}),
+    "data_collator": (ClearTrainer, {"data_collator": other_collate}),
+    "optimizer_cls_and_kwargs": (ClearTrainer, {"optimizer_cls_and_kwargs": (torch.optim.Adagrad, {"lr": 1e-3})}),
+    "optimizers": (ClearTrainer, {"optimizers": (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), None)}),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_another_object_is_refused_at_resume(training_arguments, given):
+    build = training_arguments(
+        **POSTERIOR | {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "probe_epochs": 2}
+    )
+    peft, dataset = {"peft_config": ClearLoraConfig(task_type="SEQ_CLS", r=4)}, noisy_dataset()
+
+    def of(kind, **more):
+        more = {"data_collator": collate, **more}
+        return kind(tiny_bert(**NO_DROPOUT), build, train_dataset=dataset, **peft, **more)
+
+    of(ClearTrainer).train()
+    kind, more = GIVEN[given]
+    other = of(kind, **more)
+    with pytest.raises(ValueError, match=f"other settings .*{given}: "):
+        other.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-2")
+    of(ClearTrainer).train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-2")
