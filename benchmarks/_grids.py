@@ -30,6 +30,7 @@ GRIDS: dict[str, dict[str, Any]] = {
             "questions:symmetric:0.5",
             "questions:asymmetric:0.4",
             "questions:none",
+            "banking77-20:instance_dependent:0.6",
         ],
         "methods": COMPARED,
     },
@@ -52,6 +53,12 @@ GRIDS: dict[str, dict[str, Any]] = {
     "ablations": {
         "settings": ["banking77-20:asymmetric:0.4", "noisyagnews@2000:real", "banking77-20:symmetric:0.6"],
         "methods": ["recommended", *ABLATIONS],
+    },
+    # The lines go to results/noise_rates.jsonl.
+    "noise_rates": {
+        "settings": [f"banking77-20:symmetric:{rate}" for rate in (0.8, 0.9, 0.7, 0.5, 0.3, 0.1)],
+        "methods": ["plain", "recommended", "oracle_head_start"],
+        "seeds": [42],
     },
     # In minutes.
     "quick": {

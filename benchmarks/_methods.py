@@ -11,6 +11,7 @@ from typing import Any
 import _peers
 import numpy as np
 from _ablations import ABLATIONS, CALLBACKS
+from _dual_lora import run_dual_lora
 from _frozen import cleanlab_pruning, run_cleanlab, run_logistic_regression, run_probe
 from _jobs import Job, Stopwatch, train_and_test
 from transformers import HfArgumentParser, Trainer
@@ -91,6 +92,7 @@ METHODS = {
     **{name: Method(run_clear, settings) for name, settings in _peers.LOSSES.items()},
     "label_smoothing": Method(run_label_smoothing),
     "turn": Method(run_turn),
+    "dual_lora": Method(run_dual_lora),
     "cleanlab_plain": Method(run_cleanlab_plain),
     "oracle": Method(run_oracle),
     "oracle_head_start": Method(run_oracle_head_start),
@@ -108,7 +110,9 @@ FULL = ("plain", "label_smoothing", "turn", "cleanlab_plain", *ORACLES)
 
 
 def check_peft_method(method: str, peft_method: str) -> None:
-    """Raises a ValueError if a method is nothing without PEFT modules, and there are none."""
+    """Raises a ValueError if a method is nothing without PEFT modules, and there are none; or is for LoRA alone."""
+    if method == "dual_lora" and peft_method != "lora":
+        raise ValueError(f"--methods {method}: it is two sets of LoRA weights, and none of {peft_method!r}.")
     if peft_method == FULL_FINE_TUNING and method not in (*FULL, *PEERS):
         raise ValueError(
             f"--methods {method}: there is nothing to route in full fine-tuning. There are {', '.join(FULL)}."

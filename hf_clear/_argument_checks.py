@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Set
 from typing import Any
 
+import numpy as np
+
 LARGEST = 1e6  # of weights and rates
 LARGEST_COUNT = 2**31 - 1
 
@@ -71,6 +73,19 @@ def check_label_names(label_names: Any) -> None:
             "`label_names` has to be a list: the names of all classes, in the order of their numbers. Got a "
             f"{type(label_names).__name__}.{hint}"
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Raises a ValueError if this is no seed for numpy: without one, nothing could be repeated."""
+    is_whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not is_whole or seed < 0:
+        raise ValueError(f"`seed` has to be a whole number, 0 or above; got {seed!r}.")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises a ValueError if an argument is no whole number of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"`{name}` has to be a whole number, {least} or above; got {value!r}.")
 
 
 def is_finite(value: float) -> bool:

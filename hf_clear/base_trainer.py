@@ -142,13 +142,12 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         Raises:
             RuntimeError: if nothing has been fitted yet.
             ValueError: if `threshold` is no probability, a column is not there or called like one of the table, or
-                `train_dataset` is another than that of the training (CleaR; TURN has its own, and doesn't compare).
+                `train_dataset` is another than that of the training.
         """
         store = self._fitted_store()
         config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
         names = class_names(self.train_dataset, label_names(self), config)
-        if self._fitted_on is not None and self._fitted_on is not self.train_dataset:
-            check_same_data("This trainer's last fit", self.train_dataset, store, names)
+        self._check_same_rows(store, names)
         found = store.issue_columns(self.labels_tokens)
         table = issue_table(**found, label_names=names, threshold=threshold, return_all=return_all)
         missing = int((~np.isfinite(found["loss"])).sum())
@@ -177,6 +176,11 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         store = None if self._is_stock else self.sample_store
         if self.args.should_save and store is not None and store.is_fitted and store.identity is not None:
             store.save(os.path.join(self.args.output_dir, FINAL_STATE_NAME), with_tables=False)
+
+    def _check_same_rows(self, store: SampleStore, names: Sequence[str] | None) -> None:
+        """Raises ValueError if `train_dataset` is another than that of the last fit."""
+        if self._fitted_on is not None and self._fitted_on is not self.train_dataset:
+            check_same_data("This trainer's last fit", self.train_dataset, store, names)
 
     def _fitted_store(self) -> SampleStore:
         if self.sample_store is None or not self.sample_store.is_fitted:

@@ -10,13 +10,13 @@ import datasets
 import numpy as np
 import torch
 
-from ._argument_checks import check_label_names
+from ._argument_checks import check_label_names, check_seed
 from ._names import IGNORED_LABEL
 from .estimators import NoiseModel, fit_noise_model
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
 from .estimators.noise_model import log_probabilities, warn_if_unsupported
 from .evidence import cross_fitted_probe
-from .report.issue_table import issue_table
+from .report.issue_table import as_columns, issue_table
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def find_label_issues(
     features: np.ndarray | Sequence[np.ndarray] | None = None,
     return_all: bool = False,
     *,
-    texts: datasets.Dataset | Mapping[str, Sequence] | None = None,
+    texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     threshold: float | None = None,
     seed: int = 0,
@@ -52,8 +52,8 @@ def find_label_issues(
             features say nothing about the labels.
         return_all (`bool`, *optional*, defaults to `False`): whether to return every sample with a label, in order of
             suspicion.
-        texts (`datasets.Dataset` or `Mapping[str, Sequence]`, *optional*): what to show of each sample, column by
-            column.
+        texts (`datasets.Dataset`, `Mapping[str, Sequence]` or `Sequence[str]`, *optional*): what to show of each
+            sample, column by column; a sequence alone is the column `text`.
         label_names (`Sequence[str]`, *optional*): the names of the classes, in the order of their numbers.
         threshold (`float`, *optional*): a label is an issue if its score is below it; 0.5 by default.
         seed (`int`, *optional*, defaults to 0): of the folds. The state of random generators is left as it was.
@@ -118,6 +118,7 @@ class LabelEvidence:
                 "There is nothing to judge labels by: give `pred_probs`, the predictions of a model that has not been "
                 "trained on the label, or `features`, the embeddings of any model."
             )
+        check_seed(seed)
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
@@ -158,7 +159,7 @@ class LabelEvidence:
 
     def table(
         self,
-        texts: datasets.Dataset | Mapping[str, Sequence] | None = None,
+        texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
         threshold: float | None = None,
         return_all: bool = False,
@@ -171,7 +172,7 @@ class LabelEvidence:
         looks = self.features and len(rows) <= MOST_NEIGHBORS
         shown = None
         if texts is not None:
-            shown = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
+            shown = as_columns(texts)
             if len(shown) != len(self.labels):
                 raise ValueError(f"`texts` has {len(shown)} rows for {len(self.labels)} labels: one row for each.")
             shown = shown.select(rows)

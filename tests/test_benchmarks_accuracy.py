@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import _ablations
+import _dual_lora
 import _loading
 import _methods
 import _running
@@ -19,6 +20,7 @@ from _jobs import Job
 from _peers import SmallestLosses
 from _settings import Cell, Setting
 from helpers.texts import rows, write
+from peft.tuners.lora import LoraLayer
 from transformers import Trainer
 
 from hf_clear.data.files import read_files
@@ -110,6 +112,21 @@ def test_as_many_samples_are_trusted_as_have_a_right_label():
     assert found.clean_probability.tolist() == [1, 0, 1, 0, 1]
     found = SmallestLosses(0.0)(SampleEvidence(losses=losses, labels=labels, mean_losses=losses))
     assert found.clean_probability.tolist() == [1, 0, 1, 1, 1]  # what has no loss is not trusted
+
+
+def test_the_norm_of_an_update_is_that_of_its_matrix(data, tiny_model):
+    loaded = _loading.load("sst5", data, tiny_model, "none", 0, 1)
+    model = _dual_lora.with_two_sets(Job(cell(tiny_model, "dual_lora"), *loaded, "out"))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        torch.nn.init.normal_(layer.lora_B[_dual_lora.NOISY].weight)
+    expected = sum(float(layer.get_delta_weight(_dual_lora.NOISY).square().sum()) for layer in layers)
+    assert float(_dual_lora.squared_norm(model, _dual_lora.NOISY)) == pytest.approx(expected, rel=1e-4)
+    assert float(_dual_lora.squared_norm(model, _dual_lora.CLEAN)) == 0 < expected
+    trained = {name.rpartition(".")[0] for name, own in model.named_parameters() if own.requires_grad}
+    assert {name.rpartition(".")[2] for name in trained} == {_dual_lora.CLEAN, _dual_lora.NOISY, "classifier"}
+    with pytest.raises(ValueError, match="two sets of LoRA weights, and none of 'bitfit'"):
+        _methods.check_peft_method("dual_lora", "bitfit")
 
 
 @pytest.mark.parametrize("method", [*_methods.METHODS, "paper:clear_warmup_epochs=1"])

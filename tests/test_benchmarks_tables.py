@@ -2,6 +2,7 @@
 
 import shutil
 
+import _tables
 import numpy as np
 import pytest
 import tables
@@ -19,21 +20,21 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     good, bad = [1] * 9 + [0], [1] * 2 + [0] * 8
     lines = [line("plain", 1, bad), line("plain", 2, bad), line("recommended", 1, good), line("recommended", 3, bad)]
     found = tables_of(lines)
-    (row,) = tables.accuracy(found).to_dict("records")
+    (row,) = _tables.accuracy(found).to_dict("records")
     assert (row["plain LoRA"], row["`ClearTrainer`"], row["true labels known"]) == ("0.200", "0.900", "-")
-    (row,) = tables.differences(found).to_dict("records")
+    (row,) = _tables.differences(found).to_dict("records")
     assert (row["seeds"], row["difference"], row[""]) == (1, "+0.700", "win") and row["p"] == "0.0156"
     found = tables_of([*lines, line("recommended", 2, bad), line("plain", 3, bad)])
-    assert tables.accuracy(found).iloc[0]["`ClearTrainer`"] == "0.433 ± 0.404 (3)"
+    assert _tables.accuracy(found).iloc[0]["`ClearTrainer`"] == "0.433 ± 0.404 (3)"
 
 
 def test_all_methods_of_a_setting_stand_in_one_table():
     """With LoRA and with all weights; what was not run is not there."""
-    own = {"model": tables.DEMO, "noise_rate": 0.6}
+    own = {"model": _tables.DEMO, "noise_rate": 0.6}
     lines = [line("plain", 42, [1, 0, 0, 0], **own), line("sce", 42, [1, 1, 0, 0], detection_auroc=0.75, **own)]
     lines += [line("plain", 42, [0, 0, 0, 0], peft_method="none", **own)]
     lines += [line("turn", 42, [1, 1, 1, 0], peft_method="none", **own), line("plain", 43, [1, 1, 1, 1], **own)]
-    frame = tables.all_methods(tables_of(lines))
+    frame = _tables.all_methods(tables_of(lines))
     assert frame["after the last epoch"].to_dict() == {
         **{
             "TURN, all weights": "0.750",
@@ -50,22 +51,32 @@ def test_the_methods_are_ranked_by_what_one_seed_gave():
     of_rates = [
         line(method, 42, [1] * (20 - place) + [0] * place, noise_rate=rate)
         for rate in (0.2, 0.4, 0.6)
-        for place, method in enumerate(tables.PEERS)
+        for place, method in enumerate(_tables.PEERS)
     ]
     found = tables_of([*of_rates, line("plain", 42, [1, 0], data="sst5"), line("plain", 43, [0, 0], noise_rate=0.2)])
-    frame = tables.peers(found)
-    assert list(frame.index) == list(tables.PEERS.values()) and list(frame["mean rank"][:2]) == ["1.0", "2.0"]
-    assert frame.shape == (len(tables.PEERS), 4) and frame.iloc[1, 0] == "0.950"
-    (row,) = tables.ranks(found).to_dict("records")
-    assert row["methods"] == len(tables.PEERS) and row["settings"] == 3
-    assert row["so far behind `ClearTrainer`"] == ", ".join(list(tables.PEERS.values())[-2:])  # 6.9 ranks or more
+    frame = _tables.peers(found)
+    assert list(frame.index) == list(_tables.PEERS.values()) and list(frame["mean rank"][:2]) == ["1.0", "2.0"]
+    assert frame.shape == (len(_tables.PEERS), 4) and frame.iloc[1, 0] == "0.950"
+    (row,) = _tables.ranks(found).to_dict("records")
+    assert row["methods"] == len(_tables.PEERS) and row["settings"] == 3
+    assert row["so far behind `ClearTrainer`"] == ", ".join(list(_tables.PEERS.values())[-2:])  # 6.9 ranks or more
+
+
+def test_rates_of_two_files_stand_in_one_table():
+    own = {"model": _tables.DEMO}
+    few = [line("plain", 42, [1, 0], noise_rate=0.6, **own), line("plain", 42, [1, 0], data="sst5", **own)]
+    more = [line("plain", 42, [1, 1], noise_rate=0.1, **own), line("plain", 43, [0, 0], noise_rate=0.3, **own)]
+    more += [line("recommended", 42, [1, 0], noise_rate=0.1, estimated_noise_rate=0.125, **own)]
+    frame = _tables.noise_rates(tables_of(few), tables_of(more))
+    assert list(frame.index) == ["10%", "30%", "60%"] and list(frame["plain LoRA"]) == ["1.000", "-", "0.500"]
+    assert list(frame.loc["10%"]) == ["1.000", "0.500", "-", "-", "0.125"]
 
 
 def test_two_settings_of_one_name_are_refused():
     both = [line("plain", 1, [1, 0]), line("recommended", 1, [1, 0])]
     lines = both + [{**one, "learning_rate": 1e-3} for one in both]
     with pytest.raises(ValueError, match="Two settings are called '20 intents, symmetric 40%, m'.*0.001"):
-        tables.accuracy(tables_of(lines))
+        _tables.accuracy(tables_of(lines))
 
 
 def test_a_page_with_another_figure_is_found(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,8 @@ from hf_clear import (
     CleanProbabilityCallback,
     ClearLoraConfig,
     ClearTrainer,
+    audit_labels,
+    find_label_issues,
     load_label_issues,
     register_estimator,
     register_evidence,
@@ -23,8 +26,10 @@ from hf_clear import (
     register_routing_strategy,
     register_training_loss,
 )
-from hf_clear.estimators import ESTIMATORS, NamedEstimator, gaussian_mixture, get_estimator
+from hf_clear.estimators import ESTIMATORS, NamedEstimator, evidence_mixture, gaussian_mixture, get_estimator
 from hf_clear.losses import TRAINING_LOSSES
+from hf_clear.noise import inject_label_noise
+from hf_clear.report import issue_table
 from hf_clear.routing import register_choice
 
 TAKE_FUNCTIONS = {
@@ -161,3 +166,54 @@ def test_another_object_is_refused_at_resume(training_arguments, given):
     with pytest.raises(ValueError, match=f"other settings .*{given}: "):
         other.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-2")
     of(ClearTrainer).train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-2")
+
+
+LABELS = np.arange(40) % 2
+PROBABILITIES = np.where(np.eye(2)[LABELS], 0.9, 0.1)
+ROWS = datasets.Dataset.from_dict({"text": ["a"] * 40, "label": LABELS})
+BAD_ARGUMENTS = {
+    "texts": (lambda: find_label_issues(LABELS, PROBABILITIES, texts="abc"), "a dict of columns such as"),
+    "numbers for texts": (lambda: issue_table([0.1], texts=[1]), "a dict of columns such as"),
+    "sample_index": (lambda: issue_table([0.1], sample_index=[1.7]), "whole numbers from 0 on, each once; got .1.7."),
+    "a row twice": (lambda: issue_table([0.1, 0.2], sample_index=[3, 3]), "each once"),
+    "a row before the first": (lambda: issue_table([0.1], sample_index=[-1]), "each once"),
+    "flags": (
+        lambda: issue_table([0.1], neighbors_disagree=[np.nan]),
+        "`neighbors_disagree` has to hold True or False",
+    ),
+    "flags in words": (lambda: issue_table([0.1], held_out=["False"]), "`held_out` has to hold True or False"),
+    "cuts": (lambda: audit_labels(LABELS, PROBABILITIES, cuts=[0]), "`cuts` has to be a whole number, 1 or above"),
+    "noise_rate": (lambda: inject_label_noise(ROWS, "symmetric", "0.2"), "`noise_rate` has to be a number in .0, 1."),
+    "num_labels": (
+        lambda: inject_label_noise(ROWS, "symmetric", 0.2, num_labels=2.5),
+        "`num_labels` has to be a whole",
+    ),
+    "splits": (lambda: inject_label_noise({"train": ROWS}, "symmetric", 0.2), "a datasets.Dataset, such as one split"),
+    "losses for evidence": (lambda: evidence_mixture(np.ones(9)), "`evidence` has to be a SampleEvidence"),
+    "words for losses": (lambda: gaussian_mixture(["a", "b"]), "`losses` has to hold numbers"),
+}
+
+
+@pytest.mark.parametrize("argument", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused_in_words(argument):
+    call, message = BAD_ARGUMENTS[argument]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None, True])
+def test_what_is_no_seed_is_refused(seed):
+    for call in (
+        lambda: inject_label_noise(ROWS, "symmetric", 0.2, seed=seed),
+        lambda: find_label_issues(LABELS, features=PROBABILITIES, seed=seed),
+        lambda: audit_labels(LABELS, PROBABILITIES, seed=seed),
+    ):
+        with pytest.raises(ValueError, match="`seed` has to be a whole number, 0 or above"):
+            call()
+
+
+def test_texts_may_be_a_list():
+    texts = [f"text {row}" for row in range(40)]
+    for own in (texts, np.array(texts), {"text": texts}):
+        table = find_label_issues(LABELS, PROBABILITIES, texts=own, return_all=True)
+        assert table["text"] == [f"text {row}" for row in table["sample_index"]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.posterior import POSTERIOR, trainer_of
-from helpers.turn import noisy_dataset
+from helpers.turn import noisy_dataset, turn_trainer
 
 from hf_clear import apply_corrections, audit_labels, find_label_issues, load_label_issues
 from hf_clear.report import issue_table, plot_transition_matrix, save_report, to_cleanlab, to_label_studio
@@ -58,6 +58,16 @@ def test_a_table_beside_other_rows_is_refused(training_arguments, caplog):
     trainer.train_dataset = dataset.remove_columns("labels").add_column("labels", changed)
     trainer.label_issues()
     assert "The table shows those of the run" in caplog.text
+
+
+def test_of_turn_too(training_arguments):
+    trainer = turn_trainer(training_arguments, probe_epochs=20)
+    trainer.linear_probe()
+    trainer.cleanse()
+    trainer.label_issues()
+    trainer.train_dataset = trainer.train_dataset.shuffle(seed=1)
+    with pytest.raises(ValueError, match="The training set was replaced since the probe was trained"):
+        trainer.label_issues()
 
 
 def test_another_task_loss_is_refused_at_resume(training_arguments):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-from .._argument_checks import check_label_names
+from .._argument_checks import check_count, check_label_names
 from .._names import IGNORED_LABEL
 from ..detection import LabelEvidence
 from ..estimators import NoiseModel
@@ -65,7 +65,7 @@ def audit_labels(
     pred_probs: np.ndarray | None = None,
     features: np.ndarray | Sequence[np.ndarray] | None = None,
     *,
-    texts: datasets.Dataset | Mapping[str, Sequence] | None = None,
+    texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     threshold: float | None = None,
     cuts: Sequence[int] | None = None,
@@ -101,6 +101,8 @@ def audit_labels(
     ```
     """
     check_label_names(label_names)
+    for cut in () if cuts is None else cuts:
+        check_count("cuts", cut)
     num_labels = None if label_names is None else len(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, num_labels, seed)
     table = evidence.table(texts, label_names, threshold, return_all=True)

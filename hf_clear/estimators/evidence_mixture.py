@@ -48,7 +48,15 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
     Returns:
         [`CleanProbabilityEstimate`]: with the diagnostics of [`gaussian_mixture`], of the losses (NaN if they are left
         out), and `mixture_evidence_separation`, that of the log odds; NaN if they are not used, or no mixture is.
+
+    Raises:
+        ValueError: if `evidence` is none.
     """
+    if not isinstance(evidence, SampleEvidence):
+        raise ValueError(
+            "`evidence` has to be a SampleEvidence, `SampleEvidence(losses=..., held_out_clean_probability=...)`; got "
+            f"a {type(evidence).__name__}."
+        )
     told, separation_of_told = evidence.held_out_clean_probability, float("nan")
     if told is None:
         return _with(gaussian_mixture(evidence.losses, seed), separation_of_told)

@@ -143,6 +143,8 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
 
 def _as_float(values: np.ndarray) -> np.ndarray:
     """In float64, except for float32: of millions of losses, a copy counts."""
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"`losses` has to hold numbers; got {values.dtype}.")
     return values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import datasets
 import numpy as np
 
+from .._argument_checks import check_count, check_seed
 from .._names import TRUE_LABEL
 from ..sample_index import check_labels
 from ..transition_matrices import check_transition_matrix
@@ -81,6 +82,11 @@ def inject_label_noise(
         raise ValueError("Give `noise_type` and `noise_rate`, or a `transition_matrix`.")
     else:
         noise = NOISE_TYPES.find(noise_type, "noise_type")
+    check_seed(seed)
+    if num_labels is not None:
+        check_count("num_labels", num_labels)
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"`dataset` has to be a datasets.Dataset, such as one split; got a {type(dataset).__name__}.")
     if label_column not in dataset.column_names:
         raise ValueError(
             f"There is no column {label_column!r} to corrupt; there are {', '.join(dataset.column_names)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -34,7 +34,7 @@ def issue_table(
     loss: np.ndarray | None = None,
     neighbors_disagree: np.ndarray | None = None,
     held_out: np.ndarray | None = None,
-    texts: datasets.Dataset | Mapping[str, Sequence] | None = None,
+    texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     sample_index: np.ndarray | None = None,
     threshold: float | None = None,
@@ -59,8 +59,8 @@ def issue_table(
             more frequent among the nearest neighbors.
         held_out (`np.ndarray` of shape `[num_samples]`, *optional*): True for samples that the model has not been
             trained on. Their losses are higher, and are compared with each other alone.
-        texts (`datasets.Dataset` or `Mapping[str, Sequence]`, *optional*): what to show of each sample, column by
-            column, `num_samples` rows.
+        texts (`datasets.Dataset`, `Mapping[str, Sequence]` or `Sequence[str]`, *optional*): what to show of each
+            sample, column by column, `num_samples` rows; a sequence alone is the column `text`.
         label_names (`Sequence[str]`, *optional*): the names of the classes, in the order of their numbers.
         sample_index (`np.ndarray` of shape `[num_samples]`, *optional*): the row of the data set that each sample is;
             0 to num_samples - 1 by default.
@@ -84,7 +84,8 @@ def issue_table(
 
     Raises:
         ValueError: if arguments are of different lengths, a score or a probability is outside [0, 1], a label is no
-            class, two classes have one name, or a column of `texts` is called like one of the table.
+            class, two classes have one name, flags or rows of the data set are none, `texts` are no columns, or one of
+            them is called like one of the table.
 
     Example:
 
@@ -106,10 +107,10 @@ def issue_table(
     given = {"given_label": given_label, "predicted_label": predicted_label}
     classes = {name: _classes(name, own, size, label_names) for name, own in given.items() if own is not None}
     flags = {
-        name: np.zeros(size, bool) if own is None else _array(name, own, size).astype(bool)
+        name: np.zeros(size, bool) if own is None else _flags(name, own, size)
         for name, own in {"neighbors_disagree": neighbors_disagree, "held_out": held_out}.items()
     }
-    index = np.arange(size) if sample_index is None else _array("sample_index", sample_index, size)
+    index = np.arange(size) if sample_index is None else _rows(sample_index, size)
 
     is_issue = are_issues(score, classes.get("given_label"), classes.get("predicted_label"), threshold)
     missing = np.full(size, np.nan)
@@ -132,10 +133,29 @@ def issue_table(
     table = datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
     if texts is None:
         return table
-    shown = texts if isinstance(texts, datasets.Dataset) else datasets.Dataset.from_dict(dict(texts))
+    shown = as_columns(texts)
     if shown.column_names and len(shown) != size:
         raise ValueError(f"`texts` has {len(shown)} rows, and there are {size} samples: one row for each.")
     return with_columns(table, shown.with_format(None).select(rows))
+
+
+def as_columns(texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str]) -> datasets.Dataset:
+    """What to show of each sample, as a data set; a sequence of strings is its column `text`.
+
+    Raises:
+        ValueError: if these are no columns.
+    """
+    if isinstance(texts, datasets.Dataset):
+        return texts
+    is_one = hasattr(texts, "__len__") and hasattr(texts, "__iter__") and not hasattr(texts, "keys")
+    if is_one and not isinstance(texts, (str, bytes)) and all(isinstance(text, str) for text in texts):
+        texts = {"text": list(texts)}
+    if not hasattr(texts, "keys"):
+        raise ValueError(
+            "`texts` has to be a datasets.Dataset, a dict of columns such as {'text': [...]}, or a list of strings; "
+            f"got a {type(texts).__name__}."
+        )
+    return datasets.Dataset.from_dict(dict(cast(Mapping, texts)))
 
 
 def are_issues(score: np.ndarray, given: Any, predicted: Any, threshold: float) -> np.ndarray:
@@ -224,6 +244,23 @@ def _classes(name: str, values: Any, size: int, label_names: Sequence[str] | Non
                 f"0 to {len(label_names) - 1}."
             )
     return values
+
+
+def _flags(name: str, values: Any, size: int) -> np.ndarray:
+    values = _array(name, values, size)
+    if size and not (values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all()):  # NaN is neither
+        raise ValueError(f"`{name}` has to hold True or False, one for each sample; got {values.tolist()[:3]}...")
+    return values.astype(bool)
+
+
+def _rows(values: Any, size: int) -> np.ndarray:
+    values = _array("sample_index", values, size)
+    if size and (values.dtype.kind not in "iu" or values.min() < 0 or len(np.unique(values)) < size):
+        raise ValueError(
+            "`sample_index` has to hold rows of the data set, whole numbers from 0 on, each once; got "
+            f"{values.tolist()[:3]}..."
+        )
+    return values.astype(np.int64)
 
 
 def _named(numbers: np.ndarray, label_names: Sequence[str] | None) -> tuple[list, Value]:

@@ -49,7 +49,8 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
             )
         if label < 0 or (num_labels is not None and label >= num_labels):
             allowed = f"0 to {num_labels - 1} (num_labels - 1)" if num_labels else "0 or above"
-            raise ValueError(f"The label of sample {index} is {label}. It has to be {allowed}.")
+            hint = " If it stands for no label, drop such samples: `dataset.filter(...)`." * (label < 0)
+            raise ValueError(f"The label of sample {index} is {label}. It has to be {allowed}.{hint}")
 
 
 def _check_token_labels(labels: Sequence, num_labels: int | None, index: int) -> None:

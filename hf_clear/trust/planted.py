@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._argument_checks import check_seed
 from .._names import IGNORED_LABEL
 from ..estimators import NoiseModel, fit_noise_model
 
@@ -66,7 +67,11 @@ def plant_and_find(
 
     Returns:
         [`PlantedErrors`]
+
+    Raises:
+        ValueError: if `seed` is none.
     """
+    check_seed(seed)
     rng, num_labels = np.random.default_rng(seed), model.target.shape[1]
     rows = np.flatnonzero((model.labels != IGNORED_LABEL) & model.has_scores)
     size = int(round(SHARE * len(rows)))

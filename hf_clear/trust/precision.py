@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .._argument_checks import check_count
 from .noise_rate import NoiseRate
 from .planted import PlantedErrors, share_of_errors
 
@@ -40,11 +41,17 @@ def expected_precision(
         `list[dict[str, float]]`, one row a cut: `num_labels`, its length; `threshold`, the largest clean probability in
         it; `precision_mixture` and `precision_planted`, NaN if there is no such estimate; `precision_low` and
         `precision_high`, the interval.
+
+    Raises:
+        ValueError: if a cut is no whole number above 0.
     """
     from scipy.stats import binom
 
+    cuts = list(cuts)
+    for cut in cuts:
+        check_count("cuts", cut)
     known = np.sort(clean_probability[np.isfinite(clean_probability)])
-    cuts = sorted({int(cut) for cut in cuts if 0 < cut <= len(known)})
+    cuts = sorted({int(cut) for cut in cuts if cut <= len(known)})
     if not cuts:
         return []
     size = np.array(cuts)

@@ -277,6 +277,9 @@ class TurnMixin(ResumablePhasesMixin):
         check_same_length(self)
         check_one_label_a_sample(first_label)
 
+    def _check_same_rows(self, *_: Any) -> None:
+        self._check_replaced()
+
     def _check_replaced(self) -> None:
         if self.train_dataset is self._identified:
             return
