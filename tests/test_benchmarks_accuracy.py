@@ -20,7 +20,6 @@ from _jobs import Job
 from _peers import SmallestLosses
 from _settings import Cell, Setting
 from helpers.texts import rows, write
-from peft.tuners.lora import LoraLayer
 from transformers import Trainer
 
 from hf_clear.data.files import read_files
@@ -114,17 +113,27 @@ def test_as_many_samples_are_trusted_as_have_a_right_label():
     assert found.clean_probability.tolist() == [1, 0, 1, 1, 1]  # what has no loss is not trusted
 
 
-def test_the_norm_of_an_update_is_that_of_its_matrix(data, tiny_model):
+def test_two_sets_of_weights_take_turns(data, tiny_model, monkeypatch):
+    """The first learns at the pace of other methods, the second at its mirror image; a label is kept if the first set
+    alone finds it likelier."""
     loaded = _loading.load("sst5", data, tiny_model, "none", 0, 1)
-    model = _dual_lora.with_two_sets(Job(cell(tiny_model, "dual_lora"), *loaded, "out"))
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    for layer in layers:
-        torch.nn.init.normal_(layer.lora_B[_dual_lora.NOISY].weight)
-    expected = sum(float(layer.get_delta_weight(_dual_lora.NOISY).square().sum()) for layer in layers)
-    assert float(_dual_lora.squared_norm(model, _dual_lora.NOISY)) == pytest.approx(expected, rel=1e-4)
-    assert float(_dual_lora.squared_norm(model, _dual_lora.CLEAN)) == 0 < expected
+    job = Job(cell(tiny_model, "dual_lora"), *loaded, "out")
+    model = _dual_lora.with_two_sets(job)
     trained = {name.rpartition(".")[0] for name, own in model.named_parameters() if own.requires_grad}
     assert {name.rpartition(".")[2] for name in trained} == {_dual_lora.CLEAN, _dual_lora.NOISY, "classifier"}
+    trainer = _dual_lora.DualLoraTrainer(model, job.arguments(learning_rate=0.1, eval_strategy="no"))
+    optimizer, scheduler = trainer.create_optimizer(), trainer.create_scheduler(4)
+    paces = []
+    for _ in range(4):
+        paces.append([round(group["lr"], 6) for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert paces == [[0.1, 0.0], [0.075, 0.025], [0.05, 0.05], [0.025, 0.075]]
+    sizes = [sum(own.numel() for own in group["params"]) for group in optimizer.param_groups]
+    assert sizes[0] - sizes[1] == sum(own.numel() for own in job.model.classifier.parameters())
+    monkeypatch.setattr(_dual_lora, "suspicion", lambda job: np.linspace(-1, 2, 90))
+    measured = _dual_lora.run_dual_lora(job, {})
+    assert measured["kept_samples"] == 30 and measured["steps"] == 3 * job.cell.epochs
     with pytest.raises(ValueError, match="two sets of LoRA weights, and none of 'bitfit'"):
         _methods.check_peft_method("dual_lora", "bitfit")
 
