@@ -27,8 +27,15 @@ def given_objects(trainer: AnyTrainer) -> dict[str, Any]:
     found |= {"data_collator": name_of(trainer.data_collator), OWN_LOSS: trainer.compute_loss_func is not None}
     found["optimizers"] = getattr(trainer, "given_optimizers", None)
     given = getattr(trainer, "optimizer_cls_and_kwargs", None)
-    found["optimizer_cls_and_kwargs"] = None if given is None else [name_of(given[0]), given[1]]
+    if given is not None:  # of other values, nothing can be told in another process
+        given = [name_of(given[0]), {name: own for name, own in given[1].items() if _is_plain(own)}]
+    found["optimizer_cls_and_kwargs"] = given
     return found
+
+
+def _is_plain(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(own is None or isinstance(own, (str, int, float)) for own in values)
 
 
 def _classes_with(trainer: AnyTrainer, method: str) -> str | None:

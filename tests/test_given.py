@@ -182,7 +182,7 @@ BAD_ARGUMENTS = {
         "`neighbors_disagree` has to hold True or False",
     ),
     "flags in words": (lambda: issue_table([0.1], held_out=["False"]), "`held_out` has to hold True or False"),
-    "cuts": (lambda: audit_labels(LABELS, PROBABILITIES, cuts=[0]), "`cuts` has to be a whole number, 1 or above"),
+    "cuts": (lambda: audit_labels(LABELS, PROBABILITIES, cuts=[1.5]), "`cuts` has to be a whole number, 0 or above"),
     "noise_rate": (lambda: inject_label_noise(ROWS, "symmetric", "0.2"), "`noise_rate` has to be a number in .0, 1."),
     "num_labels": (
         lambda: inject_label_noise(ROWS, "symmetric", 0.2, num_labels=2.5),

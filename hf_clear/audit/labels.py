@@ -102,7 +102,7 @@ def audit_labels(
     """
     check_label_names(label_names)
     for cut in () if cuts is None else cuts:
-        check_count("cuts", cut)
+        check_count("cuts", cut, 0)
     num_labels = None if label_names is None else len(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, num_labels, seed)
     table = evidence.table(texts, label_names, threshold, return_all=True)

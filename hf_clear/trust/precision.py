@@ -34,8 +34,8 @@ def expected_precision(
         clean_probability (`np.ndarray` of shape `[num_samples]`): of each label; NaN for one of which nothing is known.
         rate ([`NoiseRate`]): the share of wrong labels.
         planted ([`PlantedErrors`], *optional*): without, the interval is that of the noise rate alone.
-        cuts (`Sequence[int]`, *optional*): lengths of the list. Those that are longer than there are samples are left
-            out.
+        cuts (`Sequence[int]`, *optional*): lengths of the list. 0, and those that are longer than there are samples,
+            are left out.
 
     Returns:
         `list[dict[str, float]]`, one row a cut: `num_labels`, its length; `threshold`, the largest clean probability in
@@ -43,15 +43,15 @@ def expected_precision(
         `precision_high`, the interval.
 
     Raises:
-        ValueError: if a cut is no whole number above 0.
+        ValueError: if a cut is no whole number, 0 or above.
     """
     from scipy.stats import binom
 
     cuts = list(cuts)
     for cut in cuts:
-        check_count("cuts", cut)
+        check_count("cuts", cut, 0)
     known = np.sort(clean_probability[np.isfinite(clean_probability)])
-    cuts = sorted({int(cut) for cut in cuts if cut <= len(known)})
+    cuts = sorted({int(cut) for cut in cuts if 0 < cut <= len(known)})
     if not cuts:
         return []
     size = np.array(cuts)

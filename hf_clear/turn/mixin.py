@@ -278,7 +278,8 @@ class TurnMixin(ResumablePhasesMixin):
         check_one_label_a_sample(first_label)
 
     def _check_same_rows(self, *_: Any) -> None:
-        self._check_replaced()
+        if self._identity is not None:
+            self._check_replaced()
 
     def _check_replaced(self) -> None:
         if self.train_dataset is self._identified:

@@ -56,6 +56,7 @@ class ResumablePhasesMixin(BaseTrainerMixin):
         self.phase_metrics: dict[str, float] = {}
         self._logs: list[dict[str, float]] = []
         self._is_restored = False  # as a file has it, and nothing was done since
+        self._identified: Any = None  # the training set of `_identity`
         self._identity: Identity | None = None  # of the data and the model that the first phase began with
 
     def _finish_phase(self, phase: str, metrics: dict[str, float]) -> None:
