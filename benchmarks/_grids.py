@@ -41,7 +41,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "full": {"settings": ["banking77:symmetric:0.6"], "methods": COMPARED, "seeds": [42]},
     "peers": {
         "settings": ["banking77-20:symmetric:0.6"],
-        "methods": ["small_loss", "sce", "label_smoothing", "turn"],
+        "methods": ["small_loss", "sce", "label_smoothing", "turn", "dual_lora"],
         "seeds": [42],
     },
     "full_fine_tuning": {

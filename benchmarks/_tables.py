@@ -49,6 +49,7 @@ MORE = {  # beside PEERS, in `ALL_IN`
     "sce": "symmetric cross entropy",
     "label_smoothing": "label smoothing",
     "turn": "TURN with LoRA",
+    "dual_lora": "two sets of LoRA weights, as Delora's",
     "oracle_head_start": "true labels known",
 }
 ALL_IN = "20 intents, symmetric 60%"  # the setting that all methods were run in

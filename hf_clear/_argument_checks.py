@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -73,6 +74,11 @@ def check_label_names(label_names: Any) -> None:
             "`label_names` has to be a list: the names of all classes, in the order of their numbers. Got a "
             f"{type(label_names).__name__}.{hint}"
         )
+    names = [None if name is None else str(name) for name in label_names]
+    twice = [name for name, count in Counter(names).items() if count > 1 or name is None]
+    if twice:
+        why = "None in it" if twice[0] is None else f"{twice[0]!r} twice: nobody could tell the two classes apart"
+        raise ValueError(f"`label_names` has {why}.")
 
 
 def check_seed(seed: Any) -> None:
@@ -86,6 +92,16 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raises a ValueError if an argument is no whole number of at least so much."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"`{name}` has to be a whole number, {least} or above; got {value!r}.")
+
+
+def check_counts(name: str, values: Any) -> list[int]:
+    """Of an argument that is several whole numbers, these as a list; raises a ValueError if they are none."""
+    if not hasattr(values, "__iter__") or isinstance(values, (str, bytes)):
+        raise ValueError(f"`{name}` has to be a list of whole numbers; got {values!r}.")
+    values = list(values)
+    for value in values:
+        check_count(name, value, 0)
+    return values
 
 
 def is_finite(value: float) -> bool:

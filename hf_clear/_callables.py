@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ def check_call(what: str, function: Any, *arguments: str, hint: str = "") -> Non
     if not callable(function):
         raise ValueError(f"{called}: it has to be a function; got {function!r}.")
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)  # a decorator may add arguments
     except (TypeError, ValueError):
         return
     try:
@@ -34,6 +35,7 @@ def check_call(what: str, function: Any, *arguments: str, hint: str = "") -> Non
 
 def name_of(function: Callable[..., Any]) -> str:
     """What a function or an object that can be called is named in messages and settings."""
-    while hasattr(function, "func"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "__name__", None) or type(function).__name__
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__

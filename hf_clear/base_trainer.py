@@ -109,8 +109,10 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
         Raises:
             RuntimeError: if nothing has been fitted yet.
+            ValueError: if `train_dataset` is another than that of the training.
         """
         store = self._fitted_store()
+        self._check_same_rows(store, None)
         columns = {"sample_index": np.arange(len(store.losses))}
         if not self.labels_tokens:
             columns["given_label"] = store.labels.cpu().numpy()

@@ -126,9 +126,17 @@ class LabelEvidence:
                 "`np.unique(names, return_inverse=True)`); got "
                 f"{labels.dtype} of shape {list(labels.shape)}."
             )
+        if len(labels) == 0:
+            raise ValueError("There are no labels: `labels` is empty.")
         labels = labels.astype(np.int64)
         given = [] if pred_probs is None else [_scores_of(pred_probs)]
         tables = [] if features is None else _features(features, len(labels))
+        if given and len(given[0]) != len(labels):
+            raise ValueError(f"`pred_probs` has {len(given[0])} rows for {len(labels)} labels: one row for each.")
+        if given and num_labels not in (None, given[0].shape[1]):
+            raise ValueError(
+                f"There are {num_labels} `label_names`, and `pred_probs` is of {given[0].shape[1]} classes."
+            )
         num_labels = given[0].shape[1] if given else num_labels or int(max(labels.max(initial=-1) + 1, 2))
         wrong = np.flatnonzero((labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels)))
         if len(wrong):

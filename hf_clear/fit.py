@@ -85,7 +85,7 @@ def fit_clean_probability(
             f"The estimator {estimator.name!r} gives a posterior over {store.posterior.shape[1]} classes, and the "
             f"model has {num_labels(trainer)}."
         )
-    _suggest(store, predictions, finite if estimate.is_supported or store.posterior is None else np.zeros_like(finite))
+    _suggest(store, predictions, finite)
     if features is not None and not per_token and (estimator.uses_features or len(features) <= MOST_NEIGHBORS):
         _look_at_neighbors(trainer, store, evidence)
     matrix = estimate.transition_matrix
@@ -109,8 +109,8 @@ def fit_clean_probability(
     return logs
 
 
-def _suggest(store: SampleStore, predictions: SamplePredictions, is_known: np.ndarray) -> None:
-    """Notes the most probable true class of each sample that something is known of."""
+def _suggest(store: SampleStore, predictions: SamplePredictions, finite: np.ndarray) -> None:
+    """Notes the most probable true class of each sample."""
     found = predictions.predicted, predictions.confidence
     if store.posterior is not None:
         confidence, suggestion = store.posterior.max(dim=1)
@@ -118,7 +118,7 @@ def _suggest(store: SampleStore, predictions: SamplePredictions, is_known: np.nd
     if found[0] is None or found[1] is None:
         return
     suggestion, confidence = found[0].to(store.losses.device), found[1].to(store.losses.device)
-    unknown = ~torch.from_numpy(is_known).to(store.losses.device)
+    unknown = ~torch.from_numpy(finite).to(store.losses.device)
     store.suggestion = suggestion.long().masked_fill(unknown, IGNORED_LABEL)
     store.suggestion_confidence = confidence.float().masked_fill(unknown, torch.nan)
 

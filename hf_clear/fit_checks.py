@@ -87,6 +87,12 @@ class FitFindings:
         return cls(dict(found.warnings), found.missing, found.noise_rate, interval, found.unsupported)
 
 
+def without_scores(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arguments of [`~hf_clear.report.issue_table`] without what would be told of labels: nothing is known of any."""
+    unknown = {"label_score": np.nan, "suggestion_confidence": np.nan, "predicted_label": -1}
+    return {name: np.full_like(own, unknown[name]) if name in unknown else own for name, own in found.items()}
+
+
 def check_fit(
     losses: np.ndarray,
     clean_probability: np.ndarray,
@@ -157,14 +163,14 @@ def check_fit(
             warnings["unexplained_classes"] = _of_unexplained(unexplained, labels, p, id2label, transition_matrix)
     if not is_supported:
         warnings[SAYS_NOTHING] = (
-            "The estimate says nothing about the labels: training takes all of them for correct, and none gets a score "
-            "(`label_issues()`)."
+            "The estimate says nothing about the labels, by its own account. None gets a score (`label_issues()`), "
+            "and that training takes them for correct is no finding."
         )
         unsupported.append("the estimate says nothing about the labels")
     groups = find_groups(losses)
     if not groups.are_two:
         unsupported.append("the losses show no two groups")
-        if (p < 0.5).any():
+        if (p < 0.5).any() and is_supported:
             warnings["no_two_groups"] = _of_groups(groups, p, transition_matrix is not None)
     rate, interval = None, None
     if not unsupported:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from xxhash import xxh3_64_hexdigest
 from ._typing import AnyTrainer
 from ._unwrap import base_of
 from .fingerprint import Fingerprint, fingerprint
-from .given_objects import GIVEN_FOR_STEPS, given_objects
+from .given_objects import GIVEN_FOR_STEPS, as_json, given_objects
 from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
 from .sample_store import SampleStore
@@ -247,17 +246,6 @@ def changed_weights(earlier: Mapping[str, str], now: Mapping[str, str]) -> str |
         f"another base model (weights {', '.join(changed[:3])}{more}; if these are drawn at random, set a seed before "
         "the model is made)"
     )
-
-
-def as_json(value: Any) -> Any:
-    """As it comes back from a JSON file."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (set, frozenset)):
-            return sorted(map(str, value))
-        return value.to_dict() if hasattr(value, "to_dict") else str(value)
-
-    return json.loads(json.dumps(value, default=plain))
 
 
 def _names(value: Any) -> Any:

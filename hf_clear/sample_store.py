@@ -16,7 +16,7 @@ from ._names import IGNORED_LABEL
 from .checksums import sealed
 from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
-from .fit_checks import SAYS_NOTHING, FitFindings
+from .fit_checks import SAYS_NOTHING, FitFindings, without_scores
 from .state_files import (
     FLOAT_TYPES,
     OPTIONAL_TENSORS,
@@ -111,15 +111,14 @@ class SampleStore:
 
     def issue_columns(self, per_token: bool = False) -> dict[str, np.ndarray]:
         """What [`~hf_clear.report.issue_table`] asks for, `[num_samples]` each, by the name of the argument. If
-        the last fit says nothing about the labels, none has a score.
+        the last fit says nothing about the labels, there are no scores and no suggestions.
 
         Args:
             per_token (`bool`, *optional*, defaults to `False`): whether every token has a label: then there is none to
                 show, and none to suggest.
         """
         known = self.known_clean_probability()
-        score = torch.full_like(known, torch.nan) if SAYS_NOTHING in self.findings.warnings else known
-        columns = {"label_score": score, "clean_probability": known, "loss": self.losses}
+        columns = {"label_score": known, "clean_probability": known, "loss": self.losses}
         if not per_token:
             columns["given_label"] = self.labels
             of_labels = {
@@ -128,7 +127,8 @@ class SampleStore:
                 "neighbors_disagree": self.neighbors_disagree,
             }
             columns |= {name: tensor for name, tensor in of_labels.items() if tensor is not None}
-        return {name: tensor.cpu().numpy() for name, tensor in columns.items()}
+        found = {name: tensor.cpu().numpy() for name, tensor in columns.items()}
+        return without_scores(found) if SAYS_NOTHING in self.findings.warnings else found
 
     def add_losses(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes in what a refit's pass found; both `[num_samples]`. A mean starts with the first finite loss.

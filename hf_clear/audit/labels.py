@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-from .._argument_checks import check_count, check_label_names
+from .._argument_checks import check_counts, check_label_names
 from .._names import IGNORED_LABEL
 from ..detection import LabelEvidence
 from ..estimators import NoiseModel
@@ -101,8 +101,7 @@ def audit_labels(
     ```
     """
     check_label_names(label_names)
-    for cut in () if cuts is None else cuts:
-        check_count("cuts", cut, 0)
+    cuts = None if cuts is None else check_counts("cuts", cuts)
     num_labels = None if label_names is None else len(label_names)
     evidence = LabelEvidence.of(labels, pred_probs, features, num_labels, seed)
     table = evidence.table(texts, label_names, threshold, return_all=True)

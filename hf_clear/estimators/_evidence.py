@@ -94,6 +94,8 @@ class CleanProbabilityEstimate:
                 "`clean_probability` has to hold one number in [0, 1] for each sample; got "
                 + (f"{probability[wrong][0]}." if probability.ndim == 1 else f"shape {list(probability.shape)}.")
             )
+        if not isinstance(self.is_supported, (bool, np.bool_)):
+            raise ValueError(f"`is_supported` has to be True or False; got {self.is_supported!r}.")
         object.__setattr__(self, "clean_probability", probability)
         object.__setattr__(self, "diagnostics", _checked_diagnostics(self.diagnostics))
         if self.posterior is not None:

@@ -144,7 +144,7 @@ def get_estimator(name: str) -> NamedEstimator:
     Args:
         name (`str`): a registered name, or several with `"+"` between them, as in `"gaussian_mixture+knn"`: the mean of
             their clean probabilities (linear opinion pool, Stone, 1961), with the diagnostics of all; of the same name,
-            that of the first.
+            that of the first. One that says nothing about the labels is left out.
 
     Returns:
         [`NamedEstimator`]: to be called with a [`SampleEvidence`]. A combination uses features if any part does.
@@ -161,8 +161,9 @@ def _combination(name: str, parts: list[NamedEstimator]) -> NamedEstimator:
         diagnostics: dict[str, float] = {}
         for estimate in estimates:
             diagnostics = {**diagnostics, **estimate.diagnostics, **diagnostics}  # the first stands
-        mean = np.mean([e.clean_probability for e in estimates], axis=0)
-        return CleanProbabilityEstimate(mean, diagnostics, is_supported=any(e.is_supported for e in estimates))
+        told = [e.clean_probability for e in estimates if e.is_supported]
+        p = np.mean(told or [e.clean_probability for e in estimates], axis=0)
+        return CleanProbabilityEstimate(p, diagnostics, is_supported=bool(told))
 
     return NamedEstimator(
         name,

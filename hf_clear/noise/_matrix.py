@@ -67,9 +67,11 @@ def draw_rows(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def check_rate(num_labels: int, noise_rate: float) -> None:
-    if isinstance(noise_rate, (bool, str)) or not np.isreal(noise_rate) or not np.ndim(noise_rate) == 0:
-        raise ValueError(f"`noise_rate` has to be a number in [0, 1]; got {noise_rate!r}.")
-    if not 0 <= noise_rate <= 1:
-        raise ValueError(f"`noise_rate` is a probability, so it has to be in [0, 1]; got {noise_rate}.")
+    try:
+        rate = float("nan") if isinstance(noise_rate, (bool, str)) else float(noise_rate)
+    except (TypeError, ValueError, RuntimeError):
+        rate = float("nan")
+    if not 0 <= rate <= 1:
+        raise ValueError(f"`noise_rate` is a probability, so it has to be a number in [0, 1]; got {noise_rate!r}.")
     if num_labels < 2:
         raise ValueError("Label noise needs at least two classes: with one class there is no wrong label to give.")

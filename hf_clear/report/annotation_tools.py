@@ -11,25 +11,26 @@ from xml.sax.saxutils import quoteattr
 
 import datasets
 import numpy as np
+import pandas as pd
 
 from .._argument_checks import check_label_names
 from .._version import __version__
 from ..files import write_atomically
-from .exports import CORRECTION, check_overwriting, check_table
+from .exports import CORRECTION, as_table, check_overwriting
 from .issue_table import COLUMNS
 
 _SHOWN = ("sample_index", "given_label", "label_score", "reasons")  # beside the texts
 _AGENT = f"hf_clear {__version__}"
 
 
-def to_label_studio(table: datasets.Dataset, path: str | os.PathLike, label_names: Sequence[str]) -> str:
+def to_label_studio(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike, label_names: Sequence[str]) -> str:
     """Writes the table as tasks for Label Studio, each with the suggestion as its prediction, worst label first.
 
     Make a project with the labeling configuration that is returned, and import the file. What is chosen there is called
     `corrected_label`: the project's export as CSV, or as JSON-MIN, is a file for [`apply_corrections`].
 
     Args:
-        table (`datasets.Dataset`): of `trainer.label_issues()`, with texts and labels.
+        table (`datasets.Dataset` or `pandas.DataFrame`): of `trainer.label_issues()`, with texts and labels.
         path (`str`): the JSON file.
         label_names (`Sequence[str]`): of all classes, to choose from: not all need be among the suspects.
 
@@ -54,6 +55,7 @@ def to_label_studio(table: datasets.Dataset, path: str | os.PathLike, label_name
     ```
     """
     check_label_names(label_names)
+    table = as_table(table)
     texts = _texts(table)
     keys = {name: re.sub(r"\W", "_", name) for name in texts}
     tasks = []
@@ -80,7 +82,7 @@ def to_label_studio(table: datasets.Dataset, path: str | os.PathLike, label_name
     return "\n".join(["<View>", *lines, "  </Choices>", "</View>"])
 
 
-def to_argilla(table: datasets.Dataset, path: str | os.PathLike) -> None:
+def to_argilla(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike) -> None:
     """Writes the table as records for Argilla 2, each with the suggestion for a question `corrected_label`.
 
     `dataset.records.from_json(path)` reads them into a dataset with a `TextField` for each text column and a
@@ -90,7 +92,7 @@ def to_argilla(table: datasets.Dataset, path: str | os.PathLike) -> None:
     whose annotators disagree.
 
     Args:
-        table (`datasets.Dataset`): of `trainer.label_issues()`, with texts and labels.
+        table (`datasets.Dataset` or `pandas.DataFrame`): of `trainer.label_issues()`, with texts and labels.
         path (`str`): the JSON file.
 
     Raises:
@@ -110,6 +112,7 @@ def to_argilla(table: datasets.Dataset, path: str | os.PathLike) -> None:
     >>> dataset.records.from_json("records.json")
     ```
     """
+    table = as_table(table)
     texts, records = _texts(table), []
     for row in table.with_format(None):
         suggestions = {}
@@ -130,7 +133,6 @@ def to_argilla(table: datasets.Dataset, path: str | os.PathLike) -> None:
 
 
 def _texts(table: datasets.Dataset) -> list[str]:
-    check_table(table)
     texts = [name for name in table.column_names if name not in COLUMNS]
     if not texts or "given_label" not in table.column_names:
         raise ValueError(

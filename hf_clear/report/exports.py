@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .._argument_checks import check_label_names
 from ..files import write_atomically
 from .issue_table import COLUMNS
-from .sheets import escaped, read_sheet
+from .sheets import escaped, read_sheet, writable
 
 CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
 _DIGITS = 6  # significant ones of a number in a csv file
@@ -25,7 +25,7 @@ _LABELS = ("given_label", "predicted_label")
 _FOREIGN = "is there, and is no table of label issues"
 
 
-def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
+def to_csv(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike) -> None:
     """Writes the table for a spreadsheet, in UTF-8 with the mark that Excel wants.
 
     After `predicted_label` comes an empty column `corrected_label`: whoever reads the table fills in what is right,
@@ -35,7 +35,7 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     known is an empty cell.
 
     Args:
-        table (`datasets.Dataset`): of [`issue_table`] or `trainer.label_issues()`.
+        table (`datasets.Dataset` or `pandas.DataFrame`): of [`issue_table`] or `trainer.label_issues()`.
         path (`str`): the file. Missing folders are made.
 
     Raises:
@@ -49,7 +49,7 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     >>> to_csv(trainer.label_issues(), "label_issues.csv")
     ```
     """
-    check_table(table)
+    table = as_table(table)
     check_overwriting(path, state_of_csv)
     frame = table.to_pandas()
     for name in frame.columns:
@@ -69,18 +69,18 @@ def to_csv(table: datasets.Dataset, path: str | os.PathLike) -> None:
     write_atomically(path, content.encode("utf-8-sig"))
 
 
-def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
+def to_parquet(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike) -> None:
     """Writes the table as it is: `datasets.Dataset.from_parquet(path)`, or any reader of parquet, has it back.
 
     Args:
-        table (`datasets.Dataset`): of [`issue_table`] or `trainer.label_issues()`.
+        table (`datasets.Dataset` or `pandas.DataFrame`): of [`issue_table`] or `trainer.label_issues()`.
         path (`str`): the file. Missing folders are made.
 
     Raises:
         FileExistsError: if there is a file of that name that is no such table.
         ValueError: if `table` is no such table.
     """
-    check_table(table)
+    table = as_table(table)
     check_overwriting(path, state_of_parquet)
     buffer = io.BytesIO()
     table.to_parquet(buffer)
@@ -88,7 +88,7 @@ def to_parquet(table: datasets.Dataset, path: str | os.PathLike) -> None:
 
 
 def to_cleanlab(
-    table: datasets.Dataset, label_names: Sequence[str] | None = None, num_samples: int | None = None
+    table: datasets.Dataset | pd.DataFrame, label_names: Sequence[str] | None = None, num_samples: int | None = None
 ) -> pd.DataFrame:
     """The table as cleanlab has it, one row a sample in the order of the data set.
 
@@ -97,7 +97,7 @@ def to_cleanlab(
     without the issues.
 
     Args:
-        table (`datasets.Dataset`): of all samples (`return_all=True`).
+        table (`datasets.Dataset` or `pandas.DataFrame`): of all samples (`return_all=True`).
         label_names (`Sequence[str]`, *optional*): the names of the classes in the order of their numbers, for a table
             with names: `CleanLearning` wants numbers. By default labels stay as they are in the table.
         num_samples (`int`, *optional*): of the data set. Without it, a table of nothing but issues is refused, and
@@ -111,7 +111,7 @@ def to_cleanlab(
     Raises:
         ValueError: if samples are missing, or a label is none of `label_names`.
     """
-    check_table(table)
+    table = as_table(table)
     check_label_names(label_names)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
     is_whole = frame["sample_index"].tolist() == list(range(len(frame) if num_samples is None else num_samples))
@@ -139,21 +139,26 @@ def _numbers(labels: pd.Series, label_names: Sequence[str]) -> pd.Series:
 
 def _text(value: object) -> str:
     value = value.tolist() if isinstance(value, np.ndarray) else value  # of a column of lists
-    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else writable(str(value))
 
 
-def check_table(table: datasets.Dataset) -> None:
-    """
+def as_table(table: datasets.Dataset | pd.DataFrame) -> datasets.Dataset:
+    """The table of label issues, which may be a data frame.
+
     Raises:
-        ValueError: if it has not the columns of the table of label issues.
+        ValueError: if it is none.
     """
-    there_are = table.column_names if isinstance(table, datasets.Dataset) else []
-    missing = [name for name in ("sample_index", "label_score") if name not in there_are]
+    if isinstance(table, pd.DataFrame):
+        table = datasets.Dataset.from_pandas(table, preserve_index=False)
+    there_are = table.column_names if isinstance(table, datasets.Dataset) else None
+    missing = [name for name in ("sample_index", "label_score") if name not in (there_are or [])]
     if missing:
+        why = f"it is a {type(table).__name__}" if there_are is None else f"it has no column {missing[0]!r}"
         raise ValueError(
-            f"This is no table of label issues: it has no column {missing[0]!r}. Take the `datasets.Dataset` that "
-            "`trainer.label_issues()`, `find_label_issues` or `issue_table` returns."
+            f"This is no table of label issues: {why}. Take what `trainer.label_issues()`, `find_label_issues` or "
+            "`issue_table` returns."
         )
+    return table
 
 
 def check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:

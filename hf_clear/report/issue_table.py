@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -147,15 +146,19 @@ def as_columns(texts: datasets.Dataset | Mapping[str, Sequence] | Sequence[str])
     """
     if isinstance(texts, datasets.Dataset):
         return texts
-    is_one = hasattr(texts, "__len__") and hasattr(texts, "__iter__") and not hasattr(texts, "keys")
-    if is_one and not isinstance(texts, (str, bytes)) and all(isinstance(text, str) for text in texts):
-        texts = {"text": list(texts)}
-    if not hasattr(texts, "keys"):
+    columns: Any = texts
+    try:
+        if not (isinstance(texts, Mapping) or hasattr(texts, "columns")):  # a DataFrame is a table, a Series is none
+            is_list = not isinstance(texts, (str, bytes)) and hasattr(texts, "__iter__")
+            columns = {"text": list(texts)} if is_list else None
+            if columns is None or not all(text is None or isinstance(text, str) for text in columns["text"]):
+                raise TypeError(f"got a {type(texts).__name__}")
+        return datasets.Dataset.from_dict({name: list(own) for name, own in dict(columns).items()})
+    except (TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(
-            "`texts` has to be a datasets.Dataset, a dict of columns such as {'text': [...]}, or a list of strings; "
-            f"got a {type(texts).__name__}."
-        )
-    return datasets.Dataset.from_dict(dict(cast(Mapping, texts)))
+            "`texts` has to be a datasets.Dataset, a dict of columns of the same length such as {'text': [...]}, or a "
+            f"list of strings: {error}."
+        ) from error
 
 
 def are_issues(score: np.ndarray, given: Any, predicted: Any, threshold: float) -> np.ndarray:
@@ -234,9 +237,6 @@ def _classes(name: str, values: Any, size: int, label_names: Sequence[str] | Non
         raise ValueError(f"`{name}` has to hold class numbers, and names come from `label_names`; got {values.dtype}.")
     values = values.astype(np.int64)
     if label_names is not None:
-        if len(set(label_names)) < len(label_names):
-            twice = next(own for own, count in Counter(label_names).items() if count > 1)
-            raise ValueError(f"`label_names` has {twice!r} twice: nobody could tell the two classes apart.")
         if size and values.max() >= len(label_names):
             row = int(values.argmax())
             raise ValueError(

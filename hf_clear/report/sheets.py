@@ -24,10 +24,15 @@ def unescaped(cell: str) -> str:
     return cell[1:] if _ESCAPED.match(cell) else cell
 
 
+def writable(text: str) -> str:
+    """A text without NUL, which no csv file can hold."""
+    return text.replace("\0", "")
+
+
 def is_same_text(cell: object, text: object) -> bool:
     """Whether a cell holds a text, as far as a spreadsheet leaves texts alone: blanks, line breaks and apostrophes in
     front may be others, numbers may be written otherwise (`007` as `7`), and what is too long may be cut off."""
-    cell, text = (_collapsed("" if value is None else str(value)) for value in (cell, text))
+    cell, text = (_collapsed("" if value is None else writable(str(value))) for value in (cell, text))
     if cell == text or (len(cell) >= _LONGEST and text.startswith(cell)):
         return True
     try:

@@ -35,6 +35,8 @@ def _noise_rate(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> str:
         low, high = (fits[-1].get(f"estimated_noise_rate_{end}") for end in ("low", "high"))
         between = "" if low is None or high is None else f", and between {_percent(low)} and {_percent(high)}"
         return f"The estimated share of wrong labels is {_percent(rate)}{between}."
+    if not table.rows["label_score"].notna().any():
+        return "Nothing is known of the labels: none has a score."
     if fits:
         return "How many labels are wrong can't be told from this fit: take the list as an order in which to look."
     score, issue = table.rows["label_score"], table.rows["is_label_issue"]

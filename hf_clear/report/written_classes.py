@@ -40,7 +40,7 @@ class WrittenClasses:
 
     def find(self, cell: Any) -> Any:
         """The label that a cell stands for; None if it is no class. `TRUE` is `True`, if there is one such class."""
-        for text in (cell, unescaped(cell)) if isinstance(cell, str) else (cell,):
+        for text in (unescaped(cell), cell) if isinstance(cell, str) else (cell,):
             number = as_class(text, self._ids)
             if number is None:
                 number = self._folded.get(written(text).strip().casefold())

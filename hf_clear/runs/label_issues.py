@@ -16,6 +16,7 @@ from .._typing import AnyTrainer
 from ..data.labels import TEXTS
 from ..estimators import fit_noise_model, gaussian_mixture
 from ..estimators.noise_model import log_probabilities
+from ..fit_checks import without_scores
 from ..passes import predict_samples, sample_dataloader
 from ..report import issue_table, to_csv, to_parquet
 from ..report.issue_table import COLUMNS
@@ -42,14 +43,15 @@ def label_evidence(trainer: AnyTrainer) -> dict[str, np.ndarray]:
     loss = predictions.losses.numpy()
     finite, mixture = np.isfinite(loss), gaussian_mixture(loss)
     probability = np.where(finite, mixture.clean_probability, np.nan)
-    return {
-        "label_score": probability if mixture.is_supported else np.full_like(probability, np.nan),
+    found = {
+        "label_score": probability,
         "clean_probability": probability,
         "loss": loss,
         "given_label": predictions.labels.numpy(),
         "predicted_label": np.where(finite, _array(predictions.predicted), -1),
         "suggestion_confidence": np.where(finite, _array(predictions.confidence), np.nan),
     }
+    return found if mixture.is_supported else without_scores(found)
 
 
 def held_out_evidence(
@@ -79,22 +81,21 @@ def held_out_evidence(
         matrix = symmetric_matrix(num_labels, np.clip(rate, _LEAST_NOISE, 1 - 1 / num_labels))
     noise = fit_noise_model(log_probabilities(probabilities), labels, matrix)
     score = np.where(noise.has_scores & (labels >= 0), noise.clean_probability, np.nan)
-    found = noise.suggestion, noise.suggestion_confidence
     if not noise.is_supported:
-        score, found = np.full(len(labels), np.nan), (_array(predictions.predicted), _array(predictions.confidence))
         if trainer.is_world_process_zero():
             logger.warning(
                 f"What the model predicts for the {len(labels)} rows that were taken for validation says nothing about "
-                "their labels, or the rows are too few to tell: they have no score in the table of label issues."
+                "their labels, or the rows are too few to tell: they have no score and no suggestion in the table."
             )
-    return {
+    found = {
         "label_score": score,
         "clean_probability": np.full(len(labels), np.nan),
         "loss": predictions.losses.numpy(),
         "given_label": labels,
-        "predicted_label": np.where(noise.has_scores, found[0], -1),
-        "suggestion_confidence": np.where(noise.has_scores, found[1], np.nan),
+        "predicted_label": np.where(noise.has_scores, noise.suggestion, -1),
+        "suggestion_confidence": np.where(noise.has_scores, noise.suggestion_confidence, np.nan),
     }
+    return found if noise.is_supported else without_scores(found)
 
 
 def _array(table: torch.Tensor | None) -> np.ndarray:

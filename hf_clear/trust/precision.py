@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._argument_checks import check_count
+from .._argument_checks import check_counts
 from .noise_rate import NoiseRate
 from .planted import PlantedErrors, share_of_errors
 
@@ -47,9 +47,7 @@ def expected_precision(
     """
     from scipy.stats import binom
 
-    cuts = list(cuts)
-    for cut in cuts:
-        check_count("cuts", cut, 0)
+    cuts = check_counts("cuts", cuts)
     known = np.sort(clean_probability[np.isfinite(clean_probability)])
     cuts = sorted({int(cut) for cut in cuts if 0 < cut <= len(known)})
     if not cuts:
