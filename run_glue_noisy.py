@@ -45,6 +45,7 @@ from transformers import (
 )
 
 from hf_clear import ClearTrainer, TurnTrainer, load_adapter
+from hf_clear.commands.errors import in_words
 from hf_clear.data.classes import renumber
 from hf_clear.data.files import read_files
 from hf_clear.data.folders import read_folder
@@ -485,4 +486,4 @@ def train(trainer: Trainer, last_checkpoint: str | None, noise: dict[str, float]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(in_words(main, os.path.basename(__file__), only_ours=True))

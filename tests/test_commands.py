@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_clear import commands
+from hf_clear import commands, find_label_issues
 from hf_clear.audit.summary import PRECISION_TITLE
 from hf_clear.commands import main as hf_clear_command
+from hf_clear.commands.errors import in_words
 
 COLORS = ("red", "green", "blue")
 
@@ -87,6 +88,23 @@ def test_what_cant_be_used_is_said_before_work_starts(arguments, message, labell
     assert hf_clear_command([argument.format(**names) for argument in arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_training_says_its_own_errors_in_a_line_and_shows_where_others_come_from(capsys, monkeypatch, tmp_path):
+    assert hf_clear_command(["train", "--train_file", "nope.csv", "--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "hf-clear train: --train_file nope.csv: there is no such file.\n"
+
+    def of_another():
+        np.ones(3).reshape(2, 2)
+
+    def of_ours():
+        find_label_issues([0, 1], np.ones((3, 2)) / 2)
+
+    assert in_words(of_ours, "train", only_ours=True) == 2
+    assert capsys.readouterr().err == "train: `pred_probs` has 3 rows for 2 labels: one row for each.\n"
+    assert in_words(of_another, "audit") == 2 and in_words(lambda: {"plain": 0.5}, "train") == 0
+    with pytest.raises(ValueError, match="cannot reshape"):
+        in_words(of_another, "train", only_ours=True)
 
 
 def test_the_script_and_the_module_are_one(capsys):

@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from .errors import in_words
+
 COMMANDS = {
     "audit": "Find wrong labels in a file of texts; no training beyond a linear probe.",
     "report": "Write one HTML page about a run, or about an audit.",
@@ -36,15 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hf-clear: there is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
     command = importlib.import_module(f".{argv[0]}", __name__)
-    if argv[0] == "train":  # whatever goes wrong there, with its traceback
-        return command.run(argv[1:]) or 0
-    try:
-        return command.run(argv[1:]) or 0
-    except (ValueError, OSError, ImportError) as error:  # said to people, with what to do
-        if isinstance(error, BrokenPipeError):
-            return 1
-        print(f"hf-clear {argv[0]}: {error}", file=sys.stderr)
-        return 2
+    return in_words(lambda: command.run(argv[1:]), f"hf-clear {argv[0]}", only_ours=argv[0] == "train")
 
 
 def _usage() -> str:
