@@ -13,8 +13,13 @@ from sklearn.metrics import roc_auc_score
 from transformers import TrainerCallback
 
 from hf_clear import (
+    CleanProbabilityEstimate,
+    SampleEvidence,
     preset,
 )
+from hf_clear.estimators import NamedEstimator
+from hf_clear.estimators._unexplained import mixture_if_unexplained
+from hf_clear.estimators.noise_model import EXPLAINED, SKILL
 
 
 def test_features_that_say_nothing_leave_the_labels_as_they_are(training_arguments, caplog):
@@ -178,3 +183,30 @@ def test_predictions_that_say_nothing_leave_it_to_weak_evidence(training_argumen
     assert told > 0.9 > 0.7 > roc_auc_score(is_wrong, store.losses)
     assert roc_auc_score(~is_wrong, store.clean_probability) == pytest.approx(told, abs=0.01)
     assert len(trainer.label_issues()) > 0.5 * is_wrong.sum()
+
+
+def test_predictions_that_say_next_to_nothing_are_no_ground_for_gates():
+    """Of a model at chance, losses have two groups as well: samples of the classes that it happens to predict."""
+    rng, size = np.random.default_rng(0), 400
+    labels, losses = rng.integers(0, 4, size), np.where(rng.random(size) < 0.3, 3.0, 0.5) + 0.1 * rng.random(size)
+    is_wrong = rng.random(size) < 0.4
+    told = np.clip(np.where(is_wrong, 0.2, 0.8) + 0.1 * rng.normal(size=size), 0.01, 0.99)
+
+    def asked(skill, evidence):
+        posterior = np.full((size, 4), 0.25)
+        estimate = CleanProbabilityEstimate(np.full(size, 0.5), {SKILL: skill, EXPLAINED: 0.1}, posterior, np.eye(4))
+        return mixture_if_unexplained(NamedEstimator("told", lambda _: estimate), 0.5)(evidence)
+
+    alone, beside = SampleEvidence(losses, labels), SampleEvidence(losses, labels, held_out_clean_probability=told)
+    for skill in (np.nan, 0.049):
+        stays = asked(skill, alone)
+        assert not stays.is_supported and (stays.clean_probability == 1).all() and stays.transition_matrix is None
+        assert np.array_equal(stays.posterior, np.eye(4)[labels]) and np.isnan(stays.diagnostics[SKILL])
+        by_evidence = asked(skill, beside)
+        assert by_evidence.is_supported and by_evidence.posterior is None and np.isnan(by_evidence.diagnostics[SKILL])
+        assert roc_auc_score(~is_wrong, by_evidence.clean_probability) > 0.99
+        constant = asked(skill, SampleEvidence(losses, labels, held_out_clean_probability=np.full(size, 0.5)))
+        assert not constant.is_supported and (constant.clean_probability == 1).all()
+    gates = asked(0.051, alone)
+    assert gates.is_supported and gates.posterior is None and gates.diagnostics[SKILL] == 0.051
+    assert np.array_equal(gates.clean_probability < 0.5, losses > 2)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL
 from ._registry import NamedEstimator
 from .evidence_mixture import EVIDENCE_SEPARATION, evidence_mixture, held_out_mixture
 from .noise_model import EXPLAINED, SKILL
 
+_NOTHING = 0.05  # skill: with less, a model hardly predicts better than the class frequencies do
+
 
 def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEstimator:
     """An estimator that answers as the given one if that finds its labels explained ([`NoiseModel.explained`]) by
     predictions with enough skill ([`NoiseModel.expected_skill`]), and otherwise with the clean probabilities of
-    [`evidence_mixture`], without a posterior. If the predictions say nothing, it goes by what models say that have
-    not seen the labels, if there are any.
+    [`evidence_mixture`], without a posterior. If the predictions say nothing, or next to nothing (skill below 0.05), it
+    goes by what models say that have not seen the labels. If there are none, or they say nothing, labels stay.
 
     A noise matrix holds for all samples of a class alike. People err on samples that a model is in doubt about, too:
     its predictions take their errors in, and the matrix finds hardly any of them, as if there were none. The losses
@@ -29,12 +33,13 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
     def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         found = estimator(evidence)
         told = found.diagnostics
-        if math.isnan(told.get(SKILL, 1.0)):  # the predictions say nothing, and so do their losses
+        if not told.get(SKILL, 1.0) >= _NOTHING:  # nor do their losses say anything
+            told = {**told, SKILL: math.nan}
             if evidence.held_out_clean_probability is None:
-                return found  # the labels stay
+                return _as_labelled(found, evidence, told)
             mixture = held_out_mixture(evidence)
             if math.isnan(mixture.diagnostics[EVIDENCE_SEPARATION]):
-                return found
+                return _as_labelled(found, evidence, told)
         elif told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < LEAST_SKILL:
             mixture = evidence_mixture(evidence)
         else:
@@ -42,3 +47,16 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
         return replace(mixture, diagnostics={**told, **mixture.diagnostics})
 
     return replace(estimator, estimator=estimate, gives_posterior=None)
+
+
+def _as_labelled(
+    found: CleanProbabilityEstimate, evidence: SampleEvidence, diagnostics: dict[str, float]
+) -> CleanProbabilityEstimate:
+    """All labels are taken for correct, since nothing is known of any."""
+    posterior = found.posterior
+    if posterior is not None and evidence.labels is not None:
+        posterior = np.zeros_like(posterior)
+        rows = np.flatnonzero(evidence.labels >= 0)
+        posterior[rows, evidence.labels[rows]] = 1
+    p = np.ones(len(evidence.losses))
+    return CleanProbabilityEstimate(p, diagnostics, posterior, is_supported=False)
