@@ -75,7 +75,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         if model is not None and peft_config is not None:
             model = self._with_peft(model, peft_config)
         super().__init__(model, *args, **kwargs)
-        self.given_optimizers = given_optimizers(self)
+        self._given_optimizers = given_optimizers(self)
         self.labels_tokens = False  # whether every token has a label, instead of every sample
 
     @property

@@ -32,7 +32,7 @@ def given_objects(trainer: AnyTrainer) -> dict[str, Any]:
     found["data_collator"] = name_of(trainer.data_collator)
     found[OWN_LOSS] = trainer.compute_loss_func is not None
     found["loss_function"] = None if trainer.compute_loss_func is None else name_of(trainer.compute_loss_func)
-    found["optimizers"] = getattr(trainer, "given_optimizers", None)
+    found["optimizers"] = getattr(trainer, "_given_optimizers", None)
     given = getattr(trainer, "optimizer_cls_and_kwargs", None)
     if given is not None:  # of other values, nothing can be told in another process
         given = [name_of(given[0]), {name: own for name, own in given[1].items() if _is_plain(own)}]

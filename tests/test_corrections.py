@@ -9,6 +9,8 @@ from helpers.texts import COLORS, rows, write
 
 from hf_clear import apply_corrections, load_label_issues
 from hf_clear.report import issue_table, to_csv, to_parquet
+from hf_clear.report.sheets import escaped
+from hf_clear.report.written_classes import WrittenClasses
 
 NAMES = ["-1", "b", "C"]
 TEXTS = ["=1+1", "fine", "'-x", 'a\nb,  "q"', "007", "fine"]
@@ -205,3 +207,12 @@ def test_from_a_csv_to_suspects_to_a_better_model(script, tmp_path):  # noqa: F8
     frame.to_csv(out / "label_issues.csv", index=False)  # filled in where it is
     with pytest.raises(ValueError, match="label_issues.csv.* no run has written it as"):
         script(*arguments)
+
+
+def test_classes_that_begin_like_formulas_are_those_that_were_written():
+    """`to_csv` puts an apostrophe before them, and one more before a class that has one."""
+    feature = datasets.ClassLabel(names=["=a", "'=a", "'b"])
+    dataset = datasets.Dataset.from_dict({"label": [0, 1, 2]}).cast_column("label", feature)
+    written = WrittenClasses(dataset, "label", None)
+    assert [written.find(escaped(name)) for name in feature.names] == [0, 1, 2]
+    assert written.find("=a") == 0  # as a person may type it

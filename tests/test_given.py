@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.posterior import NO_DROPOUT, POSTERIOR, trainer_of
-from helpers.toy import collate, tiny_bert
+from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import noisy_dataset
 from torch import nn
 
@@ -37,6 +37,7 @@ from hf_clear.losses import TRAINING_LOSSES
 from hf_clear.noise import inject_label_noise
 from hf_clear.report import issue_table, to_csv, to_parquet
 from hf_clear.routing import register_choice
+from hf_clear.runs.label_issues import held_out_evidence
 
 TAKE_FUNCTIONS = {
     "estimator": (partial(register_estimator, "mine"), "evidence"),
@@ -138,6 +139,17 @@ def test_where_a_fit_says_nothing_no_label_has_a_score(training_arguments, caplo
         assert all("not_scored" in reasons for reasons in table["reasons"])
         assert np.isnan(table["suggestion_confidence"]).all() and set(table["predicted_label"]) == {None}
     assert "none has a score, and none is an issue" in caplog.text
+
+
+def test_rows_taken_for_validation_have_no_suggestion_either(training_arguments, caplog):
+    """A model that was not trained says nothing about labels drawn at random."""
+    data = toy_dataset(24)
+    labels = np.random.default_rng(0).permutation(data["labels"])
+    data = data.remove_columns("labels").add_column("labels", labels)
+    found = held_out_evidence(trainer_of(training_arguments(), data), data, {"clean_probability": np.ones(24)})
+    assert np.isnan(found["label_score"]).all() and np.isnan(found["suggestion_confidence"]).all()
+    assert (found["predicted_label"] == -1).all() and np.isfinite(found["loss"]).all()
+    assert "they have no score and no suggestion" in caplog.text
 
 
 def test_in_a_combination_what_says_nothing_is_left_out():
@@ -267,6 +279,10 @@ BAD_ARGUMENTS = {
     "no name": (lambda: issue_table([0.1], [0], label_names=["a", None]), "`label_names` has None in it"),
     "no table": (lambda: to_csv([1], "out.csv"), "it is a list. Take what"),
     "noise_rate": (lambda: inject_label_noise(ROWS, "symmetric", "0.2"), "it has to be a number in .0, 1.; got .0.2."),
+    "a label that is none": (
+        lambda: inject_label_noise(ROWS.select([0]).map(lambda row: {"label": -1}), "symmetric", 0.2),
+        "The label of sample 0 is -1.*drop such samples",
+    ),
     "num_labels": (
         lambda: inject_label_noise(ROWS, "symmetric", 0.2, num_labels=2.5),
         "`num_labels` has to be a whole",

@@ -202,6 +202,7 @@ def test_predictions_that_say_next_to_nothing_are_no_ground_for_gates():
         stays = asked(skill, alone)
         assert not stays.is_supported and (stays.clean_probability == 1).all() and stays.transition_matrix is None
         assert np.array_equal(stays.posterior, np.eye(4)[labels]) and np.isnan(stays.diagnostics[SKILL])
+        assert np.isnan(stays.diagnostics["noise_model_rate"]), "a rate that nothing supports"
         by_evidence = asked(skill, beside)
         assert by_evidence.is_supported and by_evidence.posterior is None and np.isnan(by_evidence.diagnostics[SKILL])
         assert roc_auc_score(~is_wrong, by_evidence.clean_probability) > 0.99

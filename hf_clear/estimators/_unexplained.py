@@ -11,7 +11,7 @@ from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL
 from ._registry import NamedEstimator
 from .evidence_mixture import EVIDENCE_SEPARATION, evidence_mixture, held_out_mixture
-from .noise_model import EXPLAINED, SKILL
+from .noise_model import EXPLAINED, RATE, SKILL
 
 _NOTHING = 0.05  # skill: with less, a model hardly predicts better than the class frequencies do
 
@@ -34,7 +34,7 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
         found = estimator(evidence)
         told = found.diagnostics
         if not told.get(SKILL, 1.0) >= _NOTHING:  # nor do their losses say anything
-            told = {**told, SKILL: math.nan}
+            told = {**told, SKILL: math.nan, RATE: math.nan}
             if evidence.held_out_clean_probability is None:
                 return _as_labelled(found, evidence, told)
             mixture = held_out_mixture(evidence)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _SIGNIFICANCE, _SEED = 0.01, 71_205
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 _LEAST = float(np.finfo(np.float32).tiny)
-EXPLAINED, SKILL = "noise_model_explained", "noise_model_skill"  # diagnostics
+EXPLAINED, SKILL, RATE = "noise_model_explained", "noise_model_skill", "noise_model_rate"  # diagnostics
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         raise ValueError("The noise model needs one class label and one vector of class probabilities for each sample.")
     model = fit_noise_model(log_probabilities(evidence.probabilities), evidence.labels, least_skill=0.0)
     diagnostics = {
-        "noise_model_rate": model.noise_rate,
+        RATE: model.noise_rate,
         "noise_model_scale": float(model.scales[0]),
         "noise_model_gain": model.gain,
         EXPLAINED: model.explained,
