@@ -60,6 +60,23 @@ GRIDS: dict[str, dict[str, Any]] = {
         "methods": ["plain", "recommended", "oracle_head_start"],
         "seeds": [42],
     },
+    # Data that nothing was chosen by (held_out.py writes them: --data outputs/held_out). The lines go to
+    # results/held_out.jsonl.
+    "held_out": {
+        "settings": [
+            "debian@4000:symmetric:0.4",
+            "banking77-last20:symmetric:0.6",
+            "debian@4000:none",
+            "sst2@3000:symmetric:0.3",
+            "banking77-last20:asymmetric:0.4",
+            "debian@4000:asymmetric:0.3",
+            "sst2@3000:none",
+            "banking77-last20:none",
+            "debian@4000:instance_dependent:0.4",
+            "sst2@3000:instance_dependent:0.3",
+        ],
+        "methods": ["plain", "recommended", "oracle_head_start"],
+    },
     # In minutes.
     "quick": {
         "data_sets": ["banking77-20"],
