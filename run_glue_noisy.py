@@ -54,6 +54,7 @@ from hf_clear.data.noise import realized_noise
 from hf_clear.data.questions import load_questions
 from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
+from hf_clear.files import check_folder
 from hf_clear.hub.private_files import samples_left_out
 from hf_clear.identity import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
@@ -214,6 +215,8 @@ def main():
         argv = EMBEDDED_DEFAULT
         print(f"No arguments given, which is short for\n    python run_glue_noisy.py {' '.join(argv)}\n")
     model_args, data_args, training_args = parse(argv)
+    if training_args.should_save:
+        check_folder(training_args.output_dir, "--output_dir")
 
     # Setup logging
     logging.basicConfig(

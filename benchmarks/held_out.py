@@ -63,11 +63,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with banking77/ and sst5/")
     parser.add_argument("--output", type=Path, default=Path("outputs/held_out"), help="default: %(default)s")
     args = parser.parse_args()
+
+    def split(folder: str, name: str) -> pd.DataFrame:
+        return pd.read_csv(args.data / folder / f"{name}.csv")
+
     listed = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
     made = {
         "debian": debian_packages(listed),
-        "sst2": {name: two_classes(pd.read_csv(args.data / "sst5" / f"{name}.csv")) for name in SPLITS},
-        "banking77_last20": {name: last_intents(pd.read_csv(args.data / "banking77" / f"{name}.csv")) for name in SPLITS},
+        "sst2": {name: two_classes(split("sst5", name)) for name in SPLITS},
+        "banking77_last20": {name: last_intents(split("banking77", name)) for name in SPLITS},
     }
     for name, tables in made.items():
         (args.output / name).mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 from torch.utils.data import IterableDataset
 
 from ._modes import random_state_preserved
@@ -85,6 +87,20 @@ def check_task(trainer: AnyTrainer, method: str) -> None:
             "IterableDataset have no index. Load the data as a map-style dataset (`load_dataset(..., "
             "streaming=False)`, `Dataset.from_generator(...)`), or train with transformers.Trainer."
         )
+    _check_is_data_set(trainer.train_dataset)
+
+
+def _check_is_data_set(dataset: Any) -> None:
+    """Raises a ValueError if this is something else that has data in it, with what to do."""
+    advice = None
+    if isinstance(dataset, Mapping) and len(dataset) > 0 and 0 not in dataset:
+        advice = f"Give one of its splits ({', '.join(map(str, dataset))})."
+    elif isinstance(dataset, pd.DataFrame):
+        advice = "Make one of it: `datasets.Dataset.from_pandas(table, preserve_index=False)`."
+    elif isinstance(dataset, (str, os.PathLike)):
+        advice = "Load the file first: `datasets.load_dataset(...)`."
+    if advice:
+        raise ValueError(f"`train_dataset` has to be a data set; got a {type(dataset).__name__}. {advice}")
 
 
 def _warn_of_frozen_head(trainer: AnyTrainer) -> None:

@@ -79,6 +79,25 @@ def write_folder(path: str | os.PathLike) -> Iterator[Path]:
             raise
 
 
+def check_folder(path: str | os.PathLike, option: str) -> None:
+    """Looks whether a folder, which need not be there yet, can be written to. Changes nothing.
+
+    Args:
+        option (`str`): what a user calls it, for the message, such as `"--output_dir"`.
+
+    Raises:
+        NotADirectoryError: if it, or what it would be in, is a file.
+        PermissionError: if nobody may write there, or not this user.
+    """
+    folder = Path(os.path.abspath(path))
+    there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    name = f"{option} {os.fspath(path)}" + f": {there}" * (there != folder)
+    if not there.is_dir():
+        raise NotADirectoryError(f"{name} is a file. Name a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} can't be written to. Name another folder.")
+
+
 def reserve(path: str | os.PathLike, size: int) -> None:
     """Makes a file of zeros, and sees to it that its `size` in bytes is there on the disk.
 

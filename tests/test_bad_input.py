@@ -45,6 +45,12 @@ def test_training_sets_that_do_not_work(training_arguments):
         train(toy_dataset().to_iterable_dataset())
     with pytest.raises(ValueError, match="no sample"):
         train(toy_dataset().select([]))
+    with pytest.raises(ValueError, match=r"got a DatasetDict. Give one of its splits \(train, test\)"):
+        train(datasets.DatasetDict(train=toy_dataset(), test=toy_dataset()))
+    with pytest.raises(ValueError, match="got a DataFrame. Make one of it: `datasets.Dataset.from_pandas"):
+        train(toy_dataset().to_pandas())
+    with pytest.raises(ValueError, match="got a str. Load the file first"):
+        train("train.csv")
     with pytest.raises(ValueError, match="requires a train_dataset"):
         train(None)
 

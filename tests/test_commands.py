@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -78,6 +79,9 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
         (["audit", "{file}", "--text_column_name", "a,b,c"], "takes one column, or two for pairs; got 3"),
         (["audit", "{file}", "--threshold", "2"], "--threshold has to be a probability in [0, 1]; got 2.0."),
         (["audit", "{file}", "--output_dir", "{file}"], "is a file. Name a folder."),
+        (["audit", "{file}", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
+        (["train", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
+        (["grid", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
         (["report", "{folder}"], "has no label_issues.parquet"),
         (["report", "nowhere"], "nowhere: there is no such folder."),
         (["audits"], "there is no command 'audits'"),
@@ -87,6 +91,17 @@ def test_what_cant_be_used_is_said_before_work_starts(arguments, message, labell
     names = {"file": str(labelled_file[0]), "folder": str(tmp_path)}
     assert hf_clear_command([argument.format(**names) for argument in arguments]) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["audit", "{file}"], ["train"], ["grid"]], ids=lambda command: command[0])
+def test_a_folder_that_cant_be_written_to_is_refused_before_work_starts(
+    command, labelled_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda *args: False)  # as root, everything can be written to
+    arguments = [argument.format(file=labelled_file[0]) for argument in command]
+    assert hf_clear_command([*arguments, "--output_dir", str(tmp_path / "out")]) == 2
+    assert f"out: {tmp_path} can't be written to. Name another folder." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
 from ..data.labels import TEXTS
 from ..demo import demo_backbone
-from ..files import write_atomically
+from ..files import check_folder, write_atomically
 from ..metrics import detection_metrics
 from ..report import check_replaceable, save_report
 from ..report.exports import check_overwriting, state_of_csv, state_of_parquet, to_csv, to_parquet
@@ -86,7 +86,8 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
 
     Raises:
         ValueError: before any work, if file, columns, texts or labels are not such.
-        FileExistsError: before any work, if something is in the way that is no output of an audit.
+        OSError: before any work, if the folder can't be written to, or something is in the way that is no output of an
+            audit.
     """
     check_file(file)
     columns = args.text_columns
@@ -138,10 +139,9 @@ def check_writable(folder: Path) -> None:
     """
     Raises:
         FileExistsError: if a file is in the way that no audit has written, or that somebody has filled in.
-        NotADirectoryError: if the folder is a file.
+        OSError: if the folder is a file, or can't be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--output_dir {folder} is a file. Name a folder.")
+    check_folder(folder, "--output_dir")
     if (folder / TRAINER_STATE_NAME).exists():
         raise FileExistsError(f"{folder} holds a training, whose table stays as it is. Name another --output_dir.")
     check_replaceable(folder / PAGE)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison import TrainingResult, read_training_result
-from ..files import write_atomically
+from ..files import check_folder, write_atomically
 from ._grid_cells import Combination, combinations_of
 from ._grid_checks import NO_NOISE
 from ._grid_outputs import check_replaceable, write_outputs
@@ -25,8 +25,10 @@ def run(argv: Sequence[str]) -> int:
     args, others = parser.parse_known_args(list(argv))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("A grid starts its trainings itself, one after the other: call it without a launcher.")
-    combinations = combinations_of(args, others)
     output_dir = Path(args.output_dir)
+    check_folder(output_dir, "--output_dir")
+    combinations = combinations_of(args, others)
+    check_folder(output_dir, "--output_dir")
     check_replaceable(output_dir)
     _noted(output_dir)
     trainings: list[TrainingResult] = []

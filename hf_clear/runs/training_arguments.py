@@ -125,8 +125,6 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
     )
 
     def __post_init__(self):
-        if os.path.isfile(self.output_dir):
-            raise ValueError(f"--output_dir {self.output_dir} is a file.")
         self.asked_for = tuple(name for name in STEPS if getattr(self, name))
         if not self.asked_for:
             self.do_train = self.do_eval = self.do_predict = True
