@@ -8,7 +8,9 @@ import _mpnet
 import _running
 import accuracy
 import cells
+import held_out
 import overhead
+import pandas as pd
 import pytest
 from _measuring import row
 from helpers.texts import rows, write
@@ -167,3 +169,30 @@ def test_a_backbone_in_slices_is_joined_and_its_weights_are_checked(tmp_path, mo
     (folder / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ValueError, match="is not the published file"):
         _mpnet.mpnet_folder()
+
+
+def test_data_that_nothing_was_chosen_by():
+    def stanza(package: str, section: str, text: str, source: str = "") -> str:
+        given = f"Source: {source} (1.0)\n" * bool(source)
+        return f"Package: {package}\n{given}Description: {text}\nTag: a::b,\n c: d\nSection: {section}\n"
+
+    stanzas = [stanza(f"app{i}", "games" if i % 2 else "net", f"text: {i}") for i in range(100)]
+    stanzas += [stanza("app1-data", "games", "data of one", "app1"), stanza("lib", "libs", "a library")]
+    stanzas += [stanza("zero", "net", "text: 3")]
+    splits = held_out.debian_packages("\n".join(stanzas))
+    table = pd.concat(splits.values())
+    assert sorted(table["text"]) == sorted(f"text: {i}" for i in range(100))  # a source, and a text, counts once
+    assert all((int(text.split()[1]) % 2 == 1) == (section == "games") for text, section in table.to_numpy())
+    assert 10 < len(splits["test"]) < 40
+    with pytest.raises(ValueError, match="no package in the sections. Run apt-get update"):
+        held_out.debian_packages(stanza("lib", "libs", "a library"))
+
+    sst5 = pd.DataFrame({"text": list("abcde"), "label": [0, 2, 3, 1, 4]})
+    assert held_out.two_classes(sst5).to_numpy().tolist() == [
+        ["a", "negative"],
+        ["c", "positive"],
+        ["d", "negative"],
+        ["e", "positive"],
+    ]
+    intents = held_out.last_intents(pd.DataFrame({"text": list("abcd"), "category": ["w", "z", "y", "z"]}), count=2)
+    assert intents["text"].tolist() == ["b", "c", "d"]
