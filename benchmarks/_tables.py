@@ -1,5 +1,6 @@
 """The tables of the docs, as data frames: each from the lines of results, see tables.py."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,11 @@ DATA = {
     "sst5": "SST-5",
     "noisyagnews": "news",
     "questions": "questions",
+    "debian": "Debian's sections",
+    "sst2": "SST, two classes",
+    "banking77-last20": "20 other intents",
 }
+_MACHINES = {"cpu": "CPU", "NVIDIA H100 80GB HBM3": "H100"}
 MODELS = {MPNET: "MPNet"}
 NOISE = {"instance_dependent": "instance-dependent", "real": "errors of people", "none": "no wrong labels"}
 COLUMNS = {
@@ -54,6 +59,8 @@ MORE = {  # beside PEERS, in `ALL_IN`
 }
 ALL_IN = "20 intents, symmetric 60%"  # the setting that all methods were run in
 ALL_WEIGHTS = {"plain": "plain", "turn": "TURN", "oracle_head_start": "true labels known"}
+_PEFT_METHODS = (None, "lora", "adapter", "bitfit", "prompt", FULL_FINE_TUNING)
+_NOISE_TYPES = ("symmetric", "asymmetric", "instance_dependent", "real", "none")  # in the order of the tables
 _PEER_SEED = 42  # the one that all of them were run with
 COMPARED = ("plain", "recommended")
 
@@ -67,14 +74,29 @@ def setting_name(key: tuple) -> str:
     return f"{DATA.get(base, base)}, {noise}{f' {rate:.0%}' if rate else ''}{peft_method}{model}"
 
 
+def _place(key: tuple) -> tuple:
+    """To sort settings by: what differs from the usual model and PEFT method comes last."""
+
+    def rank(order: Sequence[str | None], value: str | None) -> int:
+        return order.index(value) if value in order else len(order)
+
+    return (
+        key_of(key, "model") != DEMO,
+        rank(_PEFT_METHODS, key_of(key, "peft_method")),
+        rank(list(DATA), key_of(key, "data").partition("@")[0]),
+        rank(_NOISE_TYPES, key_of(key, "noise_type")),
+        key_of(key, "noise_rate") or 0.0,
+    )
+
+
 def named(tables: dict[tuple, Table], *methods: str) -> dict[str, Table]:
-    """Those that have all of some methods, by the name of their setting.
+    """Those that have all of some methods, by the name of their setting, in the order of the tables.
 
     Raises:
         ValueError: if two have the same name: they differ in what it leaves out, such as the learning rate.
     """
     found: dict[str, Table] = {}
-    for key, table in tables.items():
+    for key, table in sorted(tables.items(), key=lambda item: _place(item[0])):
         if not set(methods) <= table.keys():
             continue
         if setting_name(key) in found:
@@ -101,6 +123,25 @@ def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
         for name, table in named(tables, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")
+
+
+def machines(tables: dict[tuple, Table]) -> pd.DataFrame:
+    """Where the lines of [`accuracy`] were run."""
+    rows = {
+        name: {title: _machines_of(table.get(method, {})) for method, title in COLUMNS.items()}
+        for name, table in named(tables, *COMPARED).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run on")
+
+
+def _machines_of(lines: dict[int, dict[str, Any]]) -> str:
+    """`CPU`, `H100`, or the seeds of each."""
+    seeds: dict[str, list[int]] = {}
+    for seed, line in sorted(lines.items()):
+        seeds.setdefault(_MACHINES.get(line["device"], line["device"]), []).append(seed)
+    if len(seeds) < 2:
+        return next(iter(seeds), "-")
+    return ", ".join(f"{machine} ({', '.join(map(str, own))})" for machine, own in sorted(seeds.items()))
 
 
 def detection(tables: dict[tuple, Table]) -> pd.DataFrame:

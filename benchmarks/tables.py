@@ -34,6 +34,7 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re
 
 TABLES = {
     "accuracy": accuracy,
+    "machines": _tables.machines,
     "detection": _tables.detection,
     "ablations": _tables.ablations,
     "differences": _tables.differences,

@@ -28,6 +28,28 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     assert _tables.accuracy(found).iloc[0]["`ClearTrainer`"] == "0.433 ± 0.404 (3)"
 
 
+def test_settings_stand_in_one_order_and_say_where_they_were_run():
+    """By data, noise and rate; other PEFT methods and models come last."""
+    own = [
+        *({"model": "m"}, {"peft_method": "adapter"}, {"noise_type": "none", "noise_rate": 0.0}),
+        *({"data": "new"}, {"data": "sst5@4000"}, {"noise_rate": 0.2}, {"noise_type": "asymmetric"}, {}),
+    ]
+    lines = [
+        line(method, 42, [1, 0], **{"model": _tables.DEMO, "device": "cpu", **more})
+        for more in own
+        for method in ("recommended", "plain")
+    ]
+    lines.append(line("plain", 43, [1, 0], model=_tables.DEMO, device="NVIDIA H100 80GB HBM3"))
+    found = _tables.machines(tables_of(lines))
+    assert list(found.index) == [
+        *("20 intents, symmetric 20%", "20 intents, symmetric 40%", "20 intents, asymmetric 40%"),
+        *("20 intents, no wrong labels", "SST-5, symmetric 40%", "new, symmetric 40%"),
+        *("20 intents, symmetric 40%, adapter", "20 intents, symmetric 40%, m"),
+    ]
+    assert list(found.loc["20 intents, symmetric 40%"]) == ["CPU (42), H100 (43)", "CPU", "-"]
+    assert list(_tables.accuracy(tables_of(lines)).index) == list(found.index)
+
+
 def test_all_methods_of_a_setting_stand_in_one_table():
     """With LoRA and with all weights; what was not run is not there."""
     own = {"model": _tables.DEMO, "noise_rate": 0.6}
