@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,35 @@ def check_counts(name: str, values: Any) -> list[int]:
     for value in values:
         check_count(name, value, 0)
     return values
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """An argument as an array of numbers: of lists, data frames, and tensors of any kind and device.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value
+    if callable(getattr(value, "detach", None)):  # a tensor of torch
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
+    try:
+        array = np.asarray(value)
+        array = array.astype(np.float64) if array.dtype.kind == "O" and array.ndim else array
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` has to hold numbers, in an array; got {type(value).__name__}{_first(value)}.")
+    return array
+
+
+def _first(value: Any) -> str:
+    """Of what a sequence consists, for a message."""
+    if isinstance(value, np.ndarray):
+        return f" of {value.dtype}"
+    is_listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value)
+    return f" of {type(value[0]).__name__}" if is_listed else ""
 
 
 def is_finite(value: float) -> bool:

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import torch
 
-from ._argument_checks import check_label_names, check_seed
+from ._argument_checks import as_array, check_label_names, check_seed
 from ._names import IGNORED_LABEL
 from .estimators import NoiseModel, fit_noise_model
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
@@ -19,6 +19,7 @@ from .evidence import cross_fitted_probe
 from .report.issue_table import as_columns, issue_table
 
 logger = logging.getLogger(__name__)
+_MANY_CLASSES = 1000  # no reason to doubt fewer
 
 _LEAST = float(np.finfo(np.float32).tiny)
 
@@ -119,7 +120,7 @@ class LabelEvidence:
                 "trained on the label, or `features`, the embeddings of any model."
             )
         check_seed(seed)
-        labels = np.asarray(labels)
+        labels = as_array("labels", labels) if callable(getattr(labels, "detach", None)) else np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 "`labels` has to hold one class number for each sample, from 0 on (of names, take "
@@ -137,7 +138,9 @@ class LabelEvidence:
             raise ValueError(
                 f"There are {num_labels} `label_names`, and `pred_probs` is of {given[0].shape[1]} classes."
             )
-        num_labels = given[0].shape[1] if given else num_labels or int(max(labels.max(initial=-1) + 1, 2))
+        if not given and num_labels is None:
+            num_labels = _number_of(labels)
+        num_labels = given[0].shape[1] if given else int(num_labels or 0)
         wrong = np.flatnonzero((labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels)))
         if len(wrong):
             raise ValueError(
@@ -199,8 +202,23 @@ class LabelEvidence:
         )
 
 
+def _number_of(labels: np.ndarray) -> int:
+    """The number of classes, if labels alone tell it.
+
+    Raises:
+        ValueError: if it is far above the number of samples: labels are numbers of another kind, such as ids.
+    """
+    number = int(max(labels.max(initial=-1) + 1, 2))
+    if number > max(2 * len(labels), _MANY_CLASSES):
+        raise ValueError(
+            f"`labels[{labels.argmax()}]` is {labels.max()}, which makes {number} classes of {len(labels)} labels. Number "
+            "the classes from 0 on (`np.unique(labels, return_inverse=True)`), or give all `label_names`."
+        )
+    return number
+
+
 def _scores_of(pred_probs: np.ndarray) -> np.ndarray:
-    probabilities = np.asarray(pred_probs)
+    probabilities = as_array("pred_probs", pred_probs)
     if probabilities.ndim != 2:
         raise ValueError(f"`pred_probs` has to be of shape [num_samples, num_labels]; got {list(probabilities.shape)}.")
     if probabilities.dtype.kind != "f":
@@ -219,14 +237,12 @@ def _scores_of(pred_probs: np.ndarray) -> np.ndarray:
 
 def _features(features: np.ndarray | Sequence[np.ndarray], num_samples: int) -> list[np.ndarray]:
     """One table for each kind of features."""
-    is_one = getattr(features, "ndim", None) == 2 or (len(features) and np.ndim(features[0]) == 1)
-    tables = [np.asarray(table, dtype=np.float32) for table in ([features] if is_one else features)]
+    is_one = getattr(features, "ndim", None) is not None or not len(features) or np.ndim(features[0]) < 2
+    tables = [as_array("features", table).astype(np.float32) for table in ([features] if is_one else features)]
     for table in tables:
         if table.ndim != 2 or len(table) != num_samples or table.shape[1] == 0:
             raise ValueError(
                 f"`features` has to be of shape [{num_samples}, dim], one row for each label, or a sequence of such; "
                 f"got {list(table.shape)}."
             )
-    if not tables:
-        raise ValueError("`features` is empty.")
     return tables

@@ -6,8 +6,10 @@ import logging
 from typing import Any
 
 from ._typing import AnyTrainer
+from .estimators.noise_model import MOST_CLASSES
 from .features import check_features
 from .probing import find_head
+from .sample_index import num_labels
 from .training_args import BY_EVIDENCE, ClearArguments
 from .without_posterior import changed, with_gates
 
@@ -46,6 +48,9 @@ def _reason(
 ) -> str | None:
     if labels_tokens:
         return "Every token has a label, and the noise model is for one class a sample."
+    num_classes = num_labels(trainer) or 0
+    if num_classes > MOST_CLASSES:
+        return f"The model has {num_classes} classes, and the noise model is for {MOST_CLASSES} at most."
     by_folds = settings.clear_warmup == "cross_fit"
     if by_folds or settings.get_training_loss().uses_posterior:
         instead = "the loss of the folds" if by_folds else "the posterior"

@@ -4,6 +4,7 @@ import itertools
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.simulated import asymmetric, simulated
@@ -158,12 +159,62 @@ def test_edges():
         ((np.zeros((2, 2)), [0.5, 1.0]), "whole numbers"),
         (([np.zeros((3, 2)), np.zeros((3, 3))], [0, 1, 0]), "the same for each source"),
         ((np.zeros((2, 2)), [0, 1], [[0.5, 0.6], [0, 1]]), "Row 0 of the transition matrix has to sum to 1"),
+        ((np.zeros((2, 4097)), [0, 1]), "A noise matrix is for 4096 at most"),
+        ((np.zeros((2, 2)), [0, 1], None, float("nan")), r"`least_skill` has to be a number in \[0, 1\]; got nan"),
         ((np.zeros((2, 2)), [0, 1], np.eye(3)), "is for 3 classes, and there are scores for 2"),
     ],
 )
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         fit_noise_model(*arguments)
+
+
+def test_a_probability_of_zero_is_a_small_one():
+    """Logarithms of predictions are those predictions, however many zeros there are; a row of zeros says nothing."""
+    scores, _, labels = simulated(symmetric_matrix(4, 0.2), size=1500, separation=4)
+    probabilities = softmax(3 * scores, axis=1)
+    probabilities[probabilities < 0.05] = 0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities[3] = 0
+    assert (probabilities == 0).any(axis=1).mean() > 0.9
+    with np.errstate(divide="ignore"):
+        model = fit_noise_model(np.log(probabilities), labels)
+    assert model.has_scores.sum() == 1499 and not model.has_scores[3]
+    expected = fit_noise_model(log_probabilities(probabilities), labels)
+    np.testing.assert_allclose(model.target, expected.target, atol=1e-4)
+    assert model.noise_rate == pytest.approx(0.2, abs=0.03)
+
+
+def test_scores_may_be_of_any_kind():
+    scores, _, labels = simulated(symmetric_matrix(3, 0.2), size=300)
+    expected, tensor = fit_noise_model(scores, labels).target, torch.tensor(scores)
+    kinds = [scores.tolist(), pd.DataFrame(scores), tensor.requires_grad_(), [tensor], [scores.tolist()]]
+    for kind in kinds:
+        np.testing.assert_allclose(fit_noise_model(kind, torch.tensor(labels)).target, expected, atol=1e-5)
+    coarse = fit_noise_model(tensor.bfloat16(), labels.tolist())
+    assert np.abs(coarse.target - expected).mean() < 0.01
+    table = find_label_issues(labels, softmax(scores, axis=1), return_all=True)["label_score"]
+    as_tensor = find_label_issues(torch.tensor(labels), tensor.softmax(dim=1), features=None, return_all=True)[
+        "label_score"
+    ]
+    np.testing.assert_allclose(table, as_tensor, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": ["some", "texts"] * 2}, "`features` has to hold numbers, in an array; got list of str"),
+        ({"features": np.ones(4)}, r"`features` has to be of shape \[4, dim\].*got \[4\]"),
+        ({"pred_probs": "none"}, "`pred_probs` has to hold numbers, in an array; got str"),
+        (
+            {"features": np.ones((4, 2)), "labels": [0, 1, 94107, 0]},
+            r"`labels\[2\]` is 94107, which makes 94108 classes",
+        ),
+    ],
+)
+def test_what_is_no_evidence_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        find_label_issues(**{"labels": [0, 1, 0, 1], **arguments})
 
 
 def test_counting():

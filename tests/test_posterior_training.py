@@ -11,6 +11,7 @@ from helpers.posterior import LEARNED, NO_DROPOUT, POSTERIOR, trainer_of
 from helpers.token_tasks import token_classification
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import assert_same, noisy_dataset, state_of
+from torch.utils.data import WeightedRandomSampler
 from transformers import TrainerCallback
 
 from hf_clear import (
@@ -76,6 +77,29 @@ def test_evidence_first_then_what_training_predicts(training_arguments):
     fits = [entry for entry in logs if "noise_model_rate" in entry]
     assert [entry["epoch"] for entry in fits] == [0, 1]
     assert {"evidence_gain", "evidence_scale_mean_probe", "evidence_scale_head_probe"} <= fits[0].keys()
+
+
+class Redrawn(ClearTrainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return WeightedRandomSampler(torch.ones(400), 400, replacement=True)
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "arguments"),
+    [(ClearTrainer, {"dataloader_drop_last": True, "per_device_train_batch_size": 96}), (Redrawn, {})],
+    ids=["the last batch is dropped", "samples are drawn with replacement"],
+)
+def test_samples_that_an_epoch_leaves_out_are_predicted(training_arguments, caplog, trainer_class, arguments):
+    """The posterior of the second epoch is that of all samples' predictions, whoever was in the batches of the first."""
+    look, dataset = Look(), noisy_dataset(400)
+    args = training_arguments(**POSTERIOR | {"learning_rate": 0.0, "num_train_epochs": 2} | arguments)
+    trainer = trainer_of(args, dataset, callbacks=[look], trainer_class=trainer_class)
+    look.trainer = trainer
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    model = fit_noise_model(log_probabilities(predictions(trainer.model, dataset).numpy()), np.array(dataset["labels"]))
+    np.testing.assert_allclose(look.posteriors[1].numpy(), model.target, atol=1e-3)
+    assert trainer.sample_store.losses.isfinite().all() and "not finite" not in caplog.text
 
 
 def test_the_head_is_fitted_to_targets_in_larger_batches(training_arguments, monkeypatch):
@@ -182,9 +206,14 @@ def smoothed():
     return tiny_bert(), {}, {"label_smoothing_factor": 0.1}
 
 
+def many_classes():
+    return tiny_bert(num_labels=4097), {}, {}
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
+        (many_classes, "The model has 4097 classes, and the noise model is for 4096 at most."),
         (frozen_head, "The head 'classifier' of BertForSequenceClassification is frozen"),
         (own_loss, "The task loss is compute_loss_func"),
         (smoothed, "`label_smoothing_factor` is a target of its own"),

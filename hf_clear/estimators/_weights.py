@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .._argument_checks import as_array
 from .._names import IGNORED_LABEL
 
 _FIRST_LOG_SCALE = -1.0
@@ -67,21 +68,43 @@ class Rows:
 
 
 def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One table for each source.
+    """One table for each source. Minus infinity, the logarithm of 0, becomes that of next to 0.
 
     Raises:
         ValueError: if there is none, or they are not of the same shape `[num_samples, num_labels]`.
     """
-    tables = [scores] if isinstance(scores, np.ndarray) and scores.ndim == 2 else list(scores)
-    tables = [np.asarray(table) for table in tables]
+    is_one = getattr(scores, "ndim", None) == 2 or not isinstance(scores, Iterable)
+    given = [scores] if is_one else list(scores)
+    if given and all(np.ndim(row) == 1 for row in given):  # rows of one source
+        given = [np.asarray(given)]
+    tables = [table if isinstance(table, np.ndarray) else as_array("scores", table) for table in given]
     if not tables:
         raise ValueError("`scores` is empty: the noise model needs one source of scores or more.")
     shapes = [list(table.shape) for table in tables]
     if tables[0].ndim != 2 or 0 in tables[0].shape or any(shape != shapes[0] for shape in shapes):
         raise ValueError(
-            f"`scores` has to be of shape [num_samples, num_labels], the same for each source; got {shapes}."
+            "`scores` has to be of shape [num_samples, num_labels], the same for each source; got "
+            f"{', '.join(map(str, shapes[:3]))}{', ...' * (len(shapes) > 3)}."
         )
-    return tables
+    return [_without_zeros(table) for table in tables]
+
+
+def _without_zeros(table: np.ndarray) -> np.ndarray:
+    """With a number for minus infinity, in rows that have others: a probability of 0 is a small one, and no reason to
+    leave out the sample."""
+    if not np.isneginf(table).any():
+        return table
+    from scipy.special import logsumexp
+
+    total = logsumexp(table, axis=1, keepdims=True)  # NaN or infinite for rows that say nothing
+    return np.where(np.isneginf(table) & np.isfinite(total), total + np.log(least_probability(table)), table).astype(
+        table.dtype
+    )
+
+
+def least_probability(table: np.ndarray) -> float:
+    """What 0 may stand for in numbers of this kind."""
+    return 2.0**-25 if table.dtype == np.float16 else float(np.finfo(np.float32).tiny)
 
 
 def has_scores(tables: list[np.ndarray]) -> np.ndarray:

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._argument_checks import as_array
 from .._names import IGNORED_LABEL
 from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
-from ._weights import Rows, Weights, centered, has_scores, posterior, score_tables
+from ._weights import Rows, Weights, centered, has_scores, least_probability, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
 _SIGNIFICANCE, _SEED = 0.01, 71_205
 _LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
+MOST_CLASSES = 4096  # a matrix of more takes minutes to fit, and several in float64 take gigabytes
 _LEAST = float(np.finfo(np.float32).tiny)
 EXPLAINED, SKILL, RATE = "noise_model_explained", "noise_model_skill", "noise_model_rate"  # diagnostics
 
@@ -120,7 +122,8 @@ def fit_noise_model(
 
     Args:
         scores (`np.ndarray` of shape `[num_samples, num_labels]`, or a sequence of them): logits, or logarithms of
-            probabilities, of each source. A row that is not finite says nothing.
+            probabilities, of each source. Minus infinity is the logarithm of 0. A row of it alone, or with NaN or
+            infinity in it, says nothing.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
             1. Then the weights of the prediction alone are fitted.
@@ -132,7 +135,8 @@ def fit_noise_model(
         [`NoiseModel`]
 
     Raises:
-        ValueError: if there is no score, shapes don't fit, a label is no class, or rows of T are no probabilities.
+        ValueError: if there is no score, shapes don't fit, a label is no class, rows of T are no probabilities, or
+            there are more than 4,096 classes.
 
     Example:
 
@@ -144,7 +148,14 @@ def fit_noise_model(
     tables = score_tables(scores)
     labels = _labels(labels, *tables[0].shape)
     num_labels = tables[0].shape[1]
+    if num_labels > MOST_CLASSES:
+        raise ValueError(
+            f"`scores` are for {num_labels} classes. A noise matrix is for {MOST_CLASSES} at most: its time and memory "
+            "grow with their square. Leave out classes without samples, or judge labels within groups of classes."
+        )
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
+    if isinstance(least_skill, bool) or not isinstance(least_skill, (int, float)) or not 0 <= least_skill <= 1:
+        raise ValueError(f"`least_skill` has to be a number in [0, 1]; got {least_skill!r}.")
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))
@@ -210,7 +221,7 @@ def _model(
 
 
 def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = labels if isinstance(labels, np.ndarray) else as_array("labels", labels)
     if labels.shape != (num_samples,):
         raise ValueError(f"`labels` has to be of shape {[num_samples]}, one for each row; got {list(labels.shape)}.")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -237,9 +248,9 @@ def _blocks(size: int, rows: int = 4096) -> list[slice]:
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """As scores: probabilities of 0 are a little above; a row that sums to 0, or is not finite, becomes NaN."""
-    least = 2.0**-25 if probabilities.dtype == np.float16 else _LEAST  # what 0 may stand for
     with np.errstate(invalid="ignore"):
-        scores = np.log(np.maximum(probabilities, least, dtype=np.float32)).astype(probabilities.dtype)
+        above = np.maximum(probabilities, least_probability(probabilities), dtype=np.float32)
+        scores = np.log(above).astype(probabilities.dtype)
     scores[~(probabilities.sum(axis=1, dtype=np.float32) > 0)] = np.nan
     return scores
 

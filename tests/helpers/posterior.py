@@ -12,8 +12,8 @@ LEARNED = {"initializer_range": 0.2}  # features that tell the classes
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def trainer_of(arguments, dataset=None, model=None, **kwargs):
-    return ClearTrainer(
+def trainer_of(arguments, dataset=None, model=None, trainer_class=ClearTrainer, **kwargs):
+    return trainer_class(
         tiny_bert(**LEARNED, **NO_DROPOUT) if model is None else model,
         arguments,
         train_dataset=noisy_dataset() if dataset is None else dataset,
