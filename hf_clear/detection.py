@@ -211,8 +211,8 @@ def _number_of(labels: np.ndarray) -> int:
     number = int(max(labels.max(initial=-1) + 1, 2))
     if number > max(2 * len(labels), _MANY_CLASSES):
         raise ValueError(
-            f"`labels[{labels.argmax()}]` is {labels.max()}, which makes {number} classes of {len(labels)} labels. Number "
-            "the classes from 0 on (`np.unique(labels, return_inverse=True)`), or give all `label_names`."
+            f"`labels[{labels.argmax()}]` is {labels.max()}, which makes {number} classes of {len(labels)} labels. "
+            "Number the classes from 0 on (`np.unique(labels, return_inverse=True)`), or give all `label_names`."
         )
     return number
 

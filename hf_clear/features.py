@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from .passes import tables_by_index
 from .sample_index import label_names
 
 _DEVICE_BYTES = 2**31
+_HOOKED = "_output_capturing_hooks_installed"  # transformers' mark
 
 
 @dataclass
@@ -97,7 +98,7 @@ def predict_features(
             rows.append(states)
         return [torch.cat([part.to(rows[-1].device) for part in rows], dim=1)]
 
-    with hook or contextlib.nullcontext():
+    with hook or contextlib.nullcontext(), _without_new_hooks(trainer.model):
         (table,) = tables_by_index(trainer, dataloader, rows_of, storage, description)
     table = table[:, 1:]
     missing = table[:, 0].isnan().nonzero().squeeze(1).tolist()
@@ -129,13 +130,29 @@ class _HeadInputs(contextlib.AbstractContextManager):
         self._hook.remove()
 
 
+@contextlib.contextmanager
+def _without_new_hooks(model: nn.Module) -> Iterator[None]:
+    """Takes away what transformers leaves in a model that has been asked for its hidden states: hooks, with which it
+    can't be pickled, and the mark that they are there."""
+    modules = list(model.modules())
+    before = [(set(module._forward_hooks), _HOOKED in module.__dict__) for module in modules]
+    try:
+        yield
+    finally:
+        for module, (hooks, was_marked) in zip(modules, before):
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            if not was_marked:
+                module.__dict__.pop(_HOOKED, None)
+
+
 def check_features(trainer: AnyTrainer, batch: dict[str, Any], head: nn.Module) -> None:
     """Whether a batch (without labels) gives features of both kinds.
 
     Raises:
         ValueError: if it doesn't; the message says why.
     """
-    with _HeadInputs(head) as hook:
+    with _HeadInputs(head) as hook, _without_new_hooks(trainer.model):
         _features(trainer, trainer.model, batch, hook, mean=True)
 
 

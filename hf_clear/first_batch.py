@@ -57,6 +57,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
             else:  # which may know no predictions without labels
                 outputs = _predict_without_labels(model, batch, label_name)
             logits, _ = scores_and_labels(outputs, labels)
+            _check_finite(unwrapped, logits)
 
             def predict(labels: torch.Tensor) -> Any:
                 is_known = labels is made_up and not is_foreign(unwrapped)
@@ -109,6 +110,21 @@ def _rows(trainer: AnyTrainer, size: int) -> list[int]:
     if labels is not None and size > 1 and np.ndim(labels[0]) == 0 and len({labels[row] for row in rows}) == 1:
         rows[-1] = next((row for row, label in enumerate(labels) if label != labels[rows[0]]), rows[-1])
     return rows
+
+
+def _check_finite(model: nn.Module, logits: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if no prediction is a number: nothing would be learned, and `Trainer` logs such losses as 0.
+    """
+    if logits.isfinite().any():
+        return
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    found = "All weights are numbers: is it in the inputs, or float16 that overflows? Train in float32 or bf16"
+    if broken:
+        others = f" and {len(broken) - 1} more" * (len(broken) > 1)
+        found = f"The weights {broken[0]!r}{others} hold NaN or infinity: load the model anew"
+    raise ValueError(f"The model predicts NaN or infinity for each of the {len(logits)} samples tried. {found}.")
 
 
 def _say_memory(refit: Refit, num_labels: int) -> None:

@@ -158,7 +158,7 @@ class Refit:
         store, is_online = self.store, self.settings.clear_loss_source == "online"
         unseen: torch.Tensor | None = None
         if self.keeps_predictions:
-            unseen = store.without_prediction
+            unseen = torch.ones_like(store.labels).bool() if store.targets is None else store.targets.sum(dim=1) == 0
             unseen = unseen.nonzero().squeeze(1) if (unseen & ~self._never_returned).any() else None
         if not is_online or unseen is not None:
             predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)

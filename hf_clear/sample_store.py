@@ -152,13 +152,6 @@ class SampleStore:
         mean = _PAST_WEIGHT * self.mean_losses + (1 - _PAST_WEIGHT) * self.losses
         self.mean_losses.copy_(torch.where(self.mean_losses.isfinite(), mean, self.losses))
 
-    @property
-    def without_prediction(self) -> torch.Tensor:
-        """Which samples have no finite row in the running mean of predictions: `[num_samples]`."""
-        if self.targets is None:
-            return torch.ones_like(self.labels, dtype=torch.bool)
-        return torch.cat([rows.sum(dim=1) == 0 for rows in self.targets.split(_ROWS)])
-
     def note_held_out(self, clean_probability: torch.Tensor) -> None:
         """Takes in what the evidence from outside the sample says, `[num_samples]`."""
         self.held_out_clean_probability = clean_probability.to(self.losses.device)

@@ -76,10 +76,20 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
     [
         (["audit", "{file}"], "The train data have no column 'text' (--text_column_name)"),
         (["audit", "nowhere.csv"], "nowhere.csv: there is no such file."),
-        (["audit", "{file}", "--text_column_name", "a,b,c"], "takes one column, or two for pairs; got 3"),
+        (["audit", "{file}", "--text_column_name", "a,b,c"], "takes one column, or two for pairs; got a,b,c"),
         (["audit", "{file}", "--threshold", "2"], "--threshold has to be a probability in [0, 1]; got 2.0."),
         (["audit", "{file}", "--output_dir", "{file}"], "is a file. Name a folder."),
         (["audit", "{file}", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
+        (
+            ["audit", "{file}", "--label_colum_name", "x"],
+            "no option --label_colum_name. Did you mean --label_column_name?",
+        ),
+        (["audit", "{file}", "other.csv"], "'other.csv' belongs to no option, and one file is audited at a time."),
+        (["audit", "{file}", "--text_column_name", " "], "--text_column_name is empty"),
+        (["audit", "{file}", "--model_revision", "v2"], "--model_revision v2 has no model"),
+        (["train", "--num_train_epochs", "-3"], "--num_train_epochs has to be above 0; got -3."),
+        (["train", "--learning_rate", "-1"], "--learning_rate has to be 0 or above; got -1."),
+        (["train", "--per_device_train_batch_size", "0"], "--per_device_train_batch_size has to be 1 or above; got 0."),
         (["train", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
         (["grid", "--output_dir", "{file}/out"], "train.csv is a file. Name a folder."),
         (["report", "{folder}"], "has no label_issues.parquet"),
@@ -103,6 +113,27 @@ def test_a_folder_that_cant_be_written_to_is_refused_before_work_starts(
     assert hf_clear_command([*arguments, "--output_dir", str(tmp_path / "out")]) == 2
     assert f"out: {tmp_path} can't be written to. Name another folder." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_audit_says_what_no_model_has_to_look_at(tmp_path, capsys):
+    """One text with two labels, by their rows; names of columns with commas in them, or of the table's own columns."""
+    rows = [(f"{'red' if i % 2 else 'blue'}{i % 7} number {i}", f"c{i % 2}", f"c{i % 2}") for i in range(60)]
+    rows += [(f" {text.upper()}", "c1", "c0") for text, label, _ in rows[4:8] if label == "c0"]
+    for text_column in ("text, all of it", "corrected_label"):
+        file, out = tmp_path / "train.csv", tmp_path / text_column.partition(",")[0]
+        pd.DataFrame(rows, columns=[text_column, "label", "true"]).to_csv(file, index=False)
+        arguments = ["--text_column_name", text_column, "--clean_label_column_name", "true", "--output_dir", str(out)]
+        assert hf_clear_command(["audit", str(file), *arguments]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "2 texts are there with different labels, in 4 rows (counted from 0): row 4 is c0, and row 60" in said
+        assert "By 62 true labels: 3.2 % are wrong" in said or "No sample whose true label is known" in said
+        assert "2 texts are there" in (out / "report.html").read_text(encoding="utf-8")
+        table = pd.read_csv(out / "label_issues.csv", keep_default_na=False)
+        assert "number" in table["text" if text_column == "corrected_label" else text_column][0]
+        assert set(table["corrected_label"]) == {""}
+    pd.DataFrame({"text": ["a b", "c d", "e f"], "label": ["x", "y", "z"]}).to_csv(file, index=False)
+    assert hf_clear_command(["audit", str(file), "--output_dir", str(tmp_path / "few")]) == 0
+    assert "3 classes for 3 labels, too few of each" in " ".join(capsys.readouterr().out.split())
 
 
 def test_training_says_its_own_errors_in_a_line_and_shows_where_others_come_from(capsys, monkeypatch, tmp_path):

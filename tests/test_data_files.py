@@ -91,6 +91,8 @@ FILES = {
         "train.json: can't be read as json",
     ),
     "cells too many": (data(CSV + "x,a,b,c\n"), "train.csv: can't be read as csv .*same columns"),
+    "semicolons": (data("text;label\na, b;c\n"), "Its header has semicolons and no comma: save it with commas"),
+    "tabs": (data("text\tlabel\na, b\tc\n"), "Its header has tabs and no comma"),
     "an open quote": (data(CSV + '"x,a\n' + CSV), "train.csv: can't be read as csv"),
     "JSON cut off": (data(lines({"text": "x", "label": 1}) + '{"te', "json"), "train.json: can't be read as json"),
     "no parquet": (data(b"PAR1 junk PAR1", "parquet"), "train.parquet: can't be read as parquet"),

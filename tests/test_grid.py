@@ -180,12 +180,15 @@ def test_it_goes_over_data_peft_methods_noise_and_presets(trained, tmp_path, cap
         (["--preset", "paper"], "none_none_0_42 can't be trained: --preset"),
         (["--peft_methods", "none"], "clear_none_0_42 can't be trained: --method clear routes samples around PEFT"),
         (["--train_file", "{csv}"], "There is nothing to compare methods by: name labelled test data, --test_file."),
+        (["--data_sets", "{folder}"], "has train data and no test data, such as test.csv."),
         (["arguments.json"], "'arguments.json' belongs to no option."),
     ],
 )
 def test_what_cant_be_trained_is_said_before_the_first_training(arguments, message, trained, tmp_path, capsys):
-    (tmp_path / "train.csv").write_text("text,label\na,b\n")
-    arguments = [argument.format(csv=tmp_path / "train.csv") for argument in arguments]
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "train.csv"
+    file.write_text("text,label\na,b\n")
+    arguments = [argument.format(csv=file, folder=file.parent) for argument in arguments]
     assert hf_clear_command(["grid", "--output_dir", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not trained and not (tmp_path / "out").exists()

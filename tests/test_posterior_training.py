@@ -1,6 +1,7 @@
 """Training on the posterior: evidence before the first step, refits from what training predicts, resume, refusals."""
 
 import logging
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -90,7 +91,7 @@ class Redrawn(ClearTrainer):
     ids=["the last batch is dropped", "samples are drawn with replacement"],
 )
 def test_samples_that_an_epoch_leaves_out_are_predicted(training_arguments, caplog, trainer_class, arguments):
-    """The posterior of the second epoch is that of all samples' predictions, whoever was in the batches of the first."""
+    """The posterior of the second epoch is that of all samples' predictions, whoever was in a batch of the first."""
     look, dataset = Look(), noisy_dataset(400)
     args = training_arguments(**POSTERIOR | {"learning_rate": 0.0, "num_train_epochs": 2} | arguments)
     trainer = trainer_of(args, dataset, callbacks=[look], trainer_class=trainer_class)
@@ -206,6 +207,18 @@ def smoothed():
     return tiny_bert(), {}, {"label_smoothing_factor": 0.1}
 
 
+@pytest.mark.parametrize("name", ["classifier.weight", "bert.encoder.layer.1.attention.self.query.weight"])
+def test_weights_that_are_no_numbers_are_refused_before_the_first_step(training_arguments, name):
+    model = tiny_bert()
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[0] = torch.nan if "query" in name else torch.inf
+    model.classifier.bias.data.fill_(torch.nan if "classifier" in name else 0.0)
+    trainer = trainer_of(training_arguments(), toy_dataset(), model)
+    with pytest.raises(ValueError, match=f"predicts NaN or infinity for each of the 4 .*{name.split('.')[0]}"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def many_classes():
     return tiny_bert(num_labels=4097), {}, {}
 
@@ -267,7 +280,7 @@ def test_every_architecture_has_evidence_and_a_posterior(training_arguments, mon
     assert torch.allclose(trainer.sample_store.posterior.sum(dim=1), torch.ones(16), atol=1e-5)
 
 
-def test_samples_without_finite_features_are_no_evidence(training_arguments):
+def test_samples_without_finite_features_are_no_evidence(training_arguments, caplog):
     """Their label stays, nothing is said about it, and the head doesn't learn NaN."""
     dataset = noisy_dataset(400)
 
@@ -294,13 +307,32 @@ def test_samples_without_finite_features_are_no_evidence(training_arguments):
         training_arguments(**POSTERIOR | {"max_steps": 1, "learning_rate": 0.0}), dataset, model, callbacks=[look]
     )
     look.trainer = trainer
-    trainer.train()
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    assert f"features of {is_broken.sum()} of 400 training samples (sample 0 first) are not finite" in caplog.text
     store = trainer.sample_store
     assert 5 <= is_broken.sum() < 50 and store.fitted_epoch == 0
     assert store.losses.isnan().equal(is_broken) and (store.posterior.sum(dim=1) == 0).equal(is_broken)
     assert all(tensor.isfinite().all() for name, tensor in look.state.items() if "modules_to_save" in name)
     table = trainer.clean_probabilities()
     assert np.isnan(table["clean_probability"])[is_broken.numpy()].all()
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_a_trained_model_can_be_pickled_as_before(training_arguments, is_merged):
+    """The pass over frozen features leaves nothing in the model, which gives hidden states to whoever asks then."""
+    trainer = trainer_of(training_arguments(**POSTERIOR | {"max_steps": 1}), noisy_dataset(400))
+    trainer.train()
+    assert trainer.sample_store.is_fitted
+    model = trainer.model.merge_and_unload() if is_merged else trainer.model
+    assert not any(module._forward_hooks for module in model.modules())
+    batch = collate(list(noisy_dataset(4)))
+    states = model.eval()(**batch, output_hidden_states=True).hidden_states
+    again = trainer_of(training_arguments(**POSTERIOR | {"max_steps": 1}), noisy_dataset(400))
+    again.train()
+    model = again.model.merge_and_unload() if is_merged else again.model
+    copied = pickle.loads(pickle.dumps(model)).eval()
+    torch.testing.assert_close(copied(**batch, output_hidden_states=True).hidden_states, states)
 
 
 def test_the_card_of_a_run_on_the_posterior_says_what_it_is(training_arguments):

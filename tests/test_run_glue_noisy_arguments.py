@@ -240,7 +240,7 @@ def test_columns_by_their_names(load_data, tmp_path):
     assert load_data(*arguments, "a, b")[0]["train"]["text"][0] == frame["a, b"][0]
     pair = load_data(*arguments, "a,b")[0]["train"]
     assert (pair["text"][0], pair["text_pair"][0]) == ("x", "y")
-    with pytest.raises(ValueError, match="one column or two; got a,b,c"):
+    with pytest.raises(ValueError, match="takes one column, or two for pairs; got a,b,c"):
         load_data(*arguments, "a,b,c")
 
 

@@ -17,12 +17,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
 from ..data.labels import TEXTS
+from ..data.texts import readings_of, text_columns_among
 from ..demo import demo_backbone
 from ..files import check_folder, write_atomically
 from ..metrics import detection_metrics
 from ..report import check_replaceable, save_report
 from ..report.exports import check_overwriting, state_of_csv, state_of_parquet, to_csv, to_parquet
-from ..report.issue_table import COLUMNS
+from ..report.issue_table import TAKEN
 from .features import frozen_features
 from .labels import LabelAudit, audit_labels
 from .summary import PRECISION_TITLE, precision_table, warnings_of
@@ -66,12 +67,13 @@ class AuditArguments:
                 raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold has to be a probability in [0, 1]; got {self.threshold}.")
+        if self.model_revision != "main" and self.model_name_or_path is None:
+            raise ValueError(f"--model_revision {self.model_revision} has no model: name it, --model_name_or_path.")
         if self.seed < 0:
             raise ValueError(f"--seed has to be 0 or above; got {self.seed}.")
 
-    @property
-    def text_columns(self) -> list[str]:
-        return [name.strip() for name in (self.text_column_name or "text").split(",")]
+        if self.text_column_name is not None and not self.text_column_name.strip():
+            raise ValueError("--text_column_name is empty: name the column with the text.")
 
 
 def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudit, dict[str, str]]:
@@ -90,17 +92,17 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
             audit.
     """
     check_file(file)
-    columns = args.text_columns
-    if len(columns) > 2:
-        raise ValueError(f"--text_column_name takes one column, or two for pairs; got {len(columns)}.")
+    text_names = args.text_column_name or "text"
     folder = Path(args.output_dir)
     check_writable(folder)
-    taken = (*columns, args.label_column_name, args.clean_label_column_name)
-    twice = next((name for name in taken if name is not None and taken.count(name) > 1), None)
+    labelled = [name for name in (args.label_column_name, args.clean_label_column_name) if name is not None]
+    wanted = [*labelled, *(name for reading in readings_of(text_names) for name in reading)]
+    splits = read_files({"train": file}, wanted)
+    columns = text_columns_among(text_names, splits["train"].column_names, "--text_column_name")
+    taken = (*columns, *labelled)
+    twice = next((name for name in taken if taken.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"The column {twice!r} is named twice: texts, labels, and true labels are different columns.")
-    names = [*columns, args.label_column_name, args.clean_label_column_name]
-    splits = read_files({"train": file}, [name for name in names if name is not None])
     splits, label_names = labelled_texts(
         splits,
         columns,
@@ -122,16 +124,18 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
         **hub_args,
     )
     # Under their own names, unless the table has a column of that name.
-    own_names = {text: own for text, own in zip(TEXTS, columns) if own != text and own not in COLUMNS}
+    own_names = {text: own for text, own in zip(TEXTS, columns) if own != text and own not in TAKEN}
     shown = texts.rename_columns(own_names)
     labels = np.array(train["label"])
     audit = audit_labels(
         labels, features=features, texts=shown, label_names=label_names, threshold=args.threshold, seed=args.seed
     )
+    if "true_label" in train.column_names:
+        audit = dataclasses.replace(audit, measured=_measured(audit, np.array(train["true_label"]), labels))
     findings = findings_of(audit) | {"file": os.fspath(file), "arguments": dataclasses.asdict(args)}
     findings["arguments"].pop("token")
-    if "true_label" in train.column_names:
-        findings["measured"] = _measured(audit, np.array(train["true_label"]), labels)
+    if audit.measured is not None:
+        findings["measured"] = audit.measured
     return audit, _write(folder, audit, findings, label_names)
 
 

@@ -38,6 +38,8 @@ class LabelAudit:
             label of its sample): on the given labels, and estimated on the true ones.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T; row: true class; column: given label.
         is_supported (`bool`): whether the predictions say anything about the labels. If not, there are no suspects.
+        measured (`dict[str, float]`, *optional*): how good the list is by true labels, if there are any:
+            `true_labels`, their number, `noise_rate`, and what [`~hf_clear.metrics.detection_metrics`] gives.
     """
 
     table: datasets.Dataset
@@ -47,6 +49,7 @@ class LabelAudit:
     accuracy: CleanAccuracy
     transition_matrix: np.ndarray
     is_supported: bool
+    measured: dict[str, float] | None = None
 
     @property
     def label_issues(self) -> datasets.Dataset:

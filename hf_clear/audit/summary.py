@@ -5,13 +5,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import datasets
 import pandas as pd
 
+from ..data.contradictions import contradictions
+from ..report.issue_table import COLUMNS
 from .labels import LabelAudit
 
 PRECISION_TITLE = "How many of the first labels of the list are wrong"
 _WIDE = 0.3  # of the range of the noise rate
 _WORST, _WIDTH = 10, 60  # suspects that are shown, and characters of their texts
+_FEW = 5  # labels of a class
 _LEAST_FOUND = 0.5  # of the planted errors
 
 
@@ -39,11 +43,27 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
     if audit.is_supported and audit.expected_precision:
         lines += ["", f"{PRECISION_TITLE}:", ""]
         lines += ["  " + line for line in precision_table(audit.expected_precision).to_string(index=False).splitlines()]
+    lines += _measured(audit.measured)
     for text in warnings_of(audit):
         lines += ["", textwrap.fill(f"Warning: {text}", 100)]
     if len(suspects):
         lines += ["", "The worst:", *_worst(audit)]
     return "\n".join(lines)
+
+
+def _measured(found: Mapping[str, float] | None) -> list[str]:
+    """By true labels, if there are any."""
+    if not found:
+        return []
+    if "noise_rate" not in found:
+        return ["", "No sample whose true label is known has a score."]
+    line = f"By {found['true_labels']:,.0f} true labels: {_percent(found['noise_rate'])} are wrong"
+    if "detection_auroc" in found:
+        line += (
+            f"; AUROC of the list {found['detection_auroc']:.3f}; {_percent(found['detection_precision'])} of the "
+            f"suspects are wrong, which are {_percent(found['detection_recall'])} of all wrong ones"
+        )
+    return ["", f"{line}."]
 
 
 def precision_table(cuts: Sequence[Mapping[str, float | None]]) -> pd.DataFrame:
@@ -65,13 +85,24 @@ def precision_table(cuts: Sequence[Mapping[str, float | None]]) -> pd.DataFrame:
 
 
 def warnings_of(audit: LabelAudit) -> list[str]:
-    """What speaks against the list."""
+    """What speaks against the list, and against labels that no model has to look at."""
+    table = audit.table
+    texts = [table[name][:] for name in _texts_of(table)]
+    contradicting = contradictions(texts, table["given_label"][:], table["sample_index"][:])
+    found, rate = [contradicting] * (contradicting is not None), audit.noise_rate
     if not audit.is_supported:
-        return [
-            "the predictions say nothing about the labels, so that no label is called wrong. Take features of another "
-            "model (`--model_name_or_path`), or train one: `hf-clear train`."
-        ]
-    found, rate = [], audit.noise_rate
+        labels = table["given_label"][:]
+        if len(set(labels)) > len(labels) / _FEW:
+            why = (
+                f"there are {len(set(labels)):,} classes for {len(labels):,} labels, too few of each to learn from. Is "
+                "it the right column (`--label_column_name`)?"
+            )
+        else:
+            why = (
+                "the predictions say nothing about the labels, so that no label is called wrong. Take features of "
+                "another model (`--model_name_or_path`), or train one: `hf-clear train`."
+            )
+        return [*found, why]
     if rate.high - rate.low > _WIDE:
         found.append(
             "hard samples and wrong labels look alike to frozen features here, so that the share of wrong labels can't "
@@ -90,9 +121,7 @@ def warnings_of(audit: LabelAudit) -> list[str]:
 
 def _worst(audit: LabelAudit) -> list[str]:
     table = audit.label_issues.select(range(min(_WORST, len(audit.label_issues))))
-    known = ("sample_index", "given_label", "predicted_label", "is_label_issue", "label_score", "suggestion_confidence")
-    texts = [name for name in table.column_names if name not in (*known, "loss", "reasons")]
-    lines = []
+    texts, lines = _texts_of(table), []
     for row in table:
         text = " | ".join(" ".join(str(row[name]).split()) for name in texts)
         text = textwrap.shorten(text, _WIDTH, placeholder="...") if text else ""
@@ -100,6 +129,10 @@ def _worst(audit: LabelAudit) -> list[str]:
         given, suggested = (_printable(row[name]) for name in ("given_label", "predicted_label"))
         lines.append(f"  row {row['sample_index']}: {given} -> {suggested}{f'   {text}' * bool(text)}")
     return lines
+
+
+def _texts_of(table: datasets.Dataset) -> list[str]:
+    return [name for name in table.column_names if name not in COLUMNS]
 
 
 def _printable(value: object) -> str:

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..data.folders import splits_in
 from .train import script
 
 NO_NOISE = "none"
@@ -98,4 +99,11 @@ def parsed(arguments: list[str], seed: int, folder: str) -> tuple[Any, Any, Any]
     if data_args.dataset_name is not None and not os.path.isdir(data_args.dataset_name):
         if os.path.exists(data_args.dataset_name):
             raise ValueError(f"--data_sets: {data_args.dataset_name} is a file. Name a folder, or --train_file.")
+    elif data_args.dataset_name is not None:
+        files = splits_in(data_args.dataset_name)
+        if files is not None and "test" not in files:
+            raise ValueError(
+                f"There is nothing to compare methods by: {data_args.dataset_name} has {', '.join(files)} data and no "
+                "test data, such as test.csv."
+            )
     return model_args, data_args, training_args

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..audit.files import FINDINGS, PAGE, PARQUET
 from ..audit.summary import PRECISION_TITLE, precision_table
+from ..files import check_folder
 from ..report import save_run_report
 
 
@@ -31,6 +32,7 @@ def run(argv: Sequence[str]) -> None:
             f"{folder} has no {PARQUET}, the table of all labels. `hf-clear train` and `hf-clear audit` write it: name "
             "the --output_dir of one of them."
         )
+    check_folder(Path(args.output).parent if args.output else folder, "--output")
     findings = _read(folder / FINDINGS)
     cuts = findings.get("expected_precision") or []
     sections = [(PRECISION_TITLE, precision_table(cuts))] if cuts else []

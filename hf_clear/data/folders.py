@@ -38,7 +38,7 @@ def read_folder(
             pattern or an address.
     """
     folder = os.fspath(folder)
-    files = _splits_in(folder) if config_name is None else None
+    files = splits_in(folder) if config_name is None else None
     if files is not None:
         return read_files(files, columns)
     if any(character in folder for character in "*?[]{}") or "::" in folder or "://" in folder:
@@ -49,7 +49,7 @@ def read_folder(
     return load_dataset(folder, config_name, **{**kwargs, "download_mode": DownloadMode.FORCE_REDOWNLOAD})
 
 
-def _splits_in(folder: str) -> dict[str, list[str]] | None:
+def splits_in(folder: str) -> dict[str, list[str]] | None:
     """The files of each split; None if they are nothing for [`read_files`]."""
     folder = os.path.abspath(folder)
     card = os.path.join(folder, "README.md")

@@ -24,11 +24,23 @@ def read_csv(path: str, columns: Sequence[str] | None) -> pa.Table:
             frame = pd.read_csv(file, header=None, **options)
     except (ValueError, pd.errors.ParserError) as error:  # an empty file, too
         reason = str(error).strip()
-        raise ValueError(f"{path}: can't be read as csv ({reason}). Every row has to have the same columns.") from error
+        raise ValueError(
+            f"{path}: can't be read as csv ({reason}). Every row has to have the same columns.{_other_separator(path)}"
+        ) from error
     header = [name if isinstance(name, str) else f"Unnamed: {i}" for i, name in enumerate(frame.iloc[0])]
     _check_names(header, path)
     wanted = {name: frame[i][1:] if _is_wanted(name, columns) else None for i, name in enumerate(header)}
     return _table(wanted, len(frame) - 1, lambda series: pa.array(series, pa.string(), from_pandas=True))
+
+
+def _other_separator(path: str) -> str:
+    """What to say of a file whose header has no comma, but what other programs put in its place."""
+    with open(path, encoding="utf-8-sig") as file:
+        header = file.readline()
+    for name, mark in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
+        if mark in header and "," not in header:
+            return f" Its header has {name} and no comma: save it with commas between the columns."
+    return ""
 
 
 def with_integers(splits: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

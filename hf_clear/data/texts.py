@@ -66,6 +66,29 @@ def labelled_texts(
     return DatasetDict(encoded), label_names
 
 
+def readings_of(names: str) -> list[tuple[str, ...]]:
+    """What the name of a text column, or of two with a comma between them, may mean: as it is, parts between commas,
+    and these without blanks. Three or more are none."""
+    parts = tuple(names.split(","))
+    own = tuple(part.strip() for part in parts)
+    return [reading for reading in dict.fromkeys([(names,), parts, own]) if len(reading) <= 2]
+
+
+def text_columns_among(names: str, there_are: Sequence[str], option: str = "`text_columns`") -> tuple[str, ...]:
+    """The columns of a data set that are meant: their names may have commas and blanks in them.
+
+    Raises:
+        ValueError: if there are more than two.
+    """
+    for reading in readings_of(names):
+        if set(reading) <= set(there_are):
+            return reading
+    own = tuple(name.strip() for name in names.split(","))
+    if len(own) > 2:
+        raise ValueError(f"{option} takes one column, or two for pairs; got {names}.")
+    return own
+
+
 def check_columns(dataset: Dataset, columns: Mapping[str, str], split_name: str) -> None:
     """Looks whether a data set has certain columns.
 

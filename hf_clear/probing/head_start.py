@@ -131,6 +131,13 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         names = ["cross_fit"] * (held_out is not None) + [source.name for source in sources]
         logs = {f"evidence_scale_{name}": float(scale) for name, scale in zip(names, noise.scales)}
         logs |= {"evidence_gain": noise.gain, "evidence_skill": noise.expected_skill}
+        missing = np.flatnonzero((noise.labels >= 0) & ~noise.has_scores)
+        if len(missing) and first.trainer.is_world_process_zero():
+            logger.warning(
+                f"The frozen model's features of {len(missing)} of {len(noise.labels)} training samples (sample "
+                f"{missing[0]} first) are not finite: by them, nothing is known of their labels. Look at these "
+                "samples, or train in float32 or bf16 instead of fp16."
+            )
         if noise.is_supported:
             first.note(_clean_probability(noise))
         if held_out is None and noise.expected_skill < LEAST_SKILL:

@@ -13,8 +13,7 @@ import pandas as pd
 
 from ..data.classes import shown
 from ..data.files import check_file, file_format, read_files
-from .exports import CORRECTION
-from .issue_table import COLUMNS
+from .issue_table import CORRECTION, TAKEN
 from .sheets import is_same_text, read_sheet
 from .shown_columns import LABEL_COLUMNS
 from .written_classes import WrittenClasses
@@ -125,7 +124,7 @@ def _text_columns(
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) in _STRINGS]
     texts = [name for name in texts if name != label_column]
     if names is None:
-        names = [name for name in texts if name in frame and name not in COLUMNS]
+        names = [name for name in texts if name in frame and name not in TAKEN]
         if not names:
             raise ValueError(
                 f"{file} has no text column of the data set ({', '.join(map(shown, texts)) or 'which has none'}), so "

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 
 from .._argument_checks import check_label_names
 from ..files import write_atomically
-from .issue_table import COLUMNS
+from .issue_table import COLUMNS, CORRECTION
 from .sheets import escaped, read_sheet, writable
 
-CORRECTION = "corrected_label"  # the column of a csv file that a person fills in
 _DIGITS = 6  # significant ones of a number in a csv file
 _BETWEEN = ", "  # reasons
 _LABELS = ("given_label", "predicted_label")

@@ -20,6 +20,8 @@ COLUMNS = (  # after these come the text columns, if there are any
     *("sample_index", "given_label", "predicted_label", "is_label_issue", "label_score", "clean_probability"),
     *("suggestion_confidence", "loss", "reasons"),
 )
+CORRECTION = "corrected_label"  # the column that a person fills in, once the table is in a file
+TAKEN = (*COLUMNS, CORRECTION)  # no name for a text column
 _UNSUSPECTED = 0.95  # a loss is high if so many of the samples that are not suspect have a lower one
 
 
@@ -178,11 +180,11 @@ def with_columns(table: datasets.Dataset, columns: datasets.Dataset) -> datasets
     """
     if not columns.column_names:
         return table
-    clash = [name for name in columns.column_names if name in COLUMNS]
+    clash = [name for name in columns.column_names if name in TAKEN]
     if clash:
         raise ValueError(
-            f"A column of the data set is called {clash[0]!r}, as is one of the table of label issues. Rename it with "
-            "`dataset.rename_column`, or name the columns to show in `columns`."
+            f"A column of the data set is called {clash[0]!r}, as is one of the table of label issues, or of its file. "
+            "Rename it with `dataset.rename_column`, or name the columns to show in `columns`."
         )
     if len(columns) != len(table):
         raise ValueError(f"There are {len(columns)} rows for a table of {len(table)}.")

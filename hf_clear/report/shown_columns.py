@@ -14,7 +14,7 @@ from datasets import ClassLabel, Value
 from .._names import TRUE_LABEL
 from ..data.texts import check_columns
 from ..label_names import are_names, names_in
-from .issue_table import COLUMNS
+from .issue_table import TAKEN
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +107,13 @@ def _columns_to_show(dataset: datasets.Dataset) -> list[str]:
     if not texts:
         lists = {name: getattr(feature, "feature", None) for name, feature in dataset.features.items()}
         texts = [name for name, feature in lists.items() if _is_text(feature)]
-    clash = [name for name in texts if name in COLUMNS]
+    clash = [name for name in texts if name in TAKEN]
     if clash:
         logger.warning(
-            f"The column {clash[0]!r} of the training set is not shown: a column of the table is called so, too. "
-            "Rename it with `dataset.rename_column`."
+            f"The column {clash[0]!r} of the training set is not shown: a column of the table, or of its file, is "
+            "called so, too. Rename it with `dataset.rename_column`."
         )
-    return [name for name in texts if name not in COLUMNS]
+    return [name for name in texts if name not in TAKEN]
 
 
 def _is_text(feature: Any) -> bool:

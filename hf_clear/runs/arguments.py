@@ -4,6 +4,7 @@ what noise. Choices are asked for anew each time: what is registered before the 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,18 @@ from typing import Any, cast
 from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
+from ..data.contradictions import contradictions
 from ..data.files import check_file
 from ..data.labels import TEXTS
 from ..data.noise import add_noise
-from ..data.texts import labelled_texts
+from ..data.texts import labelled_texts, readings_of, text_columns_among
 from ..noise import NOISE_TYPES, load_transition_matrix
 from ..report import apply_corrections
-from ..report.issue_table import COLUMNS
+from ..report.issue_table import TAKEN
 from ..tuners import PEFT_METHODS
 from .training_arguments import FULL_FINE_TUNING
 
+logger = logging.getLogger(__name__)
 NO_NOISE = "none"  # as the name of a noise type
 
 
@@ -160,19 +163,12 @@ class LabelArguments:
         Raises:
             ValueError: if there are more than two.
         """
-        for names in self._readings():
-            if set(names) <= set(there_are):
-                return names
-        if len(self.text_columns) > 2:
-            raise ValueError(f"--text_column_name takes one column or two; got {self.text_column_name}.")
-        return self.text_columns
+        if self.text_column_name is None:
+            return self.default_text_columns()
+        return text_columns_among(self.text_column_name, there_are, "--text_column_name")
 
     def _readings(self) -> list[tuple[str, ...]]:
-        """What the name of the text column may mean: as it is, parts between commas, and these without blanks."""
-        if self.text_column_name is None:
-            return [self.default_text_columns()]
-        parts = tuple(self.text_column_name.split(","))
-        return [names for names in ((self.text_column_name,), parts, self.text_columns) if len(names) <= 2]
+        return [self.default_text_columns()] if self.text_column_name is None else readings_of(self.text_column_name)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -197,7 +193,15 @@ class LabelArguments:
         options["text_columns"] = "--text_column_name"
         text_columns = self.text_names = self.text_columns_among(next(iter(splits.values())).column_names)
         columns = (text_columns, self.label_column_name, self.clean_label_column_name)
-        return labelled_texts(splits, *columns, source or "The data set", options, label_names)
+        found = labelled_texts(splits, *columns, source or "The data set", options, label_names)
+        train = found[0].get("train")
+        if train is not None:
+            texts = [train[name][:] for name in TEXTS if name in train.column_names]
+            names = train.features["label"].names
+            said = contradictions(texts, [names[label] for label in train["label"]])
+            if said is not None:
+                logger.warning(f"Training data: {said}")
+        return found
 
     def add_noise_to(self, dataset: Dataset) -> Dataset:
         """[`~hf_clear.data.add_noise`] as the arguments say; without any, the data set as it is."""
@@ -264,7 +268,7 @@ class DataArguments(LabelArguments):
         if self.corrections_file is None:
             return dataset
         texts = [name for name in TEXTS if name in dataset.column_names]
-        own = {name: own for name, own in zip(texts, self.text_names or texts) if own != name and own not in COLUMNS}
+        own = {name: own for name, own in zip(texts, self.text_names or texts) if own != name and own not in TAKEN}
         renamed = [own.get(name, name) for name in dataset.column_names]
         own = own if len(set(renamed)) == len(renamed) else {}
         try:

@@ -19,7 +19,7 @@ from ..estimators.noise_model import log_probabilities
 from ..fit_checks import without_scores
 from ..passes import predict_samples, sample_dataloader
 from ..report import issue_table, to_csv, to_parquet
-from ..report.issue_table import COLUMNS
+from ..report.issue_table import TAKEN
 from ..transition_matrices import symmetric_matrix
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def save_label_issues(
     if not trainer.is_world_process_zero():
         return
     texts = [name for name in TEXTS if name in dataset.column_names]
-    names = [own if own not in COLUMNS else text for text, own in zip(texts, text_names or texts)]
+    names = [own if own not in TAKEN else text for text, own in zip(texts, text_names or texts)]
     shown = {name: [row for part in parts for row in part[text][:]] for text, name in zip(texts, names)}
     rows = None if row_column is None else np.array([row for part in parts for row in part[row_column][:]])
     columns = {name: np.concatenate(own) for name, own in columns.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +140,23 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
             )
         else:
             self._check_checkpoint(cast(str, self.resume_from_checkpoint))
+        self._check_numbers()
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        """Of what `Trainer` takes, or refuses once the model is there. No epoch would give an untrained model."""
+        if not self.num_train_epochs > 0 and not self.max_steps > 0:
+            raise ValueError(
+                f"--num_train_epochs has to be above 0; got {self.num_train_epochs:g}. --do_eval and --do_predict "
+                "score a model without training it."
+            )
+        for name in ("learning_rate", "weight_decay", "warmup_steps"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+                raise ValueError(f"--{name} has to be 0 or above; got {value:g}.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
 
     @staticmethod
     def _check_checkpoint(folder: str) -> None:
