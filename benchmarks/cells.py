@@ -24,8 +24,7 @@ from _jobs import Job
 from _loading import load
 from _methods import METHODS, parse_method, resolve
 from _settings import Cell
-
-from hf_clear.metrics import detection_metrics
+from sklearn.metrics import roc_auc_score
 
 PACKAGES = ("hf_clear", "torch", "transformers", "peft", "numpy", "scikit-learn", "cleanlab")
 HELD_OUT = 0.1  # of the noisy training set, for cells that are scored on validation
@@ -46,7 +45,8 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         measured = METHODS[name].run(job, settings)
     is_noisy, suspicion = job.is_noisy, measured.pop("suspicion", None)
     if suspicion is not None:
-        measured["detection_auroc"] = detection_metrics(-suspicion, is_noisy).get("detection_auroc")
+        tells = 0 < is_noisy.mean() < 1
+        measured["detection_auroc"] = float(roc_auc_score(is_noisy, suspicion)) if tells else None
     return {
         **dataclasses.asdict(cell),
         **dict.fromkeys(("accuracy", "accuracies", "peak_accuracy", "average_accuracy"), None),

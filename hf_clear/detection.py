@@ -237,7 +237,9 @@ def _scores_of(pred_probs: np.ndarray) -> np.ndarray:
 
 def _features(features: np.ndarray | Sequence[np.ndarray], num_samples: int) -> list[np.ndarray]:
     """One table for each kind of features."""
-    is_one = getattr(features, "ndim", None) is not None or not len(features) or np.ndim(features[0]) < 2
+    if not len(features):
+        raise ValueError("`features` is empty.")
+    is_one = getattr(features, "ndim", None) is not None or np.ndim(features[0]) < 2
     tables = [as_array("features", table).astype(np.float32) for table in ([features] if is_one else features)]
     for table in tables:
         if table.ndim != 2 or len(table) != num_samples or table.shape[1] == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -15,6 +17,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from ._argument_checks import as_array
+
+_ROUNDING = 1e-3  # by so much, probabilities may be beside [0, 1]
 _GLUE_ACCURACY = ("sst2", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte", "wnli", "hans")
 _GLUE_ACCURACY_AND_F1 = ("mrpc", "qqp")
 _GLUE_TASKS = ("cola", *_GLUE_ACCURACY_AND_F1, *_GLUE_ACCURACY)
@@ -96,7 +101,11 @@ class EpochAccuracy(_Metric):
     _dtypes = {"predictions": "float64", "references": "float64"}
 
     def _compute(self, predictions, references, warmup_epochs: float) -> dict[str, float]:
-        accuracy, epoch = np.array(predictions), np.array(references)
+        given = _of_one_shape(predictions=predictions, references=references)
+        accuracy, epoch = given["predictions"], given["references"]
+        if not len(accuracy):
+            raise ValueError("`predictions` is empty: there is no accuracy to take the best of.")
+        _refuse("predictions", accuracy, ~((accuracy >= 0) & (accuracy <= 1)), "an accuracy in [0, 1]")
         metrics = {"peak_accuracy": float(accuracy.max())}
         late = accuracy[epoch > warmup_epochs]
         return {**metrics, "average_accuracy": float(late.mean())} if len(late) else metrics
@@ -148,15 +157,30 @@ def detection_metrics(clean_probability: np.ndarray, is_noisy: np.ndarray) -> di
     """How well clean probabilities find the wrong labels, when the truth is known. Wrong labels are the positives.
 
     Args:
-        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1].
+        clean_probability (`np.ndarray` of shape `[num_samples]`): in [0, 1], or NaN for a sample of which nothing is
+            known, as in `label_score`. It is left out: nothing known is no evidence for or against its label.
         is_noisy (`np.ndarray` of shape `[num_samples]`): True where the given label is wrong.
 
     Returns:
         `dict[str, float]`: `detection_auroc` and `detection_average_precision` of the ranking by clean probability
         (lowest first), `detection_precision` and `detection_recall` of the samples below 0.5. Empty if all labels
-        are right or all are wrong: there is nothing to tell apart.
+        are right or all are wrong, or nothing is known of any: there is nothing to tell apart.
+
+    Raises:
+        ValueError: if these are not one number for each sample, a clean probability is outside [0, 1], or `is_noisy`
+            holds anything but True and False.
     """
-    clean_probability, is_noisy = np.asarray(clean_probability), np.asarray(is_noisy, dtype=bool)
+    given = _of_one_shape(clean_probability=clean_probability, is_noisy=is_noisy)
+    clean_probability, is_noisy = given["clean_probability"], given["is_noisy"]
+    _refuse(
+        "clean_probability",
+        clean_probability,
+        (clean_probability < -_ROUNDING) | (clean_probability > 1 + _ROUNDING),
+        "a probability in [0, 1], or NaN if nothing is known",
+    )
+    _refuse("is_noisy", is_noisy, (is_noisy != 0) & (is_noisy != 1), "True or False")
+    known = ~np.isnan(clean_probability)
+    clean_probability, is_noisy = clean_probability[known], is_noisy[known].astype(bool)
     if is_noisy.all() or not is_noisy.any():
         return {}
     flagged = clean_probability < 0.5
@@ -173,7 +197,32 @@ def memorization(predicted: np.ndarray, given: np.ndarray, true: np.ndarray) -> 
 
     Args:
         predicted, given, true (`np.ndarray` of shape `[num_samples]`): class numbers; `true` negative if unknown.
+
+    Raises:
+        ValueError: if these are not one whole number for each sample.
     """
+    numbers = _of_one_shape(predicted=predicted, given=given, true=true)
+    for name, values in numbers.items():
+        _refuse(name, values, values != np.round(values), "a class number (a negative one if it is unknown)")
+    predicted, given, true = numbers["predicted"], numbers["given"], numbers["true"]
     groups = {"clean": (given == true) & (true >= 0), "noisy": (given != true) & (true >= 0)}
     as_given = predicted == given
     return {f"memorization_{name}": float(as_given[group].mean()) for name, group in groups.items() if group.any()}
+
+
+def _of_one_shape(**arguments: Any) -> dict[str, np.ndarray]:
+    """Arguments by name, as arrays of shape `[num_samples]`."""
+    arrays = {name: as_array(name, values) for name, values in arguments.items()}
+    shapes = [array.shape for array in arrays.values()]
+    if len(shapes[0]) != 1 or len(set(shapes)) > 1:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in arrays)} have to be of one shape, [num_samples]; got "
+            f"{', '.join(str(list(shape)) for shape in shapes)}."
+        )
+    return arrays
+
+
+def _refuse(name: str, values: np.ndarray, is_wrong: np.ndarray, what: str) -> None:
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise ValueError(f"`{name}[{row}]` is {values[row]:g}: it has to be {what}.")

@@ -254,3 +254,17 @@ def test_annotation_tools(tmp_path):
         to_argilla(small_table(), tmp_path / "tasks.json")
     with pytest.raises(ValueError, match="no texts to show. Name the columns"):
         to_label_studio(small_table(texts=None), tmp_path / "x.json", NAMES)
+
+
+def test_labels_that_nobody_could_choose_are_refused(tmp_path):
+    path = tmp_path / "tasks.json"
+    for names, missing in ((NAMES[:2], f"`predicted_label` of the table holds {NAMES[2]!r}"), (NAMES[1:], NAMES[0])):
+        with pytest.raises(ValueError, match=f"{missing}.*none of `label_names`: give the names of all classes"):
+            to_label_studio(small_table(return_all=True), path, names)
+    numbered = small_table(return_all=True, label_names=None)
+    with pytest.raises(ValueError, match="holds '[01]', which is none of"):
+        to_label_studio(numbered, path, NAMES)
+    assert not path.exists()
+    to_label_studio(numbered.to_pandas(), path, [0, 1, 2])  # floats, since one is missing
+    chosen = [task["predictions"][0]["result"][0]["value"] for task in json.loads(path.read_text())[:-1]]
+    assert {choice["choices"][0] for choice in chosen} == {"1", "2"}

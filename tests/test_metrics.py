@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from hf_clear.metrics import Accuracy, Detection, EpochAccuracy, Glue, Memorization, detection_metrics
+from hf_clear.metrics import Accuracy, Detection, EpochAccuracy, Glue, Memorization, detection_metrics, memorization
 
 
 def test_accuracy_is_an_evaluate_metric_that_needs_no_network():
@@ -71,3 +73,40 @@ def test_detection_metrics_by_hand():
 @pytest.mark.parametrize("is_noisy", [[0, 0], [1, 1]])
 def test_nothing_to_tell_apart(is_noisy):
     assert detection_metrics(np.array([0.1, 0.9]), np.array(is_noisy)) == {}
+
+
+def test_what_is_not_known_is_left_out():
+    score, is_noisy = [0.1, np.nan, 0.3, 0.4, 0.8, np.nan, 0.9], [1, 1, 0, 1, 0, 0, 0]
+    metrics = detection_metrics(score, is_noisy)
+    assert metrics["detection_auroc"] == pytest.approx(5 / 6) and metrics["detection_recall"] == 1
+    others = detection_metrics(torch.tensor(score, dtype=torch.float64), pd.Series(is_noisy, dtype=bool))
+    assert others == metrics
+    assert detection_metrics(np.array([np.nan, 0.2, np.nan]), np.array([True, False, False])) == {}
+    assert detection_metrics(np.array([np.nan] * 2), np.array([True, False])) == {}
+    rounded = detection_metrics(np.float32([1 + 1e-6, 0.2, -1e-7]), np.array([0, 0, 1]))
+    assert rounded["detection_auroc"] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: detection_metrics(np.array([0.9, 0.1, 0.3]), np.array([True])), r"one shape.*got \[3\], \[1\]"),
+        (lambda: detection_metrics(np.full((2, 2), 0.5), np.eye(2)), r"one shape.*got \[2, 2\], \[2, 2\]"),
+        (
+            lambda: detection_metrics(np.array([0.9, 9, -1]), np.array([1, 0, 1])),
+            r"`clean_probability\[1\]` is 9: .*NaN",
+        ),
+        (lambda: detection_metrics(np.array([0.9, -np.inf]), np.array([1, 0])), r"`clean_probability\[1\]` is -inf"),
+        (lambda: detection_metrics([0.9, 0.1], [0, 2]), r"`is_noisy\[1\]` is 2: it has to be True or False"),
+        (lambda: detection_metrics([0.9, 0.1], ["no", "yes"]), "`is_noisy` has to hold numbers"),
+        (lambda: memorization(np.arange(4), np.array([1]), np.arange(4)), r"one shape.*got \[4\], \[1\], \[4\]"),
+        (lambda: memorization([0, 1], [0, 1], [0, np.nan]), r"`true\[1\]` is nan: it has to be a class number"),
+        (
+            lambda: EpochAccuracy().compute(predictions=[0.5, 50], references=[1, 2], warmup_epochs=0),
+            "is 50: .*accuracy",
+        ),
+    ],
+)
+def test_what_metrics_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

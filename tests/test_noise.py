@@ -141,6 +141,8 @@ def test_a_noise_type_of_ones_own_takes_one_line():
         inject_label_noise(dataset(500), "wrong", 1.0)
     with pytest.raises(ValueError, match="'symmetric' already"):
         register_noise_type("symmetric", NOISE_TYPES["asymmetric"])
+    with pytest.raises(ValueError, match="'none' stands for no noise, as in `--noise_type none`.*another name"):
+        register_noise_type("none", NOISE_TYPES["asymmetric"])
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.4, 0.9])  # near 0 and 1 the truncation moves the mean

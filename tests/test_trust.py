@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.simulated import asymmetric, simulated, softmax
@@ -179,6 +180,37 @@ def test_precision_of_a_short_list_is_less_certain():
     )
 
 
+@pytest.mark.parametrize("separation", [3.0, 1.5])
+def test_estimate_by_planted_errors_does_not_rise_along_the_list(separation):
+    """At the top, where one planted error or two are found, it goes by those further down, or there is none."""
+    too_high = []
+    for seed in range(4):
+        rng = np.random.default_rng(100 + seed)
+        true = rng.integers(0, 4, 3000)
+        scores = separation * np.eye(4)[true] + rng.normal(size=(3000, 4))
+        labels = np.where(rng.random(3000) < 0.2, (true + rng.integers(1, 4, 3000)) % 4, true)
+        audit = audit_labels(labels, softmax(scores), cuts=[10, 50, 100, 200, 500, 1000], seed=seed)
+        found = np.cumsum((true != labels)[audit.table["sample_index"][:]])
+        first, *rows = audit.expected_precision
+        estimate = np.array([row["precision_planted"] for row in rows])
+        assert np.isnan(first["precision_planted"]) and (np.diff(estimate) <= 1e-9).all()
+        assert all(row["precision_low"] <= row["precision_planted"] <= row["precision_high"] for row in rows)
+        truth = np.array([found[row["num_labels"] - 1] / row["num_labels"] for row in rows])
+        too_high.append(estimate - truth)
+        if separation == 3:
+            assert estimate[:3] == pytest.approx(truth[:3], abs=0.1)
+    assert np.mean(too_high, axis=0).max() < 0.12
+
+
+def test_a_cut_among_equal_scores_is_as_good_as_all_of_them():
+    """600 labels share the lowest score, half of them wrong: so is every cut of them."""
+    score = np.repeat([0.2, 0.9], [600, 1400])
+    planted = PlantedErrors(np.full(300, 0.2), np.arange(300) % 2, score, 4, noise_rate=0.15)
+    rows = expected_precision(score, NoiseRate(0.15, 0.15, 0.15, 0.15), planted, [100, 600, 1200])
+    assert [row["precision_planted"] for row in rows] == pytest.approx([0.5, 0.5, 0.25], abs=0.03)
+    assert rows[0]["precision_low"] < 0.5 < rows[0]["precision_high"]
+
+
 def test_accuracy_on_true_labels():
     rng = np.random.default_rng(0)
     matrix = np.array([[0.8, 0.2, 0], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]])
@@ -196,12 +228,20 @@ def test_accuracy_on_true_labels():
     useless = clean_accuracy(predictions, labels, np.full((3, 3), 1 / 3))
     assert (useless.low, useless.high) == (0, 1)
     for arguments, message in (
-        (([0, 1], [0], np.eye(2)), r"of one shape.*got \[2\] and \[1\]"),
+        (([0, 1], [0], np.eye(2)), r"`predictions` has to be of shape \[1\].*got \[2\]"),
         (([0], [-100], np.eye(2)), "No sample has a label"),
-        (([0, 2], [0, 1], np.eye(2)), "`predictions` has to hold classes from 0 to 1"),
+        (([0, 2], [0, 1], np.eye(2)), r"`predictions` has to hold classes from 0 to 1: `predictions\[1\]` is 2"),
+        (([0, 1], [0, -1], np.eye(2)), r"`labels` has to hold classes from 0 to 1, or -100 for none: `labels\[1\]` is"),
+        (([0.2, 0.8], [0, 1], np.eye(2)), r"`predictions` has to hold class numbers.*float64. Of scores.*argmax"),
+        *(
+            (([0, 1], [0, 1], np.eye(2), rates), "`noise_rate` has to be the two ends of a range in")
+            for rates in (0.2, (np.nan, 0.5), (0.9, 2.0), (0.5, 0.1), (0.1, 0.2, 0.3), "ab")
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             clean_accuracy(*arguments)
+    as_lists = clean_accuracy(torch.tensor([0, 1, 1]), pd.Series([0, 1, 0]), np.eye(2).tolist(), [0.1, 0.2])
+    assert as_lists == clean_accuracy(np.array([0, 1, 1]), np.array([0, 1, 0]), np.eye(2), (0.1, 0.2))
 
 
 def test_find_label_issues_with_features_of_any_model(caplog):

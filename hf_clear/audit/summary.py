@@ -89,7 +89,7 @@ def warnings_of(audit: LabelAudit) -> list[str]:
     table = audit.table
     texts = [table[name][:] for name in _texts_of(table)]
     contradicting = contradictions(texts, table["given_label"][:], table["sample_index"][:])
-    found, rate = [contradicting] * (contradicting is not None), audit.noise_rate
+    found, rate = [] if contradicting is None else [contradicting], audit.noise_rate
     if not audit.is_supported:
         labels = table["given_label"][:]
         if len(set(labels)) > len(labels) / _FEW:

@@ -129,7 +129,8 @@ def fit_noise_model(
             1. Then the weights of the prediction alone are fitted.
         least_skill (`float`, *optional*, defaults to 0.6): if `expected_skill` is below it, predictions tell too little
             for a free T, which can't be told from classes that they confuse: it is symmetric noise of the likeliest
-            rate. 0 for predictions that follow the targets of this model, as at its refits in training.
+            rate. 0 for predictions that follow the targets of this model, as at its refits in training; above 1 never
+            leaves T free.
 
     Returns:
         [`NoiseModel`]
@@ -154,8 +155,8 @@ def fit_noise_model(
             "grow with their square. Leave out classes without samples, or judge labels within groups of classes."
         )
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
-    if isinstance(least_skill, bool) or not isinstance(least_skill, (int, float)) or not 0 <= least_skill <= 1:
-        raise ValueError(f"`least_skill` has to be a number in [0, 1]; got {least_skill!r}.")
+    if isinstance(least_skill, bool) or not isinstance(least_skill, (int, float)) or not 0 <= least_skill:
+        raise ValueError(f"`least_skill` has to be a number, 0 or above; got {least_skill!r}.")
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))

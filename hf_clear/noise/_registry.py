@@ -10,6 +10,7 @@ import numpy as np
 from .._callables import check_call
 from .._registry import Registry
 
+NO_NOISE = "none"  # on a command line, in the place of a name
 # (labels, num_labels, noise_rate, rng, features) -> noisy labels: see `register_noise_type`.
 NoiseFunction = Callable[[np.ndarray, int, float, np.random.Generator, np.ndarray | None], np.ndarray]
 
@@ -63,7 +64,7 @@ def register_noise_type(name: str, noise_type: NoiseFunction, uses_features: boo
     """Adds a noise type that [`~hf_clear.noise.inject_label_noise`] knows by name.
 
     Args:
-        name (`str`): not registered yet.
+        name (`str`): not registered yet, and not `"none"`, which stands for no noise on a command line.
         noise_type (`Callable`): called as `noise_type(labels, num_labels, noise_rate, rng, features)`, with the true
             labels (`np.ndarray` of shape `[num_samples]`), a `np.random.Generator` for all its draws, and the features
             (`np.ndarray` of shape `[num_samples, dim]`), or None unless it uses them. Returns the noisy labels, of the
@@ -79,5 +80,10 @@ def register_noise_type(name: str, noise_type: NoiseFunction, uses_features: boo
     >>> register_noise_type("two_on", class_conditional(partial(asymmetric_transition_matrix, shift=2)))
     ```
     """
+    if name == NO_NOISE:
+        raise ValueError(
+            f"{name!r} stands for no noise, as in `--noise_type {name}`, and can't be the name of a noise type: choose "
+            "another name."
+        )
     check_call(f"The noise type {name!r}", noise_type, "labels", "num_labels", "noise_rate", "rng", "features")
     NOISE_TYPES.add(name, NoiseType(name, noise_type, uses_features))

@@ -16,8 +16,8 @@ import pandas as pd
 from .._argument_checks import check_label_names
 from .._version import __version__
 from ..files import write_atomically
-from .exports import CORRECTION, as_table, check_overwriting
-from .issue_table import COLUMNS
+from .exports import as_table, check_overwriting
+from .issue_table import COLUMNS, CORRECTION
 
 _SHOWN = ("sample_index", "given_label", "label_score", "reasons")  # beside the texts
 _AGENT = f"hf_clear {__version__}"
@@ -40,7 +40,7 @@ def to_label_studio(table: datasets.Dataset | pd.DataFrame, path: str | os.PathL
 
     Raises:
         FileExistsError: if there is a file of that name that is no list of such tasks.
-        ValueError: if `table` has no texts or no labels.
+        ValueError: if `table` has no texts or no labels, or a label in it is none of `label_names`.
 
     Example:
 
@@ -57,18 +57,19 @@ def to_label_studio(table: datasets.Dataset | pd.DataFrame, path: str | os.PathL
     check_label_names(label_names)
     table = as_table(table)
     texts = _texts(table)
+    _check_choices(table, label_names)
     keys = {name: re.sub(r"\W", "_", name) for name in texts}
     tasks = []
     for row in table.with_format(None):
         data = {**{keys[name]: row[name] for name in texts}, **{name: row[name] for name in _SHOWN if name in row}}
-        data |= {"given_label": str(row["given_label"]), "label_score": _known(row["label_score"])}
+        data |= {"given_label": _name(row["given_label"]), "label_score": _known(row["label_score"])}
         task: dict[str, Any] = {"data": data}
         if row.get("predicted_label") is not None:
             choice = {
                 "from_name": CORRECTION,
                 "to_name": keys[texts[0]],
                 "type": "choices",
-                "value": {"choices": [str(row["predicted_label"])]},
+                "value": {"choices": [_name(row["predicted_label"])]},
             }
             prediction = {"model_version": _AGENT, "result": [choice]}
             score = _known(row.get("suggestion_confidence"))
@@ -117,10 +118,10 @@ def to_argilla(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike) 
     for row in table.with_format(None):
         suggestions = {}
         if row.get("predicted_label") is not None:
-            suggestion = {"value": str(row["predicted_label"]), "agent": _AGENT}
+            suggestion = {"value": _name(row["predicted_label"]), "agent": _AGENT}
             score = _known(row.get("suggestion_confidence"))
             suggestions[CORRECTION] = suggestion if score is None else {**suggestion, "score": score}
-        metadata = {"sample_index": row["sample_index"], "given_label": str(row["given_label"])}
+        metadata = {"sample_index": row["sample_index"], "given_label": _name(row["given_label"])}
         records.append(
             {
                 "id": str(row["sample_index"]),
@@ -141,6 +142,23 @@ def _texts(table: datasets.Dataset) -> list[str]:
             else "The table has no labels: every token has its own, and there is none to correct."
         )
     return texts
+
+
+def _check_choices(table: datasets.Dataset, label_names: Sequence[str]) -> None:
+    choices = {str(name) for name in label_names}
+    for name in ("given_label", "predicted_label"):
+        labels = table.with_format(None)[name][:] if name in table.column_names else []
+        missing = [label for label in labels if label is not None and _name(label) not in choices]
+        if missing:
+            raise ValueError(
+                f"`{name}` of the table holds {_name(missing[0])!r}, which is none of `label_names`: give the names of "
+                "all classes, as they stand in the table."
+            )
+
+
+def _name(label: Any) -> str:
+    """A data frame has made floats of numbers some of which are missing."""
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _known(value: float | None) -> float | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .._argument_checks import as_array
 from .._names import IGNORED_LABEL
 from ..transition_matrices import check_transition_matrix, symmetric_matrix
+from ._checks import as_classes, as_probabilities, check_range
 from .noise_rate import scaled_matrix
 
 _Z = 1.96  # of intervals of 95 %
@@ -44,7 +47,7 @@ def clean_accuracy(
     annotators looks better than it is.
 
     Args:
-        predictions (`np.ndarray` of shape `[num_samples]`): the predicted classes.
+        predictions (`np.ndarray` of shape `[num_samples]`): the predicted classes, integers.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; samples with -100 are left out.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T; row: true class; column: given label.
         noise_rate (`tuple[float, float]`, *optional*): the ends of the range of the noise rate, such as `low` and
@@ -55,7 +58,8 @@ def clean_accuracy(
         [`CleanAccuracy`]: the estimate is between 0 and 1; the interval is all of that if T can't be inverted.
 
     Raises:
-        ValueError: if shapes don't fit, no sample has a label, or rows of T are no probabilities.
+        ValueError: if shapes don't fit, a number is none of a class, no sample has a label, rows of T are no
+            probabilities, or `noise_rate` is no pair of numbers in [0, 1], the lower end first.
 
     Example:
 
@@ -64,26 +68,22 @@ def clean_accuracy(
     CleanAccuracy(given=0.57, estimate=0.94, low=0.91, high=0.97)
     ```
     """
-    matrix = check_transition_matrix(transition_matrix)
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.ndim != 1 or predictions.shape != labels.shape:
-        raise ValueError(
-            "`predictions` and `labels` have to be of one shape, [num_samples]; got "
-            f"{list(predictions.shape)} and {list(labels.shape)}."
-        )
+    matrix = check_transition_matrix(as_array("transition_matrix", transition_matrix))
+    labels = as_classes("labels", labels)
+    predictions = as_classes("predictions", predictions, len(labels))
+    rates = [] if noise_rate is None else _ends(noise_rate)
     known = labels != IGNORED_LABEL
     if not known.any():
         raise ValueError("No sample has a label: there is nothing to measure accuracy on.")
+    check_range("predictions", predictions, len(matrix), known)
+    check_range("labels", labels, len(matrix), known)
     predictions, labels = predictions[known], labels[known]
-    for name, values in (("predictions", predictions), ("labels", labels)):
-        if values.min() < 0 or values.max() >= len(matrix):
-            raise ValueError(f"`{name}` has to hold classes from 0 to {len(matrix) - 1}, those of `transition_matrix`.")
     given = float((predictions == labels).mean())
     shares = np.bincount(labels, minlength=len(matrix)) / len(labels)
     share = np.linalg.lstsq(matrix.T, shares, rcond=None)[0].clip(0)  # of true classes
     found = 1 - float(share @ np.diag(matrix)) / max(share.sum(), 1e-12)
     matrices, most = [matrix], 1 / max((1 - np.diag(matrix)).max(), 1e-12)
-    for rate in (noise_rate or ()) if len(matrix) > 1 else ():
+    for rate in rates if len(matrix) > 1 else ():
         if found > 0:
             matrices.append(scaled_matrix(matrix, min(rate / found, most)))
         matrices.append(symmetric_matrix(len(matrix), min(rate, 1 - 1 / len(matrix))))
@@ -92,6 +92,19 @@ def clean_accuracy(
     low = min([estimate, *(value - _Z * error for value, error in ends)])
     high = max([estimate, *(value + _Z * error for value, error in ends)])
     return CleanAccuracy(given, estimate, float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
+
+
+def _ends(noise_rate: Any) -> list[float]:
+    try:
+        ends = as_probabilities("noise_rate", noise_rate, may_be_missing=False).tolist()
+    except ValueError:
+        ends = []
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError(
+            "`noise_rate` has to be the two ends of a range in [0, 1], the lower one first, such as (0.1, 0.3); got "
+            f"{noise_rate!r}. A rate that is known is (rate, rate)."
+        )
+    return ends
 
 
 def _corrected(predictions: np.ndarray, labels: np.ndarray, matrix: np.ndarray) -> tuple[float, float]:

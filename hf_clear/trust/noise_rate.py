@@ -12,6 +12,7 @@ from ..estimators import NoiseModel
 from ..estimators._weights import Rows, fit_weights, posterior, score_tables
 from ..estimators.noise_model import fit_halves
 from ..transition_matrices import symmetric_matrix
+from ._checks import as_classes, as_probabilities, check_model, check_range
 
 # By how much less likely, in nats a sample, a rate may make the labels and still be in the range: so far off is a
 # softmax of scaled scores. Chosen on BANKING77 and SST-5 with injected noise.
@@ -24,7 +25,7 @@ _LEAST_RATE = 0.01  # below, the matrix of the fit has no direction
 
 @dataclass(frozen=True)
 class NoiseRate:
-    """The share of wrong labels, in [0, 1], NaN if no scores support an estimate.
+    """The share of wrong labels, in [0, 1]; both estimates are NaN if no scores support one.
 
     Attributes:
         mixture (`float`): of the noise model ([`~hf_clear.estimators.NoiseModel`], `noise_rate`).
@@ -32,12 +33,21 @@ class NoiseRate:
         low (`float`): the lower end of the range: the lowest of both estimates and of the rates under which the noise
             model makes the labels about as likely.
         high (`float`): the highest of these, or the share of labels that are not what is predicted without them.
+
+    Raises:
+        ValueError: if one is not in [0, 1], up to rounding, an end is NaN, or the lower end is above the higher one.
     """
 
     mixture: float
     confident_joint: float
     low: float
     high: float
+
+    def __post_init__(self):
+        for name in ("mixture", "confident_joint", "low", "high"):
+            as_probabilities(name, [getattr(self, name)], may_be_missing=name not in ("low", "high"))
+        if self.low > self.high:
+            raise ValueError(f"`low` has to be `high` or below; got {self.low:g} and {self.high:g}.")
 
 
 def estimate_noise_rate(model: NoiseModel, scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray) -> NoiseRate:
@@ -54,13 +64,27 @@ def estimate_noise_rate(model: NoiseModel, scores: np.ndarray | Sequence[np.ndar
 
     Returns:
         [`NoiseRate`]
+
+    Raises:
+        ValueError: if scores or labels are of another shape than those of `model`, a label is no class, or no sample
+            has a label and a score.
     """
+    check_model(model)
+    tables = score_tables(scores)
+    labels = as_classes("labels", labels, len(model.labels))
+    if tables[0].shape != model.prediction.shape:
+        raise ValueError(
+            f"`scores` has to be what `model` was fitted to, of shape {list(model.prediction.shape)}; got "
+            f"{list(tables[0].shape)}."
+        )
+    check_range("labels", labels, tables[0].shape[1], labels != IGNORED_LABEL)
     if not model.is_supported:
         return NoiseRate(float("nan"), float("nan"), 0.0, 1.0)
-    labels = np.asarray(labels)
-    by_joint = 1 - float(np.trace(confident_joint(model.prediction, labels)))
-    likely = _likely_rates(model, score_tables(scores), labels)
     known = (labels != IGNORED_LABEL) & model.has_scores
+    if not known.any():
+        raise ValueError("No sample has a label and a score: there is no share of wrong labels to estimate.")
+    by_joint = 1 - float(np.trace(confident_joint(model.prediction, labels)))
+    likely = _likely_rates(model, tables, labels)
     disputed = float((model.prediction.argmax(axis=1) != labels)[known].mean())
     ends = [model.noise_rate, by_joint, *likely]
     return NoiseRate(model.noise_rate, by_joint, min(ends), max(*ends, disputed))
@@ -74,14 +98,23 @@ def confident_joint(pred_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     most probable one of these. Rows are scaled to the frequencies of the given labels.
 
     Args:
-        pred_probs (`np.ndarray` of shape `[num_samples, num_labels]`): of models that have not seen the label.
+        pred_probs (`np.ndarray` of shape `[num_samples, num_labels]`): of models that have not seen the label. Rows
+            with NaN, and those of zeros, stand for nothing known: the sample is left out.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
 
     Returns:
         `np.ndarray` of shape `[num_labels, num_labels]`: row: given label; column: true class; sums to 1.
+
+    Raises:
+        ValueError: if shapes don't fit, a row holds no probabilities that sum to 1, a label is no class, or no sample
+            has a label and a prediction.
     """
-    probabilities, labels = np.asarray(pred_probs, dtype=np.float32), np.asarray(labels)
-    known = (labels != IGNORED_LABEL) & np.isfinite(probabilities).all(axis=1)
+    probabilities = as_probabilities("pred_probs", pred_probs, num_dims=2).astype(np.float32)
+    labels = as_classes("labels", labels, len(probabilities))
+    check_range("labels", labels, probabilities.shape[1], labels != IGNORED_LABEL)
+    known = (labels != IGNORED_LABEL) & (probabilities.sum(axis=1) > 0)  # False with NaN in it
+    if not known.any():
+        raise ValueError("No sample has a label and a prediction: there is nothing to count.")
     probabilities, labels = probabilities[known], labels[known]
     num_labels = probabilities.shape[1]
     frequency = np.bincount(labels, minlength=num_labels)

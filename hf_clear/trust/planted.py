@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._argument_checks import check_seed
+from .._argument_checks import check_count, check_seed
+from .._callables import check_call
 from .._names import IGNORED_LABEL
 from ..estimators import NoiseModel, fit_noise_model
+from ..estimators._weights import score_tables
+from ._checks import as_classes, as_probabilities, check_model
 
 SHARE = 0.05  # of the labels that are flipped in one round
 _ENOUGH, _MOST_ROUNDS = 300, 4  # planted errors in all, if so many rounds give them
@@ -28,6 +31,10 @@ class PlantedErrors:
             same rounds.
         num_labels (`int`): the number of classes.
         noise_rate (`float`): the share of labels that were wrong before, by the noise model.
+
+    Raises:
+        ValueError: if shapes don't fit, a number is no probability, a kind is none of the two, or errors are planted
+            among fewer than two classes.
     """
 
     planted: np.ndarray
@@ -35,6 +42,17 @@ class PlantedErrors:
     untouched: np.ndarray
     num_labels: int
     noise_rate: float = 0.0
+
+    def __post_init__(self):
+        for name in ("planted", "untouched"):
+            object.__setattr__(
+                self, name, as_probabilities(name, getattr(self, name), may_be_missing=False).astype(float)
+            )
+        object.__setattr__(self, "kind", as_classes("kind", self.kind, len(self.planted)))
+        if not np.isin(self.kind, range(len(KINDS))).all():
+            raise ValueError(f"`kind` has to be 0 or 1 for each planted error; got {np.unique(self.kind).tolist()}.")
+        check_count("num_labels", self.num_labels, 2 if len(self.planted) else 1)
+        as_probabilities("noise_rate", [self.noise_rate], may_be_missing=False)
 
     @classmethod
     def none(cls, model: NoiseModel) -> PlantedErrors:
@@ -62,15 +80,19 @@ def plant_and_find(
     Args:
         model ([`NoiseModel`]): fitted to the labels as they are.
         rescore (`Callable`): from labels, `[num_samples]`, to scores `[num_samples, num_labels]` of one source or a
-            sequence of them, by models that have not seen the label of the sample.
+            sequence of them, by models that have not seen the label of the sample. As many samples and classes as
+            `model` is of.
         seed (`int`, *optional*, defaults to 0): of the draw.
 
     Returns:
         [`PlantedErrors`]
 
     Raises:
-        ValueError: if `seed` is none.
+        ValueError: if `model` is no noise model, `seed` is none, `rescore` is no such function, or it returns scores of
+            another shape.
     """
+    check_model(model)
+    check_call("`rescore`", rescore, "labels")
     check_seed(seed)
     rng, num_labels = np.random.default_rng(seed), model.target.shape[1]
     rows = np.flatnonzero((model.labels != IGNORED_LABEL) & model.has_scores)
@@ -82,7 +104,13 @@ def plant_and_find(
         kind = np.arange(size) % len(KINDS)
         labels = model.labels.copy()
         labels[flipped] = _other_labels(labels[flipped], kind, model.transition_matrix, rng)
-        again = fit_noise_model(rescore(labels), labels)
+        tables = score_tables(rescore(labels))
+        if tables[0].shape != model.target.shape:
+            raise ValueError(
+                f"`rescore` has to return scores of shape {list(model.target.shape)}, as those of `model`; got "
+                f"{list(tables[0].shape)}."
+            )
+        again = fit_noise_model(tables, labels)
         clean = np.where(again.has_scores, again.clean_probability, np.nan)
         planted.append(clean[flipped])
         kinds.append(kind)
