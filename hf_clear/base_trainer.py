@@ -37,6 +37,7 @@ from .sample_index import label_names
 from .sample_store import FINAL_STATE_NAME, SampleStore
 from .saved_models import SavedModelsMixin
 from .shares import check_same_evaluation, check_same_steps
+from .trainable import check_trainable
 from .truth import true_labels_of
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,10 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
     def __init__(
         self, model: nn.Module | None = None, *args: Any, peft_config: PeftConfig | None = None, **kwargs: Any
     ):
+        if not (peft_config is None or isinstance(peft_config, PeftConfig)):
+            raise ValueError(
+                f"`peft_config` has to be a PEFT config such as `ClearLoraConfig(r=4)`; got {peft_config!r}."
+            )
         self._peft_config = peft_config
         self.evaluated, self._said = [], set()  # metrics and data of each evaluation; warnings
         self._fitted_on: Any = None  # of CleaR: the training set that rows of the store stand for
@@ -210,6 +215,8 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
             # DDP: every process by itself.
             self.model.__dict__.pop("_is_accelerate_prepared", None)
+        if not self._is_stock:
+            check_trainable(self.accelerator.unwrap_model(self.model))
         self.name_classes(begins=True)
         return super()._prepare_for_training(*args, **kwargs)
 

@@ -25,6 +25,11 @@ from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
 
+NO_CALLBACK = (
+    "The CleanProbabilityCallback of this trainer was removed, and without it nothing is fitted. Add it again: "
+    "`trainer.add_callback(hf_clear.CleanProbabilityCallback())`."
+)
+
 
 class RefittingTrainer(Protocol):
     """What [`CleanProbabilityCallback`] asks of its trainer: [`~hf_clear.ClearMixin`] has it."""
@@ -110,6 +115,16 @@ class CleanProbabilityCallback(TrainerCallback):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         cast(RefittingTrainer, self.trainer).end_epoch()
+
+
+def adopt_callback(trainer: Any) -> bool:
+    """Keeps the last `CleanProbabilityCallback` of a trainer and makes it that callback's; whether there is one."""
+    own = [one for one in trainer.callback_handler.callbacks if isinstance(one, CleanProbabilityCallback)]
+    for callback in own[:-1]:
+        trainer.remove_callback(callback)
+    if own:
+        own[-1].set_trainer(trainer)
+    return bool(own)
 
 
 class MemorizationCallback(TrainerCallback):

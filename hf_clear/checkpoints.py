@@ -33,6 +33,12 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+def holds_weights_alone(checkpoint: str | os.PathLike) -> bool:
+    """Whether a checkpoint was saved with `save_only_model=True`."""
+    names = os.listdir(checkpoint) if os.path.isdir(checkpoint) else []
+    return TRAINER_STATE_NAME in names and not any(name.startswith(("optimizer", "global_step")) for name in names)
+
+
 def alone(phase: Callable[..., Result]) -> Callable[..., Result]:
     """For a method of a trainer that writes to its `output_dir`: [`~hf_clear.run_lock.alone_in`] around it. `trial` of
     a search for hyperparameters, with a folder of its own, is the method's second argument."""
@@ -114,7 +120,7 @@ class CompleteCheckpointsMixin(AnyTrainer):
             self._on_each_node(lambda: check_files(best, is_needed))
         super()._load_best_model()
 
-    def _on_each_node(self, check: Callable[[], None]) -> None:
+    def _on_each_node(self, check: Callable[[], object]) -> None:
         """Runs it on one process a node; all processes raise what one of them does."""
         error = None
         if self.is_local_process_zero():

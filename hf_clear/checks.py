@@ -11,14 +11,24 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
 
 from ._modes import random_state_preserved
 from ._typing import AnyTrainer, MapDataset
 from ._unwrap import base_of
 from .known_labels import labels_without_items
 from .routing import check_routable
-from .sample_index import check_labels, label_names, num_labels, predicts_tokens
+from .sample_index import (
+    check_labels,
+    check_one_class,
+    label_names,
+    num_labels,
+    predicts_one_class,
+    predicts_tokens,
+)
+from .trainable import peft_weights
 from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
@@ -61,6 +71,15 @@ def warn_of_idle_settings(settings: ClearArguments) -> None:
             )
 
 
+def warn_of_lost_state(args: TrainingArguments) -> None:
+    """Says that the checkpoints of the run that begins are no way back to it."""
+    if args.save_only_model and args.save_strategy != "no":
+        logger.warning(
+            "No run can go on from the checkpoints of this one (`resume_from_checkpoint`): with `save_only_model=True` "
+            "they hold weights alone. Leave it out if this run may be interrupted."
+        )
+
+
 def check_task(trainer: AnyTrainer, method: str) -> None:
     """What both methods ask of model and data.
 
@@ -99,26 +118,38 @@ def _check_is_data_set(dataset: Any) -> None:
         advice = "Make one of it: `datasets.Dataset.from_pandas(table, preserve_index=False)`."
     elif isinstance(dataset, (str, os.PathLike)):
         advice = "Load the file first: `datasets.load_dataset(...)`."
+    elif dataset is not None and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        advice = "Its class needs both `__len__` and `__getitem__`: each sample has to have an index."
     if advice:
         raise ValueError(f"`train_dataset` has to be a data set; got a {type(dataset).__name__}. {advice}")
 
 
 def _warn_of_frozen_head(trainer: AnyTrainer) -> None:
     """peft trains heads called `classifier` or `score`, if it is told the task; others stay as they were drawn."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model = base_of(model)
-    if "Classification" not in type(model).__name__:
-        return
+    wrapped = trainer.accelerator.unwrap_model(trainer.model)
+    model = base_of(wrapped)
     heads = {
-        name: [parameter.requires_grad for parameter in child.parameters()]
+        name: child
         for name, child in model.named_children()
         if name != getattr(model, "base_model_prefix", "") and any(True for _ in child.parameters())
     }
-    if heads and not any(any(trains) for trains in heads.values()):
-        logger.warning(
-            f"The head of {type(model).__name__} is frozen. Unless it is trained already, name it in the PEFT config: "
-            f"`modules_to_save={list(heads)}` (`task_type='SEQ_CLS'` does so for heads called 'classifier' or 'score')."
+    trains = any(own.requires_grad for child in heads.values() for own in child.parameters())
+    if "Classification" not in type(model).__name__ or not heads or trains:
+        return
+    weights = peft_weights(wrapped)
+    if weights and not any(own.requires_grad for own in weights):
+        return  # training is refused, and says why
+    advice = (
+        f"name it in the PEFT config: `modules_to_save={list(heads)}` (`task_type='SEQ_CLS'` does so for heads called "
+        "'classifier' or 'score')."
+    )
+    saved = [name for name, child in heads.items() if isinstance(child, AuxiliaryTrainingWrapper)]
+    if saved:
+        advice = (
+            f"let it be trained again: `modules_to_save` of the PEFT config names {saved[0]!r} already, but "
+            "`requires_grad` of its weights was set to False."
         )
+    logger.warning(f"The head of {type(model).__name__} is frozen. Unless it is trained already, {advice}")
 
 
 def check_training_set(trainer: AnyTrainer) -> Any:
@@ -129,12 +160,13 @@ def check_training_set(trainer: AnyTrainer) -> Any:
         `Any`: the label of the first sample; None if a collator makes it.
 
     Raises:
-        ValueError: if there is no sample or no label, or at the first label that is no class.
+        ValueError: if it is no data set, there is no sample or no label, or at the first label that is no class.
     """
     dataset: Any = trainer.train_dataset
     names = label_names(trainer)
     if dataset is None:
         raise ValueError(f"{type(trainer).__name__}: training requires a train_dataset.")
+    _check_is_data_set(dataset)  # it may be another than at the beginning
     if len(dataset) == 0:
         raise ValueError("The training set has no sample.")
     labels = labels_without_items(dataset, names)
@@ -153,8 +185,10 @@ def check_training_set(trainer: AnyTrainer) -> Any:
         return None  # a collator makes it
     if labels is None or any(not _same_label(item.get(name), labels[row]) for row, item in items.items()):
         rows, labels = list(items), [item.get(name) for item in items.values()]  # a transform makes labels of its own
+        _check_first(trainer, labels[0])
         check_labels(labels, num_labels(trainer), rows)
         return labels[0]
+    _check_first(trainer, labels[0])
     check_labels(labels, num_labels(trainer))
     if len(labels) > 1 and np.ndim(labels[0]) == 0 and all(label == labels[0] for label in labels):
         logger.warning(
@@ -162,6 +196,11 @@ def check_training_set(trainer: AnyTrainer) -> Any:
             "one, and clean probabilities will mean nothing."
         )
     return labels[0]
+
+
+def _check_first(trainer: AnyTrainer, label: Any) -> None:
+    if predicts_one_class(trainer):
+        check_one_class(label, 0, type(base_of(trainer.accelerator.unwrap_model(trainer.model))).__name__)
 
 
 def _items(dataset: MapDataset, labels: Sequence | np.ndarray | None) -> dict[int, Any]:

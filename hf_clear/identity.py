@@ -11,7 +11,7 @@ from typing import Any, cast
 import datasets
 import torch
 from peft import PeftModel
-from peft.utils import CONFIG_NAME, AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from xxhash import xxh3_64_hexdigest
 
@@ -23,7 +23,7 @@ from .probe_args import MEMORY_SETTINGS
 from .sample_index import label_names
 from .sample_store import SampleStore
 from .shares import check_same_fingerprint
-from .state_files import damaged
+from .state_files import damaged, loading_call
 
 logger = logging.getLogger(__name__)
 
@@ -275,11 +275,9 @@ def refusal(folder: str | os.PathLike, found: Sequence[str], only_labels: bool =
 
 def with_its_weights(folder: str | os.PathLike) -> str:
     """How a new run begins with the weights in a folder; nothing if there are none."""
-    load = f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)"
-    if not os.path.isfile(os.path.join(folder, CONFIG_NAME)):
-        load = f"MODEL_CLASS.from_pretrained({os.fspath(folder)!r})"
-        if not os.path.isfile(os.path.join(folder, "config.json")):
-            return ""
+    load = loading_call(folder)
+    if not load:
+        return ""
     return (
         " If labels were corrected, a new run may begin with the weights of this one, and finds clean probabilities "
         f"for the new labels: `model = {load}` for a new trainer with another `output_dir` (run_glue_noisy.py: "

@@ -19,13 +19,15 @@ from ._processes import together
 from ._scores import shifts_labels
 from ._version import __version__
 from .base_trainer import BaseTrainerMixin
-from .callbacks import CleanProbabilityCallback
-from .checks import check_setup, check_training_set
+from .callbacks import NO_CALLBACK, CleanProbabilityCallback, adopt_callback
+from .checkpoints import holds_weights_alone
+from .checks import check_setup, check_training_set, warn_of_lost_state
 from .estimators import NamedEstimator, get_estimator
 from .files import write_atomically
 from .first_batch import check_first_batch
 from .folds.mixin import CrossFitMixin
 from .losses import LossEvidence
+from .no_fit import why_no_fit
 from .probing import start_fold_heads
 from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
@@ -34,7 +36,7 @@ from .sample_store import STATE_NAME, SampleStore
 from .shares import check_same_length
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
-from .training_args import BEFORE_TRAINING, ClearArguments
+from .training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     Seq2SeqTrainer)`."""
 
     method = "CleaR"
+    _is_training = False  # from when a training is prepared to its end
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -62,7 +65,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
             return
         check_setup(self, self.method, self.clear_args)
         self._use_one_gpu()
-        if not self._adopt_callbacks():
+        if not adopt_callback(self):
             self.add_callback(CleanProbabilityCallback())
 
     # ---- What users ask ----
@@ -103,6 +106,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
+        warn_of_lost_state(self.args)
         refit = self._prepared_refit
         self._first_batch = check_first_batch(self, refit, estimator, ClearMixin)
         self._estimator = get_estimator(self.clear_args.clear_estimator)
@@ -146,12 +150,15 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         if self.is_routed:
             check_training_set(self)
             check_same_length(self)
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._is_training = False
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """As in `Trainer`; a `CleanProbabilityCallback` takes the place of the one that is there."""
         super().add_callback(callback)
-        self._adopt_callbacks()
+        adopt_callback(self)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Gates stay set until the backward pass is over: a checkpointed layer reads them again there.
@@ -184,7 +191,9 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         """
         if self._step is None or SAMPLE_INDEX not in inputs:  # evaluation, or nothing to route
             if SAMPLE_INDEX in inputs:
-                raise RuntimeError(not_reached(self, ClearMixin, "training_step"))
+                if self._is_training:
+                    raise RuntimeError(not_reached(self, ClearMixin, "training_step"))
+                inputs = {name: value for name, value in inputs.items() if name != SAMPLE_INDEX}  # looked at by hand
             if self._step is not None and self.is_routed and model.training:
                 raise RuntimeError(INDEX_LOST)
             if self.is_routed:
@@ -240,6 +249,9 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
         self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
         if self.is_routed:
+            if not adopt_callback(self):
+                raise ValueError(NO_CALLBACK)
+            self._is_training = True
             self.labels_tokens, self._refit = False, None  # until the first batch tells
             self._refit = Refit(self, self.clear_args, self._num_layers, self._takes_part)
             self._fitted_on = self.train_dataset
@@ -259,6 +271,12 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
             self._prepared_refit.load(os.path.join(checkpoint, STATE_NAME), num_labels(self))
         super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _check_files(self, checkpoint: str) -> None:
+        if self.is_routed and holds_weights_alone(checkpoint):
+            path = os.path.join(checkpoint, STATE_NAME)
+            self._on_each_node(lambda: SampleStore.load(path))  # which says that it is missing, and what to do
+        super()._check_files(checkpoint)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.is_routed and self.args.should_save:
@@ -270,23 +288,4 @@ class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
     # ---- Checks and helpers ----
 
     def _first_fit(self) -> str:
-        if self.clear_args.clear_warmup in BEFORE_TRAINING:
-            return (
-                "they are fitted for the first time before the first step, to what frozen features tell; or, if these "
-                f"tell too little, at the beginning of epoch {max(self.clear_args.clear_warmup_epochs, 1) + 1}."
-            )
-        return (
-            "they are fitted for the first time at the beginning of epoch "
-            f"{self.clear_args.clear_warmup_epochs + 1}, after the warm-up (`clear_warmup_epochs`)."
-        )
-
-    def _adopt_callbacks(self) -> bool:
-        """Keeps the last `CleanProbabilityCallback` and makes this its trainer; whether there is one."""
-        own = [
-            callback for callback in self.callback_handler.callbacks if isinstance(callback, CleanProbabilityCallback)
-        ]
-        for callback in own[:-1]:
-            self.remove_callback(callback)
-        if own:
-            own[-1].set_trainer(self)
-        return bool(own)
+        return why_no_fit(self, self.clear_args, is_over=self._refit is not None and not self._is_training)

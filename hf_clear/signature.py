@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import datasets
@@ -19,6 +20,15 @@ from ._typing import AnyTrainer
 
 class ExplicitArguments(AnyTrainer):
     """Comes first among the bases of a trainer: what it takes is what `Trainer` takes, and a `peft_config`."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if ExplicitArguments in cls.__bases__ and "__init__" not in vars(cls):
+            stock: Any = ExplicitArguments.__init__
+            own = FunctionType(stock.__code__, stock.__globals__, "__init__", stock.__defaults__, stock.__closure__)
+            own.__annotations__, own.__module__ = stock.__annotations__, cls.__module__
+            own.__qualname__ = f"{cls.__qualname__}.__init__"  # Python's message about an unknown argument says it
+            cls.__init__ = own  # type: ignore[method-assign]
 
     def __init__(
         self,

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import CONFIG_NAME as PEFT_CONFIG_NAME
 from safetensors import SafetensorError, safe_open
+from transformers.utils import CONFIG_NAME
 
 from ._names import IGNORED_LABEL
 from .checksums import is_intact
@@ -40,9 +42,12 @@ def read_state(
         ValueError: if the file is damaged, or of another format.
     """
     if not Path(path).is_file():
+        load = loading_call(os.path.dirname(path))
         raise FileNotFoundError(
-            f"{path} is missing, so the clean probabilities of the run can't be restored: the checkpoint was not "
-            f"written by {writer}, or with `save_only_model=True`. {WAY_OUT}"
+            f"{path} is missing, so the clean probabilities of the run can't be restored: its checkpoints were saved "
+            f"with `save_only_model=True`, or were not written by {writer}. {WAY_OUT}"
+            + f" A new run may begin with the weights of this one: `model = {load}`."
+            * bool(load)
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -69,6 +74,14 @@ def damaged(path: str | os.PathLike, reason: str) -> ValueError:
 
 def missing(path: str | os.PathLike, reason: str) -> FileNotFoundError:
     return FileNotFoundError(f"{path} is missing: {reason}. {WAY_OUT}")
+
+
+def loading_call(folder: str | os.PathLike) -> str:
+    """How to load the weights in a folder for a new run, as code; empty if there are none."""
+    if os.path.isfile(os.path.join(folder, PEFT_CONFIG_NAME)):
+        return f"hf_clear.load_adapter(base_model, {os.fspath(folder)!r}, is_trainable=True)"
+    is_model = os.path.isfile(os.path.join(folder, CONFIG_NAME))
+    return f"MODEL_CLASS.from_pretrained({os.fspath(folder)!r})" * is_model
 
 
 def narrowed(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -2,16 +2,18 @@
 
 from .._names import SAMPLE_INDEX
 from ._collator import IndexCollator
-from ._labels import check_labels
-from ._loading import IndexedDataset, indexed_dataloader, label_names, num_labels, predicts_tokens
+from ._labels import check_labels, check_one_class
+from ._loading import IndexedDataset, indexed_dataloader, label_names, num_labels, predicts_one_class, predicts_tokens
 
 __all__ = [
     "SAMPLE_INDEX",
     "IndexCollator",
     "IndexedDataset",
     "check_labels",
+    "check_one_class",
     "indexed_dataloader",
     "label_names",
     "num_labels",
+    "predicts_one_class",
     "predicts_tokens",
 ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from .._names import IGNORED_LABEL
+
+_ROUNDING = 1e-3  # of scores that add up to 1
+_FEW = 8  # values of a label that a message shows
 
 
 def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int] | None = None) -> None:
@@ -53,12 +57,35 @@ def check_labels(labels: Iterable, num_labels: int | None, indices: Iterable[int
             raise ValueError(f"The label of sample {index} is {label}. It has to be {allowed}.{hint}")
 
 
+def check_one_class(label: Any, index: int, model: str) -> None:
+    """Makes sure that a label is no list, for a model that predicts one class a sample.
+
+    Args:
+        index (`int`): the sample's, for the message.
+        model (`str`): its class, for the message.
+
+    Raises:
+        ValueError: if it is one; the message says how its class is had.
+    """
+    if not (isinstance(label, (list, tuple)) or getattr(label, "ndim", 0) > 0):
+        return
+    values = np.asarray(label)
+    advice = "Several labels a sample are not supported: give each sample one class, or drop it."
+    if values.size == 1:
+        advice = "Take the number out of it: `label[0]`."
+    elif values.dtype.kind in "biuf" and bool((values >= 0).all()) and abs(float(values.sum()) - 1) < _ROUNDING:
+        advice = "Of one-hot labels or scores, give the class: `int(numpy.argmax(label))`."
+    shown = values.tolist() if values.size <= _FEW else f"an array of shape {list(values.shape)}"
+    raise ValueError(f"The label of sample {index} is {shown}, and {model} takes one class number a sample. {advice}")
+
+
 def _check_token_labels(labels: Sequence, num_labels: int | None, index: int) -> None:
     values = np.asarray(labels)
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or len(values) == 0):
         raise ValueError(
             f"The labels of sample {index} have to be one class number for each token, or one for the whole sample; "
-            f"got an array of {values.dtype} of shape {list(values.shape)}."
+            f"got an array of {values.dtype} of shape {list(values.shape)}. Of scores or one-hot labels, give "
+            "the class: `numpy.argmax`."
         )
     wrong = (values != IGNORED_LABEL) & ((values < 0) | (values >= (np.inf if num_labels is None else num_labels)))
     if wrong.any():

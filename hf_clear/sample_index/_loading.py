@@ -132,3 +132,11 @@ def predicts_tokens(trainer: AnyTrainer) -> bool:
     """Whether the model's classes are its vocabulary. The labels of such a model may be its inputs: a collator makes
     them."""
     return getattr(trainer.model, "get_output_embeddings", lambda: None)() is not None
+
+
+def predicts_one_class(trainer: AnyTrainer) -> bool:
+    """Whether the model's name says that it predicts one class a sample."""
+    if trainer.model is None:  # between the trials of a hyperparameter search
+        return False
+    name = type(base_of(trainer.accelerator.unwrap_model(trainer.model))).__name__
+    return "Classification" in name and not any(part in name for part in ("Token", "Frame"))

@@ -130,12 +130,25 @@ class Pairing:
             return
         for row, (item, label) in enumerate(zip(items, labels.tolist())):
             given = scalar(parts_of(item).get(self.label_part))
+            self._check_one_label(item, given, label, indices[row])
             known = label if given is None else self._classes.setdefault(given, label)
             if known != label and known == known:
                 raise ValueError(
                     f"Row {row} of a batch should be sample {indices[row]}, whose label is {given!r}, and has the "
                     f"label {label}; elsewhere, {given!r} is {known}. The collator {name_of(self.collator)} "
                     f"puts samples into other places, replaces or mixes them. {REMEDY}"
+                )
+
+    def _check_one_label(self, item: Any, given: Any, label: Any, index: int) -> None:
+        """Raises a ValueError if a row has the label of another column than the one that is looked at."""
+        parts = parts_of(item)
+        for name in (name for name in self.label_names if name != self.label_part and name in parts):
+            other = scalar(parts[name])
+            if given is not None and other != given and other == label:
+                raise ValueError(
+                    f"The training set has two labels, and they differ: of sample {index}, {self.label_part!r} is "
+                    f"{given!r}, and {name!r} is {other!r}, which the collator {name_of(self.collator)} takes. Keep "
+                    "one of the two columns: `dataset.remove_columns(...)`."
                 )
 
     def _check_places(self, batch: Mapping[str, Any], items: Sequence[Any], indices: Sequence[int]) -> None:
