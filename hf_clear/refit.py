@@ -123,11 +123,13 @@ class Refit:
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
-        least = self.settings.clear_min_explained
-        estimator = mixture_if_unexplained(estimator, least) if self._is_open else estimator
+        least, was_explained = self.settings.clear_min_explained, self.loss.uses_posterior and not self._is_open
+        if least > 0 and (self._asked is not None or self.loss.uses_posterior):
+            estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
             say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
+            self.store.keeps_gates = was_explained
             self._go_by_gates()
             self._begin(predictions)
         elif self._asked is not None and self.store.posterior is not None:
@@ -196,8 +198,7 @@ class Refit:
         return predictions
 
     def _leave_out(self) -> dict[str, float]:
-        """Keeps samples with a clean probability below `clear_min_clean_probability` out of the batches from now on;
-        returns how many, for the log."""
+        """Keeps samples below `clear_min_clean_probability` out of the batches from now on; how many, for the log."""
         if self._takes_part is None or not self.store.is_fitted:
             return {}
         least = self.settings.clear_min_clean_probability

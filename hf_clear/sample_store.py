@@ -66,6 +66,8 @@ class SampleStore:
             at the last refit, if the estimator gives one; in the same type. A row of zeros if nothing is known.
         transition_matrix (`torch.Tensor` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the last
             refit, if the estimator gives one; row: true class; column: given label.
+        keeps_gates (`bool`): whether a noise matrix has explained the labels at a refit and no longer did at a later
+            one. As a model learns wrong labels by heart, a posterior takes them for right: gates stay then.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.Identity`]).
@@ -83,6 +85,7 @@ class SampleStore:
     targets: torch.Tensor | None = None
     posterior: torch.Tensor | None = None
     transition_matrix: torch.Tensor | None = None
+    keeps_gates: bool = False
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
     labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
@@ -223,6 +226,7 @@ class SampleStore:
         tensors = self.sample_tensors() | {name: table for name, table in tables.items() if table is not None}
         plain = {
             "fitted_epoch": self.fitted_epoch,
+            "keeps_gates": self.keeps_gates,
             "identity": self.identity,
             "findings": self.findings.as_dict(),
         }
@@ -270,6 +274,7 @@ class SampleStore:
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain: dict[str, Any] = {"fitted_epoch": epoch, "identity": state.get("identity")}
+        plain["keeps_gates"] = state.get("keeps_gates") is True
         return cls(**{**of_samples, **tables, **plain, "findings": read_findings(path, state)})
 
 

@@ -1,4 +1,4 @@
-"""Gates in the posterior's place give way to it as soon as a noise matrix explains the labels."""
+"""Each refit decides between the posterior and gates: by whether a noise matrix explains the labels."""
 
 import logging
 from dataclasses import replace
@@ -48,7 +48,7 @@ WEAK, UNEXPLAINED, GOOD, NOTHING = (0.4, np.nan), (0.9, 0.2), (0.8, 0.6), (np.na
 
 def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):
     dataset, modes = noisy_dataset(400), Modes()
-    told = WEAK, UNEXPLAINED, GOOD, UNEXPLAINED  # the last is not asked for
+    told = WEAK, UNEXPLAINED, GOOD, GOOD
     settings = POSTERIOR | {"num_train_epochs": 4, "per_device_train_batch_size": 16, "save_strategy": "steps"}
     build = training_arguments(**settings, save_steps=15)  # 25 steps an epoch
     straight = trainer_of(build, dataset, callbacks=[ExplainsLater(*told).callback(), modes])
@@ -58,7 +58,8 @@ def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):
     assert caplog.text.count("Training goes on as CleaR with gates") == 1
     assert caplog.text.count("Training goes on without gates, by the posterior.") == 1
     assert "explains 60% of what speaks against the given labels" in caplog.text and "to go 80% of" in caplog.text
-    assert modes.seen == {0: (*GATES, False), 1: (*GATES, False), 2: (*POSTERIORS, True), 3: (*POSTERIORS, True)}
+    gates, posterior = (*GATES, False), (*POSTERIORS, True)
+    assert modes.seen == {0: gates, 1: gates, 2: posterior, 3: posterior}
     assert straight.clear_args is straight.args and straight.sample_store.posterior is not None
     for step, done in ((30, 2), (60, 3), (90, 4)):  # with gates, and after them
         resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(*told[done:]).callback()])
@@ -66,6 +67,31 @@ def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):
         assert_same(state_of(straight), state_of(resumed))
         for name in ("posterior", "clean_probability", "targets", "transition_matrix"):
             assert torch.equal(getattr(straight.sample_store, name), getattr(resumed.sample_store, name))
+
+
+def test_a_posterior_that_ceases_to_explain_gives_way_to_gates_which_stay(training_arguments, caplog):
+    """As predictions learn wrong labels by heart, the matrix explains less and less of them. Resumed bit-exactly."""
+    dataset, modes = noisy_dataset(400), Modes()
+    told = GOOD, UNEXPLAINED, GOOD
+    settings = POSTERIOR | {"num_train_epochs": 4, "per_device_train_batch_size": 16, "save_strategy": "steps"}
+    settings |= {"clear_warmup": "epochs", "clear_warmup_epochs": 1}
+    build = training_arguments(**settings, save_steps=15)
+    straight = trainer_of(build, dataset, callbacks=[ExplainsLater(*told).callback(), modes])
+    modes.trainer = straight
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert {epoch: mode[0] for epoch, mode in modes.seen.items()} == {
+        0: "posterior",
+        1: "posterior",
+        2: "clear",
+        3: "clear",
+    }
+    assert "explains 20% of what speaks against the given labels" in caplog.text
+    assert straight.sample_store.keeps_gates and straight.sample_store.posterior is None
+    resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(GOOD).callback()])
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-60")
+    assert resumed.sample_store.keeps_gates
+    assert_same(state_of(straight), state_of(resumed))
 
 
 def test_predictions_that_lose_all_they_said(training_arguments, caplog):

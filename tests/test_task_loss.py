@@ -183,10 +183,11 @@ def test_the_look_at_a_first_batch_leaves_the_model_as_it_was(tmp_path, monkeypa
     assert trainer._first_batch.base_loss is None and trainer.state.global_step == 6
 
 
-def test_a_model_that_gives_nan_has_no_loss_of_its_own(tmp_path):
+def test_a_model_that_gives_nan_is_refused_as_such(tmp_path):
+    """It has no loss of its own."""
     trainer = build("plain", tmp_path, clear_warmup_epochs=1)
     next(p for name, p in trainer.model.named_parameters() if "classifier" in name and "modules" in name).data.fill_(
         float("nan")
     )
-    trainer.train()
-    assert trainer._first_batch.base_loss is None
+    with pytest.raises(ValueError, match="The model predicts NaN or infinity for each of the"):
+        trainer.train()
