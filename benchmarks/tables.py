@@ -27,6 +27,7 @@ from hf_clear.files import write_atomically
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 RATES = RESULTS.with_name("noise_rates.jsonl")  # more rates of one setting, apart: no target counts them
+HELD_OUT = RESULTS.with_name("held_out.jsonl")  # of data that nothing was chosen by
 PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
 PICTURE = ROOT / "docs" / "images" / "accuracy.svg"
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -42,6 +43,9 @@ TABLES = {
     "peers": _tables.peers,
     "all_methods": _tables.all_methods,
     "ranks": _tables.ranks,
+    "held_out": lambda tables: accuracy(tables_of(read_results(HELD_OUT))),
+    "held_out_differences": lambda tables: _tables.differences(tables_of(read_results(HELD_OUT))),
+    "held_out_detection": lambda tables: _tables.detection(tables_of(read_results(HELD_OUT))),
     "noise_rates": lambda tables: _tables.noise_rates(tables, tables_of(read_results(RATES))),
 }
 

@@ -123,13 +123,13 @@ class Refit:
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
-        least, was_explained = self.settings.clear_min_explained, self.loss.uses_posterior and not self._is_open
+        least, in_force = self.settings.clear_min_explained, self.loss.uses_posterior and not self._is_open
         if least > 0 and (self._asked is not None or self.loss.uses_posterior):
-            estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least)
+            estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least, in_force)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
             say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
-            self.store.keeps_gates = was_explained
+            self.store.keeps_gates = in_force
             self._go_by_gates()
             self._begin(predictions)
         elif self._asked is not None and self.store.posterior is not None:

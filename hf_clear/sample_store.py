@@ -66,8 +66,8 @@ class SampleStore:
             at the last refit, if the estimator gives one; in the same type. A row of zeros if nothing is known.
         transition_matrix (`torch.Tensor` of shape `[num_labels, num_labels]`, *optional*): the noise matrix of the last
             refit, if the estimator gives one; row: true class; column: given label.
-        keeps_gates (`bool`): whether a noise matrix has explained the labels at a refit and no longer did at a later
-            one. As a model learns wrong labels by heart, a posterior takes them for right: gates stay then.
+        keeps_gates (`bool`): whether training has followed a posterior until its predictions lost their skill. As a
+            model learns wrong labels by heart, a posterior takes them for right: gates stay then.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.Identity`]).

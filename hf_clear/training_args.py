@@ -97,11 +97,11 @@ class ClearArguments(ProbeArguments):
     clear_min_explained: float = field(
         default=0.5,
         metadata={
-            "help": "With a loss on the posterior of the noise model: if its matrix explains a "
-            "smaller share of what speaks against the given labels, they are hardly wrong, or in a way that no matrix "
-            "tells. Training then goes on as CleaR with gates, by a mixture of losses and evidence, until a later fit "
-            "explains as much. So it does if the predictions tell too little for a matrix; and to its end if a matrix "
-            "has explained as much and no longer does. 0 never does."
+            "help": "With a loss on the posterior of the noise model: if its matrix explains a smaller share of what "
+            "speaks against the given labels, they are hardly wrong, or in a way that no matrix tells. Training then "
+            "goes on as CleaR with gates, by a mixture of losses and evidence, until a later fit explains as much. So "
+            "it does if the predictions tell too little for a matrix; and to its end if they lose what they told. 0 "
+            "never does."
         },
     )
     clear_loss_source: str = field(

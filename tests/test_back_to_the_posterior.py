@@ -69,27 +69,23 @@ def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):
             assert torch.equal(getattr(straight.sample_store, name), getattr(resumed.sample_store, name))
 
 
-def test_a_posterior_that_ceases_to_explain_gives_way_to_gates_which_stay(training_arguments, caplog):
-    """As predictions learn wrong labels by heart, the matrix explains less and less of them. Resumed bit-exactly."""
+def test_a_posterior_without_skill_gives_way_to_gates_which_stay(training_arguments, caplog):
+    """Predictions that learn wrong labels by heart lose it. That a matrix explains less is no reason. Resumed
+    bit-exactly."""
     dataset, modes = noisy_dataset(400), Modes()
-    told = GOOD, UNEXPLAINED, GOOD
-    settings = POSTERIOR | {"num_train_epochs": 4, "per_device_train_batch_size": 16, "save_strategy": "steps"}
+    told = GOOD, UNEXPLAINED, WEAK, GOOD
+    settings = POSTERIOR | {"num_train_epochs": 5, "per_device_train_batch_size": 16, "save_strategy": "steps"}
     settings |= {"clear_warmup": "epochs", "clear_warmup_epochs": 1}
     build = training_arguments(**settings, save_steps=15)
     straight = trainer_of(build, dataset, callbacks=[ExplainsLater(*told).callback(), modes])
     modes.trainer = straight
     with caplog.at_level(logging.WARNING, "hf_clear"):
         straight.train()
-    assert {epoch: mode[0] for epoch, mode in modes.seen.items()} == {
-        0: "posterior",
-        1: "posterior",
-        2: "clear",
-        3: "clear",
-    }
-    assert "explains 20% of what speaks against the given labels" in caplog.text
+    assert [mode[0] for _, mode in sorted(modes.seen.items())] == [*["posterior"] * 3, "clear", "clear"]
+    assert "are expected to go 40% of the way" in caplog.text
     assert straight.sample_store.keeps_gates and straight.sample_store.posterior is None
     resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(GOOD).callback()])
-    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-60")
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-90")
     assert resumed.sample_store.keeps_gates
     assert_same(state_of(straight), state_of(resumed))
 

@@ -13,10 +13,11 @@ from ._registry import NamedEstimator
 from .evidence_mixture import EVIDENCE_SEPARATION, evidence_mixture, held_out_mixture
 from .noise_model import EXPLAINED, RATE, SKILL
 
+_LOST = LEAST_SKILL - 0.1  # well below what it takes at first: near a limit, nothing is changed to and fro
 _NOTHING = 0.05  # skill: with less, a model hardly predicts better than the class frequencies do
 
 
-def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEstimator:
+def mixture_if_unexplained(estimator: NamedEstimator, least: float, in_force: bool = False) -> NamedEstimator:
     """An estimator that answers as the given one if that finds its labels explained ([`NoiseModel.explained`]) by
     predictions with enough skill ([`NoiseModel.expected_skill`]), and otherwise with the clean probabilities of
     [`evidence_mixture`], without a posterior. If the predictions say nothing, or next to nothing (skill below 0.05), it
@@ -28,7 +29,10 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
 
     Args:
         least (`float`): of `explained`, in [0, 1]; 0 for any. An estimator that doesn't tell is left as it is.
+        in_force (`bool`, *optional*, defaults to `False`): whether training follows the posterior by now. It is given
+            up if its predictions lose their skill (below 0.5), and only then: they learn wrong labels by heart.
     """
+    least, least_skill = (0.0, _LOST) if in_force else (least, LEAST_SKILL)
 
     def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         found = estimator(evidence)
@@ -40,7 +44,7 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float) -> NamedEsti
             mixture = held_out_mixture(evidence)
             if math.isnan(mixture.diagnostics[EVIDENCE_SEPARATION]):
                 return _as_labelled(found, evidence, told)
-        elif told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < LEAST_SKILL:
+        elif told.get(EXPLAINED, 1.0) < least or told.get(SKILL, 1.0) < least_skill:
             mixture = evidence_mixture(evidence)
         else:
             return found
