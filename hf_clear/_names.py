@@ -4,3 +4,4 @@ TRUE_LABEL = "true_label"  # the column of a data set that holds the labels befo
 IGNORED_LABEL = -100  # marks samples and tokens without a label, as everywhere in transformers
 SAMPLE_INDEX = "_clear_sample_index"  # the key of an item's, and a batch's, sample index: no column of a user's data
 TEST_PREDICTIONS = "test_predictions.parquet"  # the file with what a run predicted for each test sample
+NO_NOISE = "none"  # on a command line, in the place of a noise type

@@ -14,7 +14,7 @@ from ._argument_checks import as_array, check_label_names, check_seed
 from ._names import IGNORED_LABEL
 from .estimators import NoiseModel, fit_noise_model
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
-from .estimators.noise_model import log_probabilities, warn_if_unsupported
+from .estimators.noise_model import check_num_labels, log_probabilities, warn_if_unsupported
 from .evidence import cross_fitted_probe
 from .report.issue_table import as_columns, issue_table
 
@@ -141,6 +141,7 @@ class LabelEvidence:
         if not given and num_labels is None:
             num_labels = _number_of(labels)
         num_labels = given[0].shape[1] if given else int(num_labels or 0)
+        check_num_labels(num_labels)  # before probes are trained
         wrong = np.flatnonzero((labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels)))
         if len(wrong):
             raise ValueError(

@@ -15,6 +15,7 @@ from ._typing import AnyTrainer
 from .checks import warn_of_idle_settings
 from .class_tables import say_table_size, table_type
 from .estimators import NamedEstimator, get_estimator
+from .estimators.noise_model import check_num_labels
 from .fallback import settings_for_task
 from .known_labels import labels_without_items
 from .losses import LossEvidence, TrainingLoss
@@ -73,6 +74,8 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     refit.true_labels = None if refit.labels_tokens else true_labels_of(trainer.train_dataset)
     if refit.labels_tokens:
         _check_tokens(refit.settings, estimator)
+    elif "noise_model" in estimator.name.split("+"):
+        check_num_labels(logits.shape[-1])
     estimator.check_held_out(refit.settings.clear_warmup in BY_EVIDENCE)
     if refit.settings.clear_warmup in BEFORE_TRAINING:
         find_head(trainer.accelerator.unwrap_model(model), refit.settings.probe_head)

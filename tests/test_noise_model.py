@@ -203,6 +203,7 @@ def test_scores_may_be_of_any_kind():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"features": np.ones((4, 2)), "label_names": list(map(str, range(5000)))}, "There are 5000 classes. A noise"),
         ({"features": ["some", "texts"] * 2}, "`features` has to hold numbers, in an array; got list of str"),
         ({"features": np.ones(4)}, r"`features` has to be of shape \[4, dim\].*got \[4\]"),
         ({"pred_probs": "none"}, "`pred_probs` has to hold numbers, in an array; got str"),

@@ -24,6 +24,7 @@ from hf_clear import (
     preset,
 )
 from hf_clear.estimators.noise_model import log_probabilities
+from hf_clear.runs.label_issues import held_out_evidence
 from hf_clear.without_posterior import with_gates
 
 
@@ -217,6 +218,23 @@ def test_weights_that_are_no_numbers_are_refused_before_the_first_step(training_
     with pytest.raises(ValueError, match=f"predicts NaN or infinity for each of the 4 .*{name.split('.')[0]}"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_the_noise_model_is_refused_for_more_classes_than_it_is_for(training_arguments):
+    """Before the first step, whatever the loss is."""
+    arguments = training_arguments(**preset("clear") | {"clear_estimator": "noise_model"})
+    trainer = trainer_of(arguments, toy_dataset(), tiny_bert(num_labels=4097))
+    with pytest.raises(ValueError, match="There are 4097 classes. A noise matrix is for 4096 at most"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_held_out_rows_of_very_many_classes_have_no_score(training_arguments, caplog):
+    trainer = trainer_of(training_arguments(), toy_dataset(), tiny_bert(num_labels=4097))
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        found = held_out_evidence(trainer, toy_dataset(8), {"clean_probability": np.ones(8)})
+    assert np.isnan(found["label_score"]).all() and (found["predicted_label"] == -1).all()
+    assert found["given_label"].tolist() == toy_dataset(8)["labels"][:] and "at most" in caplog.text
 
 
 def many_classes():

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .._names import NO_NOISE
 from ..checksums import file_checksum
-from ._grid_checks import NO_NOISE, check_lists, parsed
+from ._grid_checks import check_lists, parsed
 from .train import script
 
 _MEMORIZATION = "--report_memorization"

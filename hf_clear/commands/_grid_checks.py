@@ -10,10 +10,10 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .._names import NO_NOISE
 from ..data.folders import splits_in
 from .train import script
 
-NO_NOISE = "none"
 METHODS = ("none", "clear", "turn")
 _DATA = ("task_name", "dataset_name", "train_file", "test_file", "validation_file")
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .._names import NO_NOISE
 from ..comparison import TrainingResult, read_training_result
 from ..files import check_folder, write_atomically
 from ._grid_cells import Combination, combinations_of
-from ._grid_checks import NO_NOISE
 from ._grid_outputs import check_replaceable, write_outputs
 
 _DONE = "grid.json"

@@ -149,11 +149,7 @@ def fit_noise_model(
     tables = score_tables(scores)
     labels = _labels(labels, *tables[0].shape)
     num_labels = tables[0].shape[1]
-    if num_labels > MOST_CLASSES:
-        raise ValueError(
-            f"`scores` are for {num_labels} classes. A noise matrix is for {MOST_CLASSES} at most: its time and memory "
-            "grow with their square. Leave out classes without samples, or judge labels within groups of classes."
-        )
+    check_num_labels(num_labels)
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     if isinstance(least_skill, bool) or not isinstance(least_skill, (int, float)) or not 0 <= least_skill:
         raise ValueError(f"`least_skill` has to be a number, 0 or above; got {least_skill!r}.")
@@ -164,6 +160,15 @@ def fit_noise_model(
     matrix, weights = fit_matrix(some, num_labels, known, least_skill, start)
     gain, is_supported = _gain(some, num_labels, known, least_skill, start)
     return _model(tables, labels, matrix, weights, gain, is_supported)
+
+
+def check_num_labels(num_labels: int) -> None:
+    """Raises a ValueError if there are more than `MOST_CLASSES`."""
+    if num_labels > MOST_CLASSES:
+        raise ValueError(
+            f"There are {num_labels} classes. A noise matrix is for {MOST_CLASSES} at most: its time and memory grow "
+            "with their square. Leave out classes without samples, or judge labels within groups of classes."
+        )
 
 
 def fit_halves(some: Rows, num_labels: int, known: np.ndarray | None = None) -> list[tuple[np.ndarray, Rows]]:

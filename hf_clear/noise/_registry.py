@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._callables import check_call
+from .._names import NO_NOISE
 from .._registry import Registry
 
-NO_NOISE = "none"  # on a command line, in the place of a name
 # (labels, num_labels, noise_rate, rng, features) -> noisy labels: see `register_noise_type`.
 NoiseFunction = Callable[[np.ndarray, int, float, np.random.Generator, np.ndarray | None], np.ndarray]
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from datasets import Dataset, DatasetDict
 from peft import PeftConfig
 
+from .._names import NO_NOISE
 from ..data.contradictions import contradictions
 from ..data.files import check_file
 from ..data.labels import TEXTS
@@ -26,7 +27,6 @@ from ..tuners import PEFT_METHODS
 from .training_arguments import FULL_FINE_TUNING
 
 logger = logging.getLogger(__name__)
-NO_NOISE = "none"  # as the name of a noise type
 
 
 def check_choices(arguments: Any) -> None:

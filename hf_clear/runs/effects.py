@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers import Trainer
 
+from .._names import NO_NOISE
 from ..mixin import ClearMixin
 from ..probe_args import ProbeArguments
 from ..training_args import ClearArguments
 from ..turn.mixin import TurnMixin
 from ..turn.training_args import TurnArguments
-from .arguments import NO_NOISE, PeftArguments
+from .arguments import PeftArguments
 from .training_arguments import FULL_FINE_TUNING
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from .._typing import AnyTrainer
 from ..data.labels import TEXTS
 from ..estimators import fit_noise_model, gaussian_mixture
-from ..estimators.noise_model import log_probabilities
+from ..estimators.noise_model import MOST_CLASSES, log_probabilities
 from ..fit_checks import without_scores
 from ..passes import predict_samples, sample_dataloader
 from ..report import issue_table, to_csv, to_parquet
@@ -73,6 +73,15 @@ def held_out_evidence(
     predictions = predict_samples(trainer, sample_dataloader(trainer, dataset), description="Held-out labels")
     probabilities, labels = _array(predictions.probabilities), predictions.labels.numpy()
     store = getattr(trainer, "sample_store", None)
+    if probabilities.shape[1] > MOST_CLASSES:
+        if trainer.is_world_process_zero():
+            logger.warning(
+                f"The {len(labels)} rows that were taken for validation have no score and no suggestion in the table: "
+                f"the noise model is for {MOST_CLASSES} classes at most."
+            )
+        nothing = {name: np.full(len(labels), np.nan) for name in ("label_score", "clean_probability")}
+        nothing |= {"suggestion_confidence": nothing["label_score"], "predicted_label": np.full(len(labels), -1)}
+        return {**nothing, "loss": predictions.losses.numpy(), "given_label": labels}
     matrix = None if store is None or store.transition_matrix is None else store.transition_matrix.cpu().numpy()
     if matrix is None:
         known = of_training["clean_probability"][np.isfinite(of_training["clean_probability"])]
