@@ -1,7 +1,9 @@
 """Two processes on CPU do what one does; the launchers are those of the README."""
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +25,20 @@ ACCELERATE = (
 
 def launch(launcher: str, *command: str | Path) -> None:
     program, *arguments = shlex.split(launcher)
-    run = subprocess.run(
+    run = subprocess.Popen(
         [str(Path(sys.executable).parent / program), *arguments, *map(str, command)],
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
-    assert run.returncode == 0, run.stderr
+    try:
+        _, errors = run.communicate(timeout=600)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)  # with the workers of its processes, which would hold the pipe
+    assert run.returncode == 0, errors
 
 
 @pytest.fixture(scope="module")

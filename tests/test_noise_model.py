@@ -14,7 +14,7 @@ from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
 from hf_clear.estimators._unexplained import mixture_if_unexplained
-from hf_clear.estimators._weights import Rows, centered, fit_weights
+from hf_clear.estimators._weights import Rows, centered, classes_first, fit_weights
 from hf_clear.estimators.noise_model import log_probabilities
 from hf_clear.evidence import (
     EVIDENCE_SOURCES,
@@ -43,7 +43,7 @@ def by_hand(scores, labels, matrix, scale, bias):
 def test_weights_posterior_and_likelihood_against_brute_force_on_three_classes():
     matrix = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.3, 0.1, 0.6]])
     scores, _, labels = simulated(matrix, size=200, separation=1.5, seed=3)
-    rows = Rows([centered(scores / 7)], labels)
+    rows = Rows([classes_first(centered(scores / 7))], labels)
 
     def penalized(scale, bias, frequencies):
         mean = softmax(scale * scores / 7 + bias, axis=1).mean(axis=0)
@@ -223,7 +223,7 @@ def test_counting():
     rate = 1 - 6 / 8
     expected = [[(6 + 2 * (1 - rate)) / 10, (2 + 2 * rate) / 10], [rate, 1 - rate]]
     np.testing.assert_allclose(matrix_of_counts(counts), expected)
-    found = expected_counts(np.array([[0.5, 0.5], [1, 0], [0.2, 0.8]]), np.array([1, 1, 0]))
+    found = expected_counts(np.array([[0.5, 1, 0.2], [0.5, 0, 0.8]]), np.array([1, 1, 0]))
     np.testing.assert_allclose(found, [[0.2, 1.5], [0.8, 0.5]])
 
 

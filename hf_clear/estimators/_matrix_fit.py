@@ -16,6 +16,7 @@ _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SEARCHED, _FITTED = 5, 20
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
+_ROUGH = 1e-7  # of the fits of the prediction before the last one: half the time, for .0002 nats
 
 
 def skill(prediction: np.ndarray) -> float:
@@ -51,16 +52,17 @@ def fit_matrix(
     weights = fit_weights(some, matrix, steps=_FITTED)
     symmetric = matrix, weights
     # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
-    frequencies = weights.predict(some.scores).mean(axis=0, dtype=np.float64) if len(some.labels) else None
+    frequencies = weights.predict(some.scores).mean(axis=1, dtype=np.float64) if len(some.labels) else None
     for _ in range(_ROUNDS):
         f, before = weights.predict(some.scores), matrix
         for _ in range(_STEPS):
-            t, _ = posterior(f, matrix.T[some.labels].astype(np.float32))
+            t, _ = posterior(f, some.likelihood(matrix))
             matrix = matrix_of_counts(expected_counts(t, some.labels))
-        weights = fit_weights(some, matrix, weights, steps=_FITTED, frequencies=frequencies)
+        weights = fit_weights(some, matrix, weights, _FITTED, frequencies, _ROUGH)
         if np.abs(matrix - before).max() < _CONVERGED:
             break
-    is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores)) < least_skill
+    weights = fit_weights(some, matrix, weights, _FITTED, frequencies)
+    is_weak = len(some.labels) > 0 and skill(weights.predict(some.scores).T) < least_skill
     return _one_rate(some, *symmetric) if is_weak else (matrix, weights)
 
 
@@ -95,5 +97,5 @@ def likeliest_symmetric(some: Rows, num_labels: int) -> np.ndarray:
 
 def _log_likelihood(some: Rows, matrix: np.ndarray, weights: Weights) -> float:
     """The mean over samples, in nats."""
-    _, total = posterior(weights.predict(some.scores), matrix.T[some.labels].astype(np.float32))
+    _, total = posterior(weights.predict(some.scores), some.likelihood(matrix))
     return float(np.log(total).mean(dtype=np.float64)) if len(total) else 0.0

@@ -28,15 +28,15 @@ def expected_counts(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How often each given label goes with each true class: the posteriors of the samples with this label, added up.
 
     Args:
-        posterior (`np.ndarray` of shape `[rows, num_labels]`): over the true class.
+        posterior (`np.ndarray` of shape `[num_labels, rows]`): over the true class.
         labels (`np.ndarray` of shape `[rows]`): the given classes.
 
     Returns:
         `np.ndarray` of shape `[num_labels, num_labels]`: row: true class; column: given label.
     """
-    counts = np.zeros((posterior.shape[1], posterior.shape[1]))
+    counts = np.zeros((len(posterior), len(posterior)))
     order = np.argsort(labels, kind="stable")
     given, first = np.unique(labels[order], return_index=True)
     if len(given):
-        counts[:, given] = np.add.reduceat(posterior[order], first, axis=0, dtype=np.float64).T
+        counts[:, given] = np.add.reduceat(posterior[:, order], first, axis=1, dtype=np.float64)
     return counts

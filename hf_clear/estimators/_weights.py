@@ -1,4 +1,8 @@
-"""From scores to a prediction, by the likelihood of the given labels. numpy and scipy only."""
+"""From scores to a prediction, by the likelihood of the given labels. numpy and scipy only.
+
+Tables that are fitted to have classes first, `[num_labels, rows]`: sums over classes then add up whole rows of memory,
+which takes a third of the time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ _LOG_SCALES = (-10.0, 6.0)
 _MOST_NUMBERS = 2**24  # of a table that scales are fitted to; more samples hardly change them
 _MOST_ROWS, _LEAST_ROWS = 32_768, 4_096
 _LEAST_PROBABILITY = 1e-12
+_TIGHT = 2.2e-9
 # Of the class frequencies, against a sample's label. Chosen with a look at true labels: without it, if 40 % of each
 # class are labelled as the next one, one class in twenty is often taken for its neighbor; from 1 on, noise that strikes
 # some classes far more than others is underestimated.
@@ -34,12 +39,15 @@ class Weights:
     bias: np.ndarray
 
     def predict(self, tables: list[np.ndarray]) -> np.ndarray:
-        """f of score tables that are [`centered`]: `[rows, num_labels]`, in float32."""
-        total = self.bias.astype(np.float32) + sum(np.float32(scale) * z for scale, z in zip(self.scales, tables))
-        total -= total.max(axis=1, keepdims=True)
-        np.exp(total, out=total)
-        total /= total.sum(axis=1, keepdims=True)
-        return total
+        """f of score tables that are [`centered`], with classes first: `[num_labels, rows]`, in float32."""
+        f = np.multiply(tables[0], np.float32(self.scales[0]))
+        for scale, table in zip(self.scales[1:], tables[1:]):
+            f += np.float32(scale) * table
+        f += self.bias.astype(np.float32)[:, None]
+        f -= f.max(axis=0)
+        np.exp(f, out=f)
+        f /= sum_over(f, axis=0)
+        return f
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Rows:
     """The samples that weights are fitted to.
 
     Attributes:
-        scores (`list[np.ndarray]` of shape `[rows, num_labels]`): of each source, in float32, centered in each row.
+        scores (`list[np.ndarray]` of shape `[num_labels, rows]`): of each source, in float32, [`centered`].
         labels (`np.ndarray` of shape `[rows]`): the given classes.
     """
 
@@ -61,10 +69,14 @@ class Rows:
         most = int(np.clip(_MOST_NUMBERS // tables[0].shape[1], _LEAST_ROWS, _MOST_ROWS))
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-        return cls([centered(table[rows]) for table in tables], labels[rows])
+        return cls([classes_first(centered(table[rows])) for table in tables], labels[rows])
 
     def select(self, rows: np.ndarray) -> Rows:
-        return Rows([table[rows] for table in self.scores], self.labels[rows])
+        return Rows([table[:, rows] for table in self.scores], self.labels[rows])
+
+    def likelihood(self, matrix: np.ndarray) -> np.ndarray:
+        """Of the given label, by true class: `T[k, y_i]`, `[num_labels, rows]`, in float32."""
+        return matrix.astype(np.float32)[:, self.labels]
 
 
 def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -120,12 +132,24 @@ def centered(table: np.ndarray) -> np.ndarray:
     return table - table.mean(axis=1, keepdims=True)
 
 
+def classes_first(table: np.ndarray) -> np.ndarray:
+    """From `[rows, num_labels]` to `[num_labels, rows]`."""
+    return np.ascontiguousarray(table.T)
+
+
+def sum_over(table: np.ndarray, axis: int) -> np.ndarray:
+    """`table.sum(axis)`, as a product of matrices: several times faster."""
+    ones = np.ones(table.shape[axis], dtype=table.dtype)
+    return ones @ table if axis == 0 else table @ ones
+
+
 def fit_weights(
     rows: Rows,
     matrix: np.ndarray,
     start: Weights | None = None,
     steps: int = 100,
     frequencies: np.ndarray | None = None,
+    tolerance: float = _TIGHT,
 ) -> Weights:
     """Maximizes `sum_i log (f_i T)[y_i]` over scales and biases, which have a standard normal prior.
 
@@ -136,6 +160,7 @@ def fit_weights(
         frequencies (`np.ndarray` of shape `[num_labels]`, *optional*): of the true classes, as far as they are known:
             q. The mean prediction m has to be near them: `0.3 KL(q || m)` a sample (expectation regularization; Mann
             and McCallum, 2007).
+        tolerance (`float`, *optional*, defaults to 2.2e-9): the fit ends if a step gains less, as a share of the loss.
     """
     from scipy.optimize import minimize
     from scipy.special import rel_entr
@@ -144,26 +169,29 @@ def fit_weights(
     start = Weights(np.full(num_sources, np.exp(_FIRST_LOG_SCALE)), np.zeros(num_labels)) if start is None else start
     if size == 0:
         return start
-    likelihood = matrix.T[rows.labels].astype(np.float32)  # of the given label, by true class
-    ones = np.ones(size, dtype=np.float32)  # sums over rows as products of matrices are several times faster
+    likelihood = rows.likelihood(matrix)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         weights = _weights(values, num_sources)
         f = weights.predict(rows.scores)
-        t, total = posterior(f, likelihood)
-        penalty, rise = weights.bias @ weights.bias / 2 / size, t - f  # along each logit
+        rise, total = posterior(f, likelihood)
+        rise -= f  # along each logit
+        penalty = weights.bias @ weights.bias / 2 / size
         if frequencies is not None:
-            mean = np.maximum((ones @ f).astype(np.float64) / size, _LEAST_PROBABILITY)
-            ratio = (frequencies / mean).astype(np.float32)
+            mean = np.maximum(sum_over(f, axis=1).astype(np.float64) / size, _LEAST_PROBABILITY)
             penalty += _FREQUENCY_WEIGHT * rel_entr(frequencies, mean).sum()
-            rise = rise + _FREQUENCY_WEIGHT * f * (ratio - (f @ ratio)[:, None])
+            ratio = (frequencies / mean).astype(np.float32)
+            f *= np.float32(_FREQUENCY_WEIGHT) * (ratio[:, None] - ratio @ f)
+            rise += f
         along = [float(np.vdot(z, rise)) for z in rows.scores] * weights.scales
-        gradient = np.concatenate([along, ones @ rise - weights.bias])
+        gradient = np.concatenate([along, sum_over(rise, axis=1) - weights.bias])
         return penalty - np.log(total).mean(dtype=np.float64), -gradient / size
 
     first = np.concatenate([np.log(start.scales), start.bias])
     bounds = [_LOG_SCALES] * num_sources + [(None, None)] * num_labels
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    found = minimize(
+        loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps, "ftol": tolerance}
+    )
     return _weights(found.x, num_sources)
 
 
@@ -171,15 +199,16 @@ def posterior(f: np.ndarray, likelihood: np.ndarray) -> tuple[np.ndarray, np.nda
     """Bayes' rule: `t_ik = f_ik T[k, y_i] / sum_k' f_ik' T[k', y_i]`.
 
     Args:
-        f (`np.ndarray` of shape `[rows, num_labels]`): the prediction.
+        f (`np.ndarray` of shape `[num_labels, rows]`): the prediction.
         likelihood (`np.ndarray` of the same shape): of the given label, by true class: `T[k, y_i]`.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: t, and the sum below the line, `[rows]`.
     """
-    joint = f * likelihood
-    total = np.maximum(joint.sum(axis=1), _LEAST_PROBABILITY)
-    return joint / total[:, None], total
+    t = f * likelihood
+    total = np.maximum(sum_over(t, axis=0), _LEAST_PROBABILITY)
+    t /= total
+    return t, total
 
 
 def _weights(values: np.ndarray, num_sources: int) -> Weights:

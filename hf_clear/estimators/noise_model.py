@@ -14,7 +14,7 @@ from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
-from ._weights import Rows, Weights, centered, has_scores, least_probability, posterior, score_tables
+from ._weights import Rows, Weights, centered, classes_first, has_scores, least_probability, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
@@ -197,8 +197,8 @@ def _gain(
             return float("nan"), False
         seen, held_out = some.select(rows), some.select(~rows)
         matrix, weights = fit_matrix(seen, num_labels, known, least_skill, start)
-        likelihood = (weights.predict(held_out.scores) * matrix.T[held_out.labels]).sum(axis=1)
-        same_for_all = (weights.predict(seen.scores).mean(axis=0) @ matrix)[held_out.labels]
+        likelihood = (weights.predict(held_out.scores) * matrix[:, held_out.labels]).sum(axis=0)
+        same_for_all = (weights.predict(seen.scores).mean(axis=1) @ matrix)[held_out.labels]
         gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
     least = t.isf(_SIGNIFICANCE, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
     return float(gains.mean()), bool(gains.mean() > max(least, _LEAST_GAIN))
@@ -211,12 +211,11 @@ def _model(
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
     predictions, target, total = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind), 0.0
     for rows in _blocks(len(labels)):
-        f, labelled = weights.predict([centered(table[rows]) for table in tables]), is_labelled[rows]
-        likelihood = matrix.T[np.maximum(labels[rows], 0)].astype(np.float32)
-        likelihood = np.where(labelled[:, None], likelihood, 1)
-        target[rows], sums = posterior(f, likelihood)
+        block = Rows([classes_first(centered(table[rows])) for table in tables], np.maximum(labels[rows], 0))
+        f, labelled = weights.predict(block.scores), is_labelled[rows]
+        t, sums = posterior(f, np.where(labelled, block.likelihood(matrix), np.float32(1)))
         total += np.log(sums[labelled & known[rows]]).sum(dtype=np.float64)
-        predictions[rows] = f
+        predictions[rows], target[rows] = f.T, t.T
     if not is_supported:
         predictions[:] = 1 / shape[1]
     stays = is_labelled & ~(known & is_supported)  # nothing is known against these labels

@@ -11,7 +11,6 @@ import torch
 
 from .._names import IGNORED_LABEL
 from ..fold_assignment import assign_folds
-from ..losses import generalized_cross_entropy
 from ._registry import register_evidence
 
 _NUM_FOLDS = 5
@@ -132,11 +131,13 @@ def _fit(
     weight_decay: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[num_folds, dim, num_labels]` and biases `[num_folds, 1, num_labels]`."""
-    weight = torch.zeros(num_folds, x.shape[1], num_labels, device=x.device, requires_grad=True)
-    bias = torch.zeros(num_folds, 1, num_labels, device=x.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=weight_decay)
+    weight = torch.zeros(num_folds, x.shape[1], num_labels, device=x.device)
+    bias = torch.zeros(num_folds, 1, num_labels, device=x.device)
+    # One kernel a step on a GPU, where a step takes as long as what it launches.
+    optimizer = torch.optim.AdamW([weight, bias], lr=_LEARNING_RATE, weight_decay=weight_decay, fused=x.is_cuda)
     samples = learned.nonzero().squeeze(1)
-    of_class = _class_weights(labels[samples], folds[samples], num_labels, num_folds)
+    sees = folds != torch.arange(num_folds, device=x.device).unsqueeze(1)
+    counts = _class_weights(labels[samples], folds[samples], num_labels, num_folds)[:, labels.clamp_min(0)] * sees
     size = _batch_size(len(samples), num_folds * num_labels)
     step, num_steps = 0, _EPOCHS * -(-len(samples) // size)
     generator = np.random.default_rng(seed)
@@ -145,15 +146,24 @@ def _fit(
         for rows in samples[order].split(size):
             optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 + math.cos(math.pi * step / num_steps)) / 2
             step += 1
-            logits = x[rows] @ weight + bias
-            loss = generalized_cross_entropy(logits, labels[rows].expand(num_folds, -1), q)
-            loss = loss * of_class[:, labels[rows]]
-            sees = folds[rows] != torch.arange(num_folds, device=x.device).unsqueeze(1)
-            loss = ((loss * sees).sum(dim=1) / sees.sum(dim=1).clamp_min(1)).sum()  # the folds share no parameter
-            optimizer.zero_grad()
-            loss.backward()
+            some, count = x[rows], counts[:, rows] / sees[:, rows].sum(dim=1, keepdim=True).clamp_min(1)
+            along = gce_gradient(some @ weight + bias, labels[rows], q) * count.unsqueeze(2)
+            weight.grad, bias.grad = some.T @ along, along.sum(dim=1, keepdim=True)  # the folds share no parameter
             optimizer.step()
-    return weight.detach(), bias.detach()
+    return weight, bias
+
+
+def gce_gradient(logits: torch.Tensor, labels: torch.Tensor, q: float) -> torch.Tensor:
+    """That of the generalized cross entropy along logits, `p_y^q (p - onehot(y))`: autograd takes three times as long.
+
+    Args:
+        logits (`torch.Tensor` of shape `[num_folds, batch, num_labels]`), labels (`torch.LongTensor` of shape
+            `[batch]`): of the samples that all folds have in common.
+    """
+    p = logits.softmax(dim=2)
+    chosen = labels.expand(len(p), -1).unsqueeze(2)
+    strength = p.gather(2, chosen).pow(q)
+    return (p * strength).scatter_add_(2, chosen, -strength)
 
 
 def _batch_size(num_samples: int, numbers_of_each: int) -> int:

@@ -7,7 +7,6 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -155,8 +154,7 @@ def train_probe(
         )
     optimizer = probe_optimizer(probe, features, args) if optimizer is None else optimizer
     takes_part = finite if targets is None else (targets.sum(dim=1) > 0).cpu() & finite
-    samples = takes_part.nonzero().squeeze(1)
-    if not (num_samples := len(samples)):
+    if not (num_samples := len(samples := takes_part.nonzero().squeeze(1))):
         return
     features = features.with_head_on(next(probe.parameters()).device)  # a step is shorter than the way there
     steps_per_epoch = -(-num_samples // args.probe_batch_size)
@@ -164,7 +162,7 @@ def train_probe(
     epochs = range(first_epoch, args.probe_epochs)
     for epoch in tqdm(epochs, desc="Linear probing", unit="epoch", disable=not show_progress):
         order = samples[np.random.default_rng((seed, epoch)).permutation(num_samples)]
-        total: float | torch.Tensor = 0.0  # of tensors: a step waits for no device
+        total: float | torch.Tensor = 0.0  # a step waits for no device
         for rows in order.split(args.probe_batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * (1 + np.cos(np.pi * step / num_steps)) / 2
@@ -177,7 +175,7 @@ def train_probe(
                 target = targets[rows.to(targets.device)].to(scores[0])
                 losses = [consistency_loss(logits, target).mean() for logits in scores]
             optimizer.zero_grad()
-            cast(torch.Tensor, sum(losses)).backward()  # they share no parameter
+            torch.autograd.backward(losses)  # they share no parameter
             optimizer.step()
             total = total + losses[-1].detach() * len(rows)
             step += 1
@@ -204,9 +202,11 @@ def probe_optimizer(probe: Probe, features: FrozenFeatures, args: ProbeArguments
     parts = [(probe.head, features.head)] + [(probe.mean, features.mean)] * probe.uses_mean
     groups = []
     for module, of_module in cast(list[tuple[nn.Module, torch.Tensor]], parts):
-        scale = _scale(of_module) if isinstance(module, nn.Linear) else 1.0
-        groups.append({"params": list(module.parameters()), "initial_lr": args.probe_learning_rate / scale})
-    return torch.optim.AdamW(groups, lr=args.probe_learning_rate, weight_decay=0.0)
+        rate = args.probe_learning_rate / (_scale(of_module) if isinstance(module, nn.Linear) else 1.0)
+        groups.append({"params": list(module.parameters()), "initial_lr": rate})
+    return torch.optim.AdamW(
+        groups, lr=args.probe_learning_rate, weight_decay=0.0, fused=next(probe.parameters()).is_cuda
+    )
 
 
 def _scale(features: torch.Tensor, rows: int = 8192) -> float:
@@ -231,7 +231,7 @@ def features_for_probe(
     dataset: MapDataset,
     args: ProbeArguments,
     mean: bool,
-    batch_context: Callable[[torch.Tensor], AbstractContextManager] | None = None,
+    batch_context: Callable[[torch.Tensor], contextlib.AbstractContextManager] | None = None,
     needs_labels: bool = True,
     needs_all: bool = True,
 ) -> Iterator[FrozenFeatures]:
@@ -262,7 +262,7 @@ def set_head(trainer: AnyTrainer, name: str | None, probe: Probe) -> None:
             own.copy_(probed)
 
 
-def base_model_context(trainer: AnyTrainer) -> Callable[[torch.Tensor], AbstractContextManager]:
+def base_model_context(trainer: AnyTrainer) -> Callable[[torch.Tensor], contextlib.AbstractContextManager]:
     """For [`predict_features`]: the model without its adapter."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return lambda index: model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()

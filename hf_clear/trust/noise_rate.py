@@ -170,7 +170,7 @@ class _Likelihood:
         for matrix_of, rows in self.halves:
             matrix = np.maximum(matrix_of(rate), _LEAST)
             weights = fit_weights(rows, matrix)  # from the beginning: no way leads back from saturated ones
-            _, sums = posterior(weights.predict(rows.scores), matrix.T[rows.labels].astype(np.float32))
+            _, sums = posterior(weights.predict(rows.scores), rows.likelihood(matrix))
             total += np.log(sums).mean(dtype=np.float64) / len(self.halves)
         return total
 

@@ -4,6 +4,7 @@ All settings in one launch, since imports take longer than they. Each process wr
 """
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -304,7 +305,9 @@ def resume(folder: Path) -> dict:
 
 def main() -> None:
     hf_clear.probing.head_start.LEAST_SKILL = 0.0  # of so few samples, too, evidence is to be used
-    faulthandler.dump_traceback_later(900, exit=True)  # should it hang, it says where
+    faulthandler.dump_traceback_later(300, exit=True)  # should it hang, it says where
+    # Workers of a dataloader: a fork beside the threads of gloo and others may never return.
+    multiprocessing.set_start_method("forkserver")
     folder = Path(sys.argv[1])
     results = {name: run(name, folder) for name in SETTINGS}
     results |= {"seq2seq": seq2seq(folder), "resume": resume(folder), "fsdp2": fsdp2(folder)}
