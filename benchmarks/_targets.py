@@ -203,13 +203,14 @@ def _without_noise(tables: dict[tuple, Table], method: str) -> dict[tuple, float
 
 
 def _in_that_of_plain(tables: dict[tuple, Table], method: str, what: str, name: str, needed: float) -> Target:
-    """The median over cells and seeds that were run on the same machine class. Time is that of the processor on a CPU,
-    which other jobs hardly change; on a GPU, that would leave out what it does."""
+    """The median over cells and seeds that were run on the same machine class, by the same commit: of others, nobody
+    knows how many ran at once. Time is that of the processor on a CPU, which other jobs hardly change; on a GPU, that
+    would leave out what it does."""
     ratios = []
     for table in tables.values():
         for seed in set(table.get(method, {})) & set(table.get("plain", {})):
             own, plain = table[method][seed], table["plain"][seed]
-            if any(own.get(part) != plain.get(part) for part in ("device", "cpu")):
+            if any(own.get(part) != plain.get(part) for part in ("device", "cpu", "commit")):
                 continue
             measured = "seconds" if name == "cpu_seconds" and own.get("device") != "cpu" else name
             if own.get(measured) is not None and plain.get(measured) is not None:

@@ -49,5 +49,10 @@ if TYPE_CHECKING:
 
         def method_settings(self) -> dict[str, Any]: ...
 
+        # Of [`~hf_clear.beginning.NewBeginningMixin`].
+        def keep_beginning(self) -> None: ...
+
+        def begin_anew(self) -> None: ...
+
 else:
     OwnTrainer = object

@@ -19,6 +19,7 @@ from ._processes import together
 from ._scores import shifts_labels
 from ._version import __version__
 from .base_trainer import BaseTrainerMixin
+from .beginning import NewBeginningMixin
 from .callbacks import NO_CALLBACK, CleanProbabilityCallback, adopt_callback
 from .checkpoints import holds_weights_alone
 from .checks import check_setup, check_training_set, warn_of_lost_state
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 CONFIG_NAME = "clear_config.json"
 
 
-class ClearMixin(StepLossMixin, CrossFitMixin, BaseTrainerMixin):
+class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMixin):
     """CleaR for [`~transformers.Trainer`] and its subclasses, see [`ClearTrainer`]: `class MyTrainer(ClearMixin,
     Seq2SeqTrainer)`."""
 

@@ -30,7 +30,7 @@ from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
 from .truth import truly_clean
-from .without_posterior import say_explained, say_unexplained, with_gates
+from .without_posterior import leave_posterior, say_explained, with_gates
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Refit:
             estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least, in_force)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
         if self.loss.uses_posterior and self.store.posterior is None:
-            say_unexplained(self._trainer, self.loss.name, estimator, logs, least)
+            leave_posterior(self._trainer, self.loss.name, estimator, logs, least)
             self.store.keeps_gates = in_force
             self._go_by_gates()
             self._begin(predictions)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft.utils import CONFIG_NAME as PEFT_CONFIG_NAME
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from transformers.utils import CONFIG_NAME
 
 from ._names import IGNORED_LABEL
-from .checksums import is_intact
+from .checksums import is_intact, sealed
+from .files import write_atomically
 from .strict_json import parse_json
 
 WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."
@@ -66,6 +69,35 @@ def read_state(
     if not isinstance(state, dict):
         raise damaged(path, f"its metadata are a {type(state).__name__}")
     return tensors, state
+
+
+def write_tensors(path: str | os.PathLike, format: str, tensors: Mapping[str, torch.Tensor], **state: Any) -> None:
+    """Writes tensors, and a plain state beside them, as safetensors."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, *sealed(serialize(on_cpu, {"format": format, "state": json.dumps(state)})))
+
+
+@torch.no_grad()
+def read_tensors_into(
+    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike, format: str, writer: str, others: str
+) -> None:
+    """Gives tensors the values that [`write_tensors`] wrote, in place.
+
+    Args:
+        writer (`str`), others (`str`): for errors: who writes such a file, and why it may hold tensors by other names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or of other tensors.
+    """
+    found, _ = read_state(path, format, writer)
+    if found.keys() != tensors.keys():
+        name = min(found.keys() ^ tensors.keys())
+        raise ValueError(f"{path} is of {others} than those of this model: {name} is in one of them alone. {WAY_OUT}")
+    for name, tensor in tensors.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            raise damaged(path, f"{name} is a {found[name].dtype} of shape {list(found[name].shape)}")
+        tensor.copy_(found[name])
 
 
 def damaged(path: str | os.PathLike, reason: str) -> ValueError:

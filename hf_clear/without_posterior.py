@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ._typing import AnyTrainer
+from ._trainer_types import OwnTrainer
 from .estimators import NamedEstimator
 from .estimators._matrix_fit import LEAST_SKILL
 from .estimators.evidence_mixture import EVIDENCE_SEPARATION
@@ -58,10 +58,10 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
     )
 
 
-def say_unexplained(
-    trainer: AnyTrainer, loss: str, estimator: NamedEstimator, logs: Mapping[str, float], least: float
+def leave_posterior(
+    trainer: OwnTrainer, loss: str, estimator: NamedEstimator, logs: Mapping[str, float], least: float
 ) -> None:
-    """Says that the first fit has no posterior, and what that means.
+    """Says that a fit has no posterior, and what that means. A model that has learned nothing begins anew.
 
     Raises:
         ValueError: if the estimator just didn't give one.
@@ -71,8 +71,13 @@ def say_unexplained(
             f"The training loss {loss!r} needs a posterior over the true class, and the estimator "
             f"{estimator.name!r} gave none: `CleanProbabilityEstimate(clean_probability, posterior=...)`."
         )
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        _say_unexplained(logs, least)
+    if math.isnan(logs[SKILL]):
+        trainer.begin_anew()
+
+
+def _say_unexplained(logs: Mapping[str, float], least: float) -> None:
     found = (
         f"A noise matrix explains {logs[EXPLAINED]:.0%} of what speaks against the given labels (it takes {least:.0%}, "
         "`clear_min_explained`): hardly any is wrong, or people erred on samples that a model is in doubt about, too."
@@ -89,7 +94,7 @@ def say_unexplained(
     logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture {by}.")
 
 
-def say_explained(trainer: AnyTrainer, logs: Mapping[str, float]) -> None:
+def say_explained(trainer: OwnTrainer, logs: Mapping[str, float]) -> None:
     """Says that a later fit has a posterior, and what that means."""
     if not trainer.is_world_process_zero():
         return

@@ -533,7 +533,7 @@ def test_fold_states_that_do_not_fit(tmp_path):
     adapters.load(tmp_path / STATE_NAME)
     for name, tensor in adapters.tensors(1).items():
         assert torch.equal(tensor, before[name])
-    with pytest.raises(ValueError, match="is of other adapters than those of this model"):
+    with pytest.raises(ValueError, match="is of another PEFT config or other `clear_folds` than those of this model"):
         folded(LORA, 3)[1].load(tmp_path / STATE_NAME)
     content = bytearray((tmp_path / STATE_NAME).read_bytes())
     content[-3] ^= 1

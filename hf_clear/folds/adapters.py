@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Iterator, MutableMapping
 from typing import cast
@@ -11,12 +10,9 @@ from typing import cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from safetensors.torch import save as serialize
 from torch import nn
 
-from ..checksums import sealed
-from ..files import write_atomically
-from ..state_files import WAY_OUT, damaged, read_state
+from ..state_files import read_tensors_into, write_tensors
 
 # By this ending, files are known as those of a training: no part of a model, and nothing that a push uploads.
 STATE_NAME = "clear_folds_state.safetensors"
@@ -88,16 +84,8 @@ class FoldAdapters:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes all adapters, and the values that they began with, as safetensors, atomically."""
-        parts = {"initial": self._initial, **{str(fold): self.tensors(fold) for fold in range(len(self.names))}}
-        tensors = {
-            f"{part}.{name}": tensor.detach().cpu().contiguous()
-            for part, of_part in parts.items()
-            for name, tensor in of_part.items()
-        }
-        metadata = {"format": _FORMAT, "state": json.dumps({"num_folds": len(self.names)})}
-        write_atomically(path, *sealed(serialize(tensors, metadata)))
+        write_tensors(path, _FORMAT, self._all(), num_folds=len(self.names))
 
-    @torch.no_grad()
     def load(self, path: str | os.PathLike) -> None:
         """Goes on from what [`save`] wrote.
 
@@ -105,19 +93,11 @@ class FoldAdapters:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, or of other adapters.
         """
-        found, _ = read_state(path, _FORMAT, _WRITER)
+        read_tensors_into(self._all(), path, _FORMAT, _WRITER, "another PEFT config or other `clear_folds`")
+
+    def _all(self) -> dict[str, torch.Tensor]:
         parts = {"initial": self._initial, **{str(fold): self.tensors(fold) for fold in range(len(self.names))}}
-        own = {f"{part}.{name}": tensor for part, of_part in parts.items() for name, tensor in of_part.items()}
-        if found.keys() != own.keys():
-            name = min(found.keys() ^ own.keys())
-            raise ValueError(
-                f"{path} is of other adapters than those of this model: {name} is in one of them alone. Resume with "
-                f"the PEFT config and the `clear_folds` that the run began with. {WAY_OUT}"
-            )
-        for name, tensor in own.items():
-            if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-                raise damaged(path, f"{name} is a {found[name].dtype} of shape {list(found[name].shape)}")
-            tensor.copy_(found[name])
+        return {f"{part}.{name}": tensor for part, of_part in parts.items() for name, tensor in of_part.items()}
 
 
 class _Hidden:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .._processes import run_on_main
-from .._typing import AnyTrainer
+from .._trainer_types import OwnTrainer
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
 from ..estimators._matrix_fit import LEAST_SKILL
 from ..evidence import EvidenceSource, evidence_sources
@@ -24,7 +24,7 @@ from ..features import FrozenFeatures, on_device
 from ..folds.cross_fitting import HeldOutScores
 from ..passes import SamplePredictions
 from ..training_args import ClearArguments
-from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
+from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe, trained_part
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class FirstFit:
         held_out (`HeldOutScores`, *optional*): of a cross-fitting warm-up.
     """
 
-    trainer: AnyTrainer
+    trainer: OwnTrainer
     settings: ClearArguments
     bypassed: Callable[[torch.Tensor], AbstractContextManager]
     estimator: NamedEstimator
@@ -143,6 +143,8 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         if held_out is None and noise.expected_skill < LEAST_SKILL:
             if first.trainer.is_world_process_zero():
                 logger.warning(_too_weak(noise, first))
+            if features is not None and noise.is_supported and first.settings.clear_min_explained > 0:
+                _keep_with_head(first, features, torch.from_numpy(noise.target))
             return logs, False
         predictions = _predictions(noise)
         if held_out is not None:
@@ -154,6 +156,19 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         if features and targets is not None and bool((targets.max(dim=1).values < 1).any()):
             first.train(first.probe(features), features, targets)
     return logs, True
+
+
+def _keep_with_head(first: FirstFit, features: FrozenFeatures, targets: torch.Tensor) -> None:
+    """Keeps what is trained as it is, with a head that is fitted to what the evidence says, for a new beginning. The
+    model goes on with its own head."""
+    model = first.trainer.accelerator.unwrap_model(first.trainer.model)
+    head = trained_part(find_head(model, first.settings.probe_head))
+    own = [parameter.detach().clone() for parameter in head.parameters()]
+    first.train(first.probe(features), features, targets)
+    first.trainer.keep_beginning()
+    with torch.no_grad():
+        for parameter, value in zip(head.parameters(), own):
+            parameter.copy_(value)
 
 
 def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
