@@ -16,7 +16,7 @@ _START_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SEARCHED, _FITTED = 5, 20
 _ROUNDS, _STEPS = 30, 3  # of expectation maximization: fits of the prediction, and of the noise matrix in each
 _CONVERGED = 1e-3
-_ROUGH = 1e-7  # of the fits of the prediction before the last one: half the time, for .0002 nats
+_ROUGH = 1e-7  # of the fits of the prediction before the last one: half of the time, and nearly the same matrix
 
 
 def skill(prediction: np.ndarray) -> float:
