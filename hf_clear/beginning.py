@@ -63,6 +63,7 @@ class NewBeginningMixin(OwnTrainer):
         if self._beginning is None or self._has_fit:
             return
         self._beginning.restore()
+        self._beginning = None
         optimizer: Any = self.optimizer
         getattr(optimizer, "optimizer", optimizer).state.clear()  # accelerate's stands around the one that has it
         if self.is_world_process_zero():

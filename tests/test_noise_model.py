@@ -22,8 +22,9 @@ from hf_clear.evidence import (
     evidence_sources,
     register_evidence,
 )
-from hf_clear.evidence.probes import WEIGHT_DECAYS, _fit, _held_out_likelihood
+from hf_clear.evidence.probes import WEIGHT_DECAYS, _fit, _held_out_likelihood, gce_gradient
 from hf_clear.fold_assignment import assign_folds
+from hf_clear.losses import generalized_cross_entropy
 from hf_clear.metrics import detection_metrics
 from hf_clear.transition_matrices import symmetric_matrix
 
@@ -273,6 +274,15 @@ def test_a_score_doesnt_know_the_label_of_its_sample():
     features[5] = torch.nan
     again = cross_fitted_probe(features, labels, 3)
     assert again[5].isnan().all() and again[torch.arange(200) != 5].isfinite().all()
+
+
+@pytest.mark.parametrize("q", [0.0, 0.7, 1.0])
+def test_the_gradient_of_the_probes_is_that_of_their_loss(q):
+    logits, labels = torch.randn(3, 8, 5, requires_grad=True), torch.arange(8) % 5
+    generalized_cross_entropy(logits, labels.expand(3, -1), q).sum().backward()
+    torch.testing.assert_close(gce_gradient(logits.detach(), labels, q), logits.grad)
+    with pytest.raises(ValueError, match=r"has to be in \[0, 1\]; got 7"):
+        cross_fitted_probe(logits.detach()[0], labels, 5, q=7)
 
 
 def test_weights_are_kept_small_as_far_as_labels_ask_for_it():

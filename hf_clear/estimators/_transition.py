@@ -38,5 +38,5 @@ def expected_counts(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(labels, kind="stable")
     given, first = np.unique(labels[order], return_index=True)
     if len(given):
-        counts[:, given] = np.add.reduceat(posterior[:, order], first, axis=1, dtype=np.float64)
+        counts[:, given] = np.add.reduceat(np.take(posterior, order, axis=1), first, axis=1, dtype=np.float64)
     return counts

@@ -72,11 +72,11 @@ class Rows:
         return cls([classes_first(centered(table[rows])) for table in tables], labels[rows])
 
     def select(self, rows: np.ndarray) -> Rows:
-        return Rows([table[:, rows] for table in self.scores], self.labels[rows])
+        return Rows([np.compress(rows, table, axis=1) for table in self.scores], self.labels[rows])
 
     def likelihood(self, matrix: np.ndarray) -> np.ndarray:
         """Of the given label, by true class: `T[k, y_i]`, `[num_labels, rows]`, in float32."""
-        return matrix.astype(np.float32)[:, self.labels]
+        return np.take(matrix.astype(np.float32), self.labels, axis=1)  # an index would put rows first in memory
 
 
 def score_tables(scores: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:

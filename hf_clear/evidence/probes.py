@@ -11,6 +11,7 @@ import torch
 
 from .._names import IGNORED_LABEL
 from ..fold_assignment import assign_folds
+from ..losses._functional import check_q
 from ._registry import register_evidence
 
 _NUM_FOLDS = 5
@@ -69,8 +70,9 @@ def cross_fitted_probe(
         finite.
 
     Raises:
-        ValueError: if there is no weight decay to try.
+        ValueError: if there is no weight decay to try, or `q` is outside [0, 1].
     """
+    check_q(q)
     decays = [weight_decay] if isinstance(weight_decay, numbers.Real) else list(weight_decay)  # type: ignore[arg-type]
     if not decays:
         raise ValueError("`weight_decay` is empty: name one or more.")

@@ -66,10 +66,15 @@ def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: flo
     Raises:
         ValueError: if `q` is outside [0, 1].
     """
-    if not 0 <= q <= 1:
-        raise ValueError(f"`q` of the generalized cross entropy has to be in [0, 1]; got {q}.")
+    check_q(q)
     loss = cross_entropy(logits, labels)
     return loss if q == 0 else -torch.expm1(-q * loss) / q  # exact for a small q too
+
+
+def check_q(q: float) -> None:
+    """Raises a ValueError if `q` is none of the generalized cross entropy."""
+    if not 0 <= q <= 1:
+        raise ValueError(f"`q` of the generalized cross entropy has to be in [0, 1]; got {q}.")
 
 
 def per_sample(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
