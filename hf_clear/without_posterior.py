@@ -73,24 +73,25 @@ def leave_posterior(
         )
     if trainer.is_world_process_zero():
         _say_unexplained(logs, least)
-    if math.isnan(logs[SKILL]):
+    if math.isnan(logs.get(SKILL, 0.0)):
         trainer.begin_anew()
 
 
 def _say_unexplained(logs: Mapping[str, float], least: float) -> None:
+    skill = logs.get(SKILL, 0.0)  # an estimator of one's own may not tell
     found = (
         f"A noise matrix explains {logs[EXPLAINED]:.0%} of what speaks against the given labels (it takes {least:.0%}, "
         "`clear_min_explained`): hardly any is wrong, or people erred on samples that a model is in doubt about, too."
     )
-    if math.isnan(logs[SKILL]):
+    if math.isnan(skill):
         found = "The model's predictions say nothing about the labels, and models that have not seen them say a little."
-    elif math.isnan(logs[EXPLAINED]):
+    elif math.isnan(logs[EXPLAINED]) and SKILL in logs:
         found = (
-            f"The model's predictions are expected to go {logs[SKILL]:.0%} of the way from a constant one to perfect "
+            f"The model's predictions are expected to go {skill:.0%} of the way from a constant one to perfect "
             f"ones. A noise matrix takes {LEAST_SKILL:.0%}: it can't be told from classes that are confused."
         )
     with_evidence = "" if math.isnan(logs.get(EVIDENCE_SEPARATION, math.nan)) else " and of the evidence"
-    by = "of the evidence" if math.isnan(logs[SKILL]) else f"of losses{with_evidence}"
+    by = "of the evidence" if math.isnan(skill) else f"of losses{with_evidence}"
     logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture {by}.")
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from hf_clear import CleanProbabilityCallback
 from hf_clear.estimators import NamedEstimator, get_estimator
 from hf_clear.estimators.noise_model import EXPLAINED, SKILL
+from hf_clear.without_posterior import leave_posterior
 
 GATES, POSTERIORS = ("clear", "class_balanced"), ("posterior", "none")
 
@@ -100,3 +102,9 @@ def test_predictions_that_lose_all_they_said(training_arguments, caplog):
         trainer.train()
     assert "predictions say nothing about the labels any more: all are taken for correct." in caplog.text
     assert trainer.clear_args is trainer.args and trainer.sample_store.posterior is not None
+
+
+def test_an_estimator_of_ones_own_may_not_tell_its_skill(caplog):
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        leave_posterior(SimpleNamespace(is_world_process_zero=lambda: True), "posterior", None, {EXPLAINED: 0.2}, 0.5)
+    assert "explains 20% of what speaks against the given labels" in caplog.text
