@@ -12,6 +12,7 @@ import numpy as np
 
 LARGEST = 1e6  # of weights and rates
 LARGEST_COUNT = 2**31 - 1
+LARGEST_SEED = 2**32 - 1  # of numpy's older generators, which scikit-learn and transformers seed
 
 
 def check_numbers(arguments: Any, *names: str) -> None:
@@ -84,8 +85,8 @@ def check_label_names(label_names: Any) -> None:
 def check_seed(seed: Any) -> None:
     """Raises a ValueError if this is no seed for numpy: without one, nothing could be repeated."""
     is_whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not is_whole or seed < 0:
-        raise ValueError(f"`seed` has to be a whole number, 0 or above; got {seed!r}.")
+    if not is_whole or not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"`seed` has to be a whole number from 0 to {LARGEST_SEED}; got {seed!r}.")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

@@ -112,6 +112,9 @@ def test_look_alikes_are_told_apart_with_one_warning(tmp_path, caplog):
     caplog.clear()
     read_labels(tmp_path, ["0.5", "1.5", "2.5"])
     assert "The labels are numbers such as 0.5 and 2.5: each of the 3 is a class" in caplog.text
+    caplog.clear()
+    assert read_labels(tmp_path, ["good", "nan", "None"])[1] == ["None", "good", "nan"]
+    assert "Labels that look missing are taken for classes: 'None', 'nan'. If" in caplog.text
 
 
 def test_a_blank_in_a_header_shows(tmp_path):

@@ -78,7 +78,7 @@ def test_the_probe_where_classes_are_small(caplog):
         assert np.isfinite(out_of_sample_cross_entropy(features[:size], classes, num_folds)).sum() == size - (size == 3)
     assert out_of_sample_cross_entropy(features, np.zeros(len(labels))).tolist() == [0] * len(labels)
     assert np.isnan(out_of_sample_cross_entropy(features[:1], labels[:1])).all()
-    with pytest.raises(ValueError, match="`num_folds` has to be 2 or more"):
+    with pytest.raises(ValueError, match="`num_folds` has to be a whole number, 2 or above"):
         out_of_sample_cross_entropy(features, labels, num_folds=1)
 
 

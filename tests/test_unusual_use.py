@@ -85,6 +85,10 @@ def test_turn_refuses_a_model_that_does_not_train(training_arguments):
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="No weight of the model requires grad"):
         trainer.finetune()
+    trainer = TurnTrainer(but_the_head(None), arguments, train_dataset=toy_dataset(80), data_collator=collate)
+    with pytest.raises(ValueError, match="No PEFT weight of the model requires grad"):
+        trainer.train()
+    assert trainer.probe is None  # before the first phase
 
 
 # ---- Callbacks, batches by hand ----

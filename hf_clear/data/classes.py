@@ -15,6 +15,7 @@ from .._names import TRUE_LABEL
 from .tables import INTEGER
 
 logger = logging.getLogger(__name__)
+_LIKE_NOTHING = {"nan", "null", "na", "n/a"}  # "none" is a class of many data sets; "None" is what Python writes
 _WHOLE = re.compile(rf"({INTEGER})\.0+")  # as pandas writes an integer of a column with gaps
 
 
@@ -79,7 +80,8 @@ def check_kinds(labels: Sequence) -> None:
 
 
 def note_lookalikes(names: Sequence[str], is_text: bool = True) -> None:
-    """Warns of classes that look like one class in several spellings, and of numbers that are hardly classes."""
+    """Warns of classes that look like one class in several spellings, and of names and numbers that are hardly those of
+    classes."""
     alike: dict[Any, list[str]] = {}
     for name in names:
         number = _number(name)
@@ -90,6 +92,12 @@ def note_lookalikes(names: Sequence[str], is_text: bool = True) -> None:
         logger.warning(
             f"Labels that differ in blanks, case or spelling alone are classes of their own: {'; '.join(groups[:10])}"
             f"{'; ...' * (len(groups) > 10)}. If they mean the same, write them alike."
+        )
+    blanks = [name for name in names if name.strip().lower() in _LIKE_NOTHING or name.strip() == "None"]
+    if is_text and blanks:
+        logger.warning(
+            f"Labels that look missing are taken for classes: {', '.join(map(repr, blanks))}. If they stand for no "
+            "label, leave their cells empty."
         )
     numbers = [number for name in names if (number := _number(name)) is not None]
     if is_text and len(numbers) == len(names) and not all(number == int(number) for number in numbers):

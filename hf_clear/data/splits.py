@@ -8,6 +8,8 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
+from .._argument_checks import check_seed
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,8 +25,9 @@ def train_validation_split(dataset: Dataset, share: float, seed: int) -> tuple[D
         `tuple[Dataset, Dataset]`: training and validation set, each in the order of `dataset`.
 
     Raises:
-        ValueError: if no sample would be left to train on.
+        ValueError: if no sample would be left to train on, or `seed` is none.
     """
+    check_seed(seed)
     rows, labels = np.arange(len(dataset)), np.array(dataset["label"])
     size = max(1, round(share * len(dataset)))
     if size >= len(dataset):

@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from .._argument_checks import check_seed
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._registry import register_estimator
 from ._two_gaussians import NoMixture, TwoGaussians, draw_in, falling_log_odds, fit_two_gaussians, separation
@@ -50,7 +51,7 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
         out), and `mixture_evidence_separation`, that of the log odds; NaN if they are not used, or no mixture is.
 
     Raises:
-        ValueError: if `evidence` is none.
+        ValueError: if `evidence` or `seed` is none.
     """
     if not isinstance(evidence, SampleEvidence):
         raise ValueError(
@@ -81,6 +82,7 @@ def evidence_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilit
 def held_out_mixture(evidence: SampleEvidence, seed: int = 0) -> CleanProbabilityEstimate:
     """A mixture of two Gaussians over what models say that have not seen the labels, without the losses. The clean
     probability is 1 for a sample of which they say nothing, and for all if there are no two groups."""
+    check_seed(seed)
     against = _log_odds_against(cast(np.ndarray, evidence.held_out_clean_probability))
     is_scored = np.isfinite(evidence.losses)
     p, rows = is_scored.astype(np.float64), is_scored & np.isfinite(against)

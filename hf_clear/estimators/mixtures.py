@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from .._argument_checks import check_seed
 from ._evidence import CleanProbabilityEstimate, check_rows
 from ._registry import register_estimator
 from ._two_gaussians import NoMixture, TwoGaussians, fit_two_gaussians
@@ -59,13 +60,14 @@ def gaussian_mixture(losses: np.ndarray, seed: int = 0) -> CleanProbabilityEstim
         be fitted.
 
     Raises:
-        ValueError: if `losses` is not one-dimensional.
+        ValueError: if `losses` is not one-dimensional, or `seed` is none.
     """
     return mixture_estimate(losses, seed, fit_two_gaussians)
 
 
 def mixture_estimate(losses: np.ndarray, seed: int, fit: Fit) -> CleanProbabilityEstimate:
     """What `fit` finds, with the answers of [`gaussian_mixture`] if it can't, or if losses are not finite."""
+    check_seed(seed)
     losses = _as_float(one_dimensional("losses", losses))
     finite = np.isfinite(losses)
     all_finite = finite.all()
@@ -105,7 +107,8 @@ def per_class_gaussian_mixture(losses: np.ndarray, labels: np.ndarray, seed: int
         separation is that of these averages. Without any such class they are those of the mixture of all samples.
 
     Raises:
-        ValueError: if `losses` or `labels` is not one-dimensional, `labels` is None, or they differ in length.
+        ValueError: if `losses` or `labels` is not one-dimensional, `labels` is None, they differ in length, or `seed`
+            is none.
     """
     if labels is None:
         raise ValueError(

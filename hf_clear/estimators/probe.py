@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from .._argument_checks import check_count, check_seed
 from ..fold_assignment import assign_folds
 from ._evidence import CleanProbabilityEstimate, SampleEvidence, features_and_labels
 from ._registry import register_estimator
@@ -59,16 +60,16 @@ def out_of_sample_cross_entropy(
         which happens to the only sample of a class alone. 0 if the other folds have no other label.
 
     Raises:
-        ValueError: if `features` or `labels` is of another shape, `num_folds` is smaller than 2, or the features of
-            a sample are not finite.
+        ValueError: if `features` or `labels` is of another shape, `num_folds` is smaller than 2, `seed` is none, or
+            the features of a sample are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     features, labels = features_and_labels(features, labels)
-    if num_folds < 2:
-        raise ValueError(f"`num_folds` has to be 2 or more: one to predict and one to learn from; got {num_folds}.")
+    check_count("num_folds", num_folds, 2)  # one to predict and one to learn from
+    check_seed(seed)
     wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(wrong):
         raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .._argument_checks import check_count, check_seed
 from .._names import IGNORED_LABEL
 from ..fold_assignment import assign_folds
 from ..losses._functional import check_q
@@ -70,9 +71,12 @@ def cross_fitted_probe(
         finite.
 
     Raises:
-        ValueError: if there is no weight decay to try, or `q` is outside [0, 1].
+        ValueError: if there is no weight decay to try, `q` is outside [0, 1], `num_folds` is below 2, or `seed` is
+            none.
     """
     check_q(q)
+    check_count("num_folds", num_folds, 2)
+    check_seed(seed)
     decays = [weight_decay] if isinstance(weight_decay, numbers.Real) else list(weight_decay)  # type: ignore[arg-type]
     if not decays:
         raise ValueError("`weight_decay` is empty: name one or more.")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .._argument_checks import check_seed
 from ..transition_matrices import check_transition_matrix
 from ._registry import NoiseFunction
 
@@ -56,6 +57,8 @@ def class_conditional(transition_matrix: Callable[[int, float], np.ndarray]) -> 
 
 def corrupt_labels(labels: np.ndarray, transition_matrix: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
     """Draws for each label i a new one from row i of the transition matrix; `[num_samples]` in and out."""
+    if not isinstance(seed, np.random.Generator):
+        check_seed(seed)
     return draw_rows(transition_matrix[labels], np.random.default_rng(seed))  # a generator is taken as it is
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from .._argument_checks import check_seed
 from ..files import write_atomically
 from .tables import as_noisy, knn_accuracy, linear_cka
 
@@ -90,7 +91,8 @@ def plot_feature_drift(
 
     Raises:
         ValueError: if there is no stage, a shape is another, a true label is negative (unknown), `num_classes` is
-            outside 1 to 20, fewer than 4 samples are left to draw, or as [`knn_accuracy`] and [`linear_cka`].
+            outside 1 to 20, fewer than 4 samples are left to draw, `seed` is none, or as [`knn_accuracy`] and
+            [`linear_cka`].
         ImportError: without matplotlib.
 
     Example:
@@ -102,6 +104,7 @@ def plot_feature_drift(
     """
     from sklearn.manifold import TSNE
 
+    check_seed(seed)
     true_labels, stages = np.asarray(true_labels), {name: np.asarray(features) for name, features in stages.items()}
     is_noisy = np.zeros(len(true_labels), dtype=bool) if is_noisy is None else as_noisy(is_noisy, len(true_labels))
     if not stages:

@@ -24,6 +24,7 @@ from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
 from ..shares import check_same_length
+from ..trainable import check_trainable
 from .probe_phase import check_one_label_a_sample
 from .resuming import ResumablePhasesMixin, is_checkpoint
 from .selection import check_selection, select_clean
@@ -67,13 +68,14 @@ class TurnMixin(ResumablePhasesMixin):
             `finetune_…`.
 
         Raises:
-            ValueError: before the first phase, if labels or data don't fit; later, if all samples are called noisy. The
-                probe is kept then: lower `turn_threshold` and go on with `resume_from_checkpoint=True`.
+            ValueError: before the first phase, if labels, data or weights don't fit; later, if all samples are called
+                noisy. The probe is kept then: lower `turn_threshold` and go on with `resume_from_checkpoint=True`.
         """
         self._check_training_set()
         checkpoint = self._folder_to_resume(resume_from_checkpoint)
         if self.model_init is not None:
             self._init_model(trial)
+        check_trainable(self.accelerator.unwrap_model(self.model))  # fine-tuning would refuse it after the other phases
         self._reset()
         if checkpoint is not None:
             self._restore(checkpoint)

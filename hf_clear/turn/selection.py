@@ -6,6 +6,8 @@ import logging
 
 import numpy as np
 
+from .._argument_checks import check_seed
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +40,7 @@ def select_clean(
         ValueError: if no sample is above the threshold, or an argument is out of its range.
     """
     check_selection(threshold, balance)
+    check_seed(seed)
     clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
     is_known = ~np.isnan(clean_probability)
     if len(labels) and not is_known.any():
