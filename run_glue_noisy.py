@@ -45,6 +45,7 @@ from transformers import (
 )
 
 from hf_clear import ClearTrainer, TurnTrainer, load_adapter
+from hf_clear.checkpoints.run_lock import alone_in_output_dir
 from hf_clear.commands.errors import in_words
 from hf_clear.data.classes import renumber
 from hf_clear.data.files import read_files
@@ -56,10 +57,9 @@ from hf_clear.data.splits import check_classes, train_validation_split
 from hf_clear.demo import demo_backbone
 from hf_clear.files import check_folder
 from hf_clear.hub.private_files import samples_left_out
-from hf_clear.identity import fingerprint_of, weights_of
+from hf_clear.identity.training import fingerprint_of, weights_of
 from hf_clear.metrics import Accuracy, Glue
 from hf_clear.presets import PRESETS
-from hf_clear.run_lock import alone_in_output_dir
 from hf_clear.runs.arguments import DataArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.defaults import BOTH, run_defaults

@@ -21,24 +21,24 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from ._processes import together
 from ._typing import MapDataset
 from .adapters.checks import check_checkpoint
-from .checkpoints import CompleteCheckpointsMixin
+from .checkpoints.mixin import CompleteCheckpointsMixin
 from .fit_checks import SAYS_NOTHING, FitFindings
-from .given_objects import given_optimizers
 from .hub.dataset_names import dataset_names
 from .hub.model_card import complete_model_card
 from .hub.private_files import samples_left_out
+from .identity.given_objects import given_optimizers
+from .identity.same_data import check_same_data
+from .identity.shares import check_same_evaluation, check_same_steps
+from .labels.truth import true_labels_of
 from .passes import per_sample_losses
 from .probe_args import ProbeArguments
 from .report.issue_table import issue_table, with_columns
 from .report.shown_columns import class_names, shown_columns
 from .reporting import ReportMixin
-from .same_data import check_same_data
 from .sample_index import label_names
 from .sample_store import FINAL_STATE_NAME, SampleStore
 from .saved_models import SavedModelsMixin
-from .shares import check_same_evaluation, check_same_steps
 from .trainable import check_trainable
-from .truth import true_labels_of
 
 logger = logging.getLogger(__name__)
 

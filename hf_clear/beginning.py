@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ._trainer_types import OwnTrainer
-from .state_files import read_tensors_into, write_tensors
+from .files.states import read_tensors_into, write_tensors
 
 # By this ending, files are known as those of a training: no part of a model, and nothing that a push uploads.
 STATE_NAME = "clear_beginning_state.safetensors"

@@ -16,7 +16,7 @@ from ._names import IGNORED_LABEL
 from ._scores import shifts_labels
 from ._typing import AnyTrainer
 from .estimators import Estimator, NamedEstimator, get_estimator
-from .known_labels import labels_without_items
+from .labels.known import labels_without_items
 from .metrics import memorization
 from .passes import predict_samples, sample_dataloader
 from .sample_index import label_names

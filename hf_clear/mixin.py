@@ -21,20 +21,20 @@ from ._version import __version__
 from .base_trainer import BaseTrainerMixin
 from .beginning import NewBeginningMixin
 from .callbacks import NO_CALLBACK, CleanProbabilityCallback, adopt_callback
-from .checkpoints import holds_weights_alone
-from .checks import check_setup, check_training_set, warn_of_lost_state
+from .checkpoints.mixin import holds_weights_alone
+from .checks.before_training import check_setup, check_training_set, warn_of_lost_state
+from .checks.first_batch import check_first_batch
+from .checks.no_fit import why_no_fit
 from .estimators import NamedEstimator, get_estimator
 from .files import write_atomically
-from .first_batch import check_first_batch
 from .folds.mixin import CrossFitMixin
+from .identity.shares import check_same_length
 from .losses import LossEvidence
-from .no_fit import why_no_fit
 from .probing import start_fold_heads
 from .refit import LOSS, Refit
 from .routing import num_routed_layers, route
 from .sample_index import SAMPLE_INDEX, indexed_dataloader, num_labels
 from .sample_store import STATE_NAME, SampleStore
-from .shares import check_same_length
 from .step_loss import INDEX_LOST, StepLossMixin
 from .task_loss import not_reached
 from .training_args import ClearArguments

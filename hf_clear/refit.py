@@ -22,14 +22,14 @@ from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
 from .fit import fit_clean_probability
 from .folds.cross_fitting import CrossFitting, HeldOutScores
-from .identity import Identity
+from .identity.training import Identity
+from .labels.truth import truly_clean
 from .losses import sharpen
 from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader, say_never_returned
 from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
 from .sample_store import SampleStore
 from .training_args import BEFORE_TRAINING, ClearArguments
-from .truth import truly_clean
 from .without_posterior import leave_posterior, say_explained, with_gates
 
 logger = logging.getLogger(__name__)
@@ -297,4 +297,3 @@ class Refit:
         """Lets the running mean of some samples begin with predictions that every process has."""
         index = index[~predictions.never_returned.to(index.device)[index]]
         self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)
-        self.merge()

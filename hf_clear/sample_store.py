@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from safetensors.torch import save as serialize
 
 from ._names import IGNORED_LABEL
-from .checksums import sealed
 from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
-from .fit_checks import SAYS_NOTHING, FitFindings, without_scores
-from .state_files import (
+from .files.checksums import sealed
+from .files.states import (
     FLOAT_TYPES,
     OPTIONAL_TENSORS,
     SAMPLE_TENSORS,
@@ -28,6 +27,7 @@ from .state_files import (
     read_sample_tensors,
     read_state,
 )
+from .fit_checks import SAYS_NOTHING, FitFindings, without_scores
 
 STATE_NAME = "clear_state.safetensors"  # in a checkpoint
 FINAL_STATE_NAME = "_clear_state.safetensors"  # in `output_dir`; a push leaves out what begins with "_"
@@ -70,7 +70,7 @@ class SampleStore:
             model learns wrong labels by heart, a posterior takes them for right: gates stay then.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
-            ([`~hf_clear.identity.Identity`]).
+            ([`~hf_clear.identity.training.Identity`]).
         findings (`FitFindings`): what speaks against the clean probabilities of that fit.
     """
 
@@ -184,17 +184,19 @@ class SampleStore:
         self.labels[index], self._is_new[index] = labels, True
 
     def begin_predictions(self, index: torch.Tensor, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
-        """Lets the running mean of some samples begin.
+        """Lets the running mean of some samples begin, with predictions that every process has: they aren't merged.
 
         Args:
             index (`torch.LongTensor` of shape `[rows]`): which samples.
             probabilities (`torch.Tensor` of shape `[num_samples, num_labels]`), labels (`torch.LongTensor` of shape
                 `[num_samples]`): of all samples, on the CPU.
         """
+        is_new = self._is_new
         for part in index.split(_ROWS):  # no copy of the whole table
             rows = part.cpu()
             given = probabilities[rows].float().to(part.device), labels[rows].to(part.device)
             self.add_predictions(part, *given, window=1)
+        self._is_new = is_new
 
     def merge(self, accelerator: Accelerator) -> None:
         """Gives every process what the others added; a sample that several of them saw gets their mean. To be called by

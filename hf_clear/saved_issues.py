@@ -19,11 +19,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ._argument_checks import check_label_names
 from ._names import IGNORED_LABEL
-from .label_names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
+from .identity.same_data import check_same_data
+from .labels.known import LABEL_COLUMNS
+from .labels.names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
-from .report.shown_columns import LABEL_COLUMNS, class_names, shown_columns
-from .same_data import check_same_data
+from .report.shown_columns import class_names, shown_columns
 from .sample_store import FINAL_STATE_NAME, STATE_NAME, SampleStore
 from .turn.state import STATE_NAME as TURN_STATE
 from .turn.state import TurnState

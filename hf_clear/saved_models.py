@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 from ._processes import run_on_main
 from ._trainer_types import OwnTrainer
 from ._unwrap import base_of, processing_class_of
-from .checksums import file_checksum
 from .files import write_atomically, write_folder
+from .files.checksums import file_checksum
 from .hub.dataset_names import dataset_names
 from .hub.model_card import complete_model_card
-from .label_names import (
+from .labels.names import (
     LABEL_NAMES_FILE,
     agreed_names,
     are_names,

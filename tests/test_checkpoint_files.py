@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Trainer
 
 from hf_clear import ClearLoraConfig, ClearTrainer, TurnTrainer, TurnTrainingArguments, load_adapter
-from hf_clear.checksums import content_checksum
-from hf_clear.manifest import MANIFEST_NAME, check_files
+from hf_clear.checkpoints.manifest import MANIFEST_NAME, check_files
+from hf_clear.files.checksums import content_checksum
 
 FLIPS = 3  # bits, one at a time
 ARGUMENTS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "max_steps": 5}
@@ -252,7 +252,7 @@ def test_a_failure_at_the_very_end_leaves_the_checkpoint_of_the_same_name(traini
     before = {path.name: path.read_bytes() for path in (folder / "checkpoint-2").iterdir()}
     with monkeypatch.context() as patch:
         if fails == "the list of checksums":
-            patch.setattr("hf_clear.manifest.write_atomically", full)
+            patch.setattr("hf_clear.checkpoints.manifest.write_atomically", full)
         else:
             rename = os.rename
             last = str(folder / "_incomplete" / "checkpoint-2")

@@ -22,7 +22,7 @@ from transformers import (
 
 from hf_clear import ClearLoraConfig, ClearTrainer, export_to_peft, load_label_issues
 from hf_clear.files import write_folder
-from hf_clear.label_names import LABEL_NAMES_FILE, agreed_names, names_in, read_label_names
+from hf_clear.labels.names import LABEL_NAMES_FILE, agreed_names, names_in, read_label_names
 
 NAMES = ["red", "green", "blue", "no color é"]
 UNNAMED = [f"LABEL_{number}" for number in range(4)]
@@ -216,7 +216,7 @@ def test_a_disk_without_locks_is_written_to(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr("hf_clear.files.FileLock", refuse)
+    monkeypatch.setattr("hf_clear.files.atomic.FileLock", refuse)
     (left := tmp_path / "_merged.abcdefgh.hf_clear_tmp").mkdir()  # it may be somebody's at work
     with write_folder(tmp_path / "merged") as folder:
         (folder / "weights").write_text("x")

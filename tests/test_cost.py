@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_clear import ClearTrainer, MemorizationCallback, TurnTrainer, TurnTrainingArguments, class_tables
 from hf_clear.class_tables import say_table_size
-from hf_clear.known_labels import labels_without_items
+from hf_clear.labels.known import labels_without_items
 from hf_clear.passes import running_predictions
 from hf_clear.sample_store import SampleStore
 

@@ -18,8 +18,8 @@ from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 from transformers import BatchEncoding
 
 from hf_clear import ClearLoraConfig, ClearTrainer, load_adapter
-from hf_clear.fingerprint import fingerprint
-from hf_clear.row_hashes import hashes_of_array, hashes_of_arrow
+from hf_clear.identity.fingerprint import fingerprint
+from hf_clear.identity.row_hashes import hashes_of_array, hashes_of_arrow
 
 # ---- Of tables ----
 

@@ -32,7 +32,7 @@ from hf_clear import (
     register_training_loss,
 )
 from hf_clear.estimators import ESTIMATORS, NamedEstimator, evidence_mixture, gaussian_mixture, get_estimator
-from hf_clear.given_objects import as_json
+from hf_clear.identity.given_objects import as_json
 from hf_clear.losses import TRAINING_LOSSES
 from hf_clear.noise import inject_label_noise
 from hf_clear.report import issue_table, to_csv, to_parquet

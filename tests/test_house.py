@@ -1,6 +1,7 @@
 """The structure of the package: imports go one way, and one refit stays in few rooms."""
 
 import ast
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_imports_go_one_way():
     assert floors(graph(of_rooms=False))
     of_rooms = floors(graph(of_rooms=True))
     assert of_rooms["hf_clear"] == max(of_rooms.values()) <= MOST_FLOORS, sorted(of_rooms.items(), key=lambda x: x[1])
+
+
+def test_each_room_is_on_the_map():
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    families = set(re.findall(r"`hf_clear/(\w+/)`", page))
+    places = page.split("## Where things are")[1].split("\n## ")[0]
+    assert rooms - {"__init__.py", "__pycache__/"} == {*re.findall(r"`(\w+(?:\.py|/))`", places), *families}
 
 
 def test_no_file_is_too_long_to_hold_in_mind():

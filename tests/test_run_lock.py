@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 import run_glue_noisy
 from hf_clear import ClearLoraConfig, ClearTrainer
+from hf_clear.checkpoints.run_lock import HOLDER_NAME, LOCK_NAME, alone_in
 from hf_clear.files import make_temporary
-from hf_clear.run_lock import HOLDER_NAME, LOCK_NAME, alone_in
 
 TESTS = Path(__file__).parent
 

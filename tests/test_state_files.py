@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hf_clear import ClearLoraConfig, ClearTrainer, TurnTrainer, TurnTrainingArguments
-from hf_clear.checksums import CHECKSUM
 from hf_clear.files import write_atomically
-from hf_clear.fingerprint import Fingerprint
+from hf_clear.files.checksums import CHECKSUM
+from hf_clear.identity.fingerprint import Fingerprint
 from hf_clear.sample_store import SAMPLE_TENSORS, SampleStore
 from hf_clear.turn.state import TurnState
 

@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from transformers.utils import WEIGHTS_NAME as MODEL_WEIGHTS_NAME
 
 from .._unwrap import base_of
-from ..checksums import is_intact
+from ..files.checksums import is_intact
 from .bounds import check_against_model, check_numbers
 from .config_checks import read_config
 from .names import with_names_for_patterns

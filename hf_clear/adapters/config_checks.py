@@ -18,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import CONFIG_NAME
 
 from ..files import check_inside
-from ..strict_json import read_json_object
+from ..files.strict_json import read_json_object
 from .bounds import check_initialization
 from .names import check_lengths, check_names
 

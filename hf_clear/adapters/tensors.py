@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from ..files import check_inside
-from ..strict_json import open_file
+from ..files.strict_json import open_file
 
 _MAX_NAMES = 5  # in a message
 _LONGEST_HEADER = 2**25  # bytes; an adapter of 100,000 tensors needs 20 MB

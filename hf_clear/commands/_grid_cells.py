@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._names import NO_NOISE
-from ..checksums import file_checksum
+from ..files.checksums import file_checksum
 from ._grid_checks import check_lists, parsed
 from .train import script
 

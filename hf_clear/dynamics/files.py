@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as serialize
 
-from ..checksums import sealed
 from ..files import write_atomically
-from ..state_files import read_state
+from ..files.checksums import sealed
+from ..files.states import read_state
 
 _FORMAT = "hf_clear.training_dynamics.v1"
 _NAME = re.compile(r"epoch_(\d+)\.safetensors")

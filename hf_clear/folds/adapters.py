@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..state_files import read_tensors_into, write_tensors
+from ..files.states import read_tensors_into, write_tensors
 
 # By this ending, files are known as those of a training: no part of a model, and nothing that a push uploads.
 STATE_NAME = "clear_folds_state.safetensors"

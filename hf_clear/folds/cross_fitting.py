@@ -17,7 +17,7 @@ from .._names import IGNORED_LABEL
 from .._scores import scores_and_labels
 from .._typing import AnyTrainer
 from ..fold_assignment import assign_folds
-from ..known_labels import labels_without_items
+from ..labels.known import labels_without_items
 from ..losses import LossEvidence, LossPart, TrainingLoss, generalized_cross_entropy
 from ..passes import tables_by_index
 from ..routing import AdapterChoice, choose_adapters

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modelcard import TASK_MAPPING
 
 from .._unwrap import base_of
-from ..label_names import are_names, is_classifier, names_in
+from ..labels.names import are_names, is_classifier, names_in
 from .paths import is_on_hub
 
 _FOR_TEXTS = ("text-classification", "token-classification")

@@ -13,9 +13,9 @@ import pandas as pd
 
 from ..data.classes import shown
 from ..data.files import check_file, file_format, read_files
+from ..labels.known import LABEL_COLUMNS
 from .issue_table import CORRECTION, TAKEN
 from .sheets import is_same_text, read_sheet
-from .shown_columns import LABEL_COLUMNS
 from .written_classes import WrittenClasses
 
 logger = logging.getLogger(__name__)

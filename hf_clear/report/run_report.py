@@ -15,10 +15,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from .._names import TRUE_LABEL
+from ..files.strict_json import parse_json
 from ..fit_checks import FitFindings
-from ..label_names import LABEL_NAMES_FILE, read_label_names
+from ..labels.names import LABEL_NAMES_FILE, read_label_names
 from ..log_history import fits_of
-from ..strict_json import parse_json
 from .page import save_report
 
 REPORT = "report.html"

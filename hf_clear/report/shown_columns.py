@@ -13,12 +13,12 @@ from datasets import ClassLabel, Value
 
 from .._names import TRUE_LABEL
 from ..data.texts import check_columns
-from ..label_names import are_names, names_in
+from ..labels.known import LABEL_COLUMNS
+from ..labels.names import are_names, names_in
 from .issue_table import TAKEN
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = ("labels", "label", "label_ids")  # as `Trainer` finds them
 DECODED = "decoded_text"  # the column that stands for texts which the data set doesn't hold
 
 

@@ -14,9 +14,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from xxhash import xxh3_64_hexdigest
 
-from ..checkpoints import recover_checkpoints
-from ..fingerprint import Fingerprint
-from ..identity import (
+from ..checkpoints.mixin import recover_checkpoints
+from ..identity.fingerprint import Fingerprint
+from ..identity.training import (
     FINE_TUNING_SETTINGS,
     SELECTION_SETTINGS,
     TRAINING_SETTINGS,
@@ -95,8 +95,8 @@ def detect_last_checkpoint(
         has_probe (`bool`, *optional*): the run begins with TURN's probe, which is something to go on with too.
         options (`Sequence[str]`, *optional*): what a user calls the output folder and `overwrite`, for messages.
         data (`Mapping[str, Fingerprint]`, *optional*): by name, such as "training"; see
-            [`~hf_clear.fingerprint.fingerprint`].
-        weights (`Mapping`, *optional*): of the model before training, [`~hf_clear.identity.weights_of`].
+            [`~hf_clear.identity.fingerprint.fingerprint`].
+        weights (`Mapping`, *optional*): of the model before training, [`~hf_clear.identity.training.weights_of`].
         read (`Mapping[str, str]`, *optional*): the paths that arguments name, [`paths_read`]: they are never deleted.
         check (`Callable`, *optional*): is called with the checkpoint before anything is deleted; raises an exception if
             a run can't go on from it.

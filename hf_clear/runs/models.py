@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from ..adapters.config_checks import read_config
 from ..demo import demo_backbone
-from ..label_names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
+from ..labels.names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from ..model_inputs import longest_input as longest_input
 from ..model_inputs import set_padding as set_padding
 from ..tuners import PEFT_METHODS

@@ -14,7 +14,7 @@ from xxhash import xxh3_64_hexdigest
 
 from .._names import TEST_PREDICTIONS
 from .._version import __version__
-from ..checkpoints import INCOMPLETE
+from ..checkpoints.mixin import INCOMPLETE
 from ..files import write_atomically
 from ..sample_store import FINAL_STATE_NAME
 from ..turn.state import STATE_NAME as TURN_STATE

@@ -14,7 +14,7 @@ from datasets import Dataset
 from .._names import TRUE_LABEL
 from .._typing import AnyTrainer
 from ..files import write_atomically
-from ..label_names import write_label_names
+from ..labels.names import write_label_names
 from ..metrics import EpochAccuracy, detection_metrics
 from ..tuners import RoutedLayerConfig, note_loading
 from .arguments import LabelArguments

@@ -21,7 +21,7 @@ from ..adapters.checks import refuse_pickle
 from ..adapters.config_checks import check_config_values, read_config
 from ..adapters.tensors import first_not_finite
 from ..files import write_atomically
-from ..label_names import is_classifier, names_in, write_label_names
+from ..labels.names import is_classifier, names_in, write_label_names
 from ..routing import AdapterChoice, Gate, apply_gate, register_choice, register_routable
 
 _PREFIX = "base_model.model."  # of all names in a PeftModel

@@ -14,16 +14,16 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 from .._names import IGNORED_LABEL
 from .._processes import together
 from .._typing import MapDataset
-from ..checkpoints import alone
-from ..checks import check_task, check_training_set
+from ..checkpoints.mixin import alone
+from ..checks.before_training import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
-from ..identity import Identity, fingerprint_of
+from ..identity.shares import check_same_length
+from ..identity.training import Identity, fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
-from ..shares import check_same_length
 from ..trainable import check_trainable
 from .probe_phase import check_one_label_a_sample
 from .resuming import ResumablePhasesMixin, is_checkpoint

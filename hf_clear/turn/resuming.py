@@ -12,10 +12,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..base_trainer import BaseTrainerMixin
-from ..identity import FINE_TUNING_SETTINGS, SELECTION_SETTINGS, Identity, settings_of
+from ..files.states import damaged
+from ..identity.training import FINE_TUNING_SETTINGS, SELECTION_SETTINGS, Identity, settings_of
 from ..probing import Probe, find_head, set_head
 from ..sample_store import SampleStore
-from ..state_files import damaged
 from .probe_phase import ProbePhase
 from .state import STATE_NAME, TurnState
 from .training_args import TurnArguments

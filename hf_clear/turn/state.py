@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialize
 
-from ..checksums import sealed
 from ..files import write_atomically
-from ..identity import check_read
+from ..files.checksums import sealed
+from ..files.states import OPTIONAL_TENSORS, SAMPLE_TENSORS, damaged, read_sample_tensors, read_state
+from ..identity.training import check_read
 from ..sample_store import SampleStore, read_findings
-from ..state_files import OPTIONAL_TENSORS, SAMPLE_TENSORS, damaged, read_sample_tensors, read_state
 
 STATE_NAME = "_turn_state.safetensors"  # a push leaves out what begins with "_": it tells of every sample
 _FORMAT = "hf_clear.turn.v3"
@@ -27,7 +27,8 @@ class TurnState:
     """What a run needs to go on.
 
     Attributes:
-        identity (`dict[str, Any]`): what has to be the same in the run that goes on, [`~hf_clear.identity.Identity`].
+        identity (`dict[str, Any]`): what has to be the same in the run that goes on
+            ([`~hf_clear.identity.training.Identity`]).
         probe_epochs (`int`): epochs of probing that are done.
         probe, optimizer (`dict[str, torch.Tensor]`): the state of the probe, and of its optimizer until it is trained.
         head_shape (`tuple[int, ...]`): `FrozenFeatures.head_shape`.

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from helpers.toy import collate, tiny_bert, toy_dataset
 from hf_clear import ClearLoraConfig, ClearTrainer, ClearTrainingArguments, TurnTrainer, TurnTrainingArguments, preset
-from hf_clear.checkpoints import INCOMPLETE
+from hf_clear.checkpoints.mixin import INCOMPLETE
 from hf_clear.turn.state import STATE_NAME as TURN_STATE
 
 ARGUMENTS = {

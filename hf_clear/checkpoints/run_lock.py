@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
-from .files import remove_temporaries, write_atomically
+from ..files import remove_temporaries, write_atomically
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from transformers.utils import CONFIG_NAME
 
-from ._names import IGNORED_LABEL
+from .._names import IGNORED_LABEL
+from .atomic import write_atomically
 from .checksums import is_intact, sealed
-from .files import write_atomically
 from .strict_json import parse_json
 
 WAY_OUT = "Resume from another checkpoint, or start again without `resume_from_checkpoint`."

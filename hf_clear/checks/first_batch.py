@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._modes import evaluation_mode, random_state_preserved
-from ._names import IGNORED_LABEL, TRUE_LABEL
-from ._scores import add_decoder_inputs, scores_and_labels, shifts_labels
-from ._typing import AnyTrainer
-from .checks import warn_of_idle_settings
-from .class_tables import say_table_size, table_type
-from .estimators import NamedEstimator, get_estimator
-from .estimators.noise_model import check_num_labels
+from .._modes import evaluation_mode, random_state_preserved
+from .._names import IGNORED_LABEL, TRUE_LABEL
+from .._scores import add_decoder_inputs, scores_and_labels, shifts_labels
+from .._typing import AnyTrainer
+from ..class_tables import say_table_size, table_type
+from ..estimators import NamedEstimator, get_estimator
+from ..estimators.noise_model import check_num_labels
+from ..labels.known import labels_without_items
+from ..labels.truth import true_labels_of
+from ..losses import LossEvidence, TrainingLoss
+from ..probing import find_head
+from ..refit import Refit
+from ..routing import ROUTING_STRATEGIES, gate_probability
+from ..sample_index import SAMPLE_INDEX, IndexedDataset, label_names
+from ..task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
+from ..training_args import BEFORE_TRAINING, BY_EVIDENCE, ClearArguments
+from .before_training import warn_of_idle_settings
 from .fallback import settings_for_task
-from .known_labels import labels_without_items
-from .losses import LossEvidence, TrainingLoss
-from .probing import find_head
-from .refit import Refit
-from .routing import ROUTING_STRATEGIES, gate_probability
-from .sample_index import SAMPLE_INDEX, IndexedDataset, label_names
-from .task_loss import FirstBatch, base_loss_of, is_foreign, model_loss_of, takes
-from .training_args import BEFORE_TRAINING, BY_EVIDENCE, ClearArguments
-from .truth import true_labels_of
 
 _SAMPLES = 4  # some: one would not show that rows are no samples
 

@@ -15,15 +15,15 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from xxhash import xxh3_64_hexdigest
 
-from ._typing import AnyTrainer
-from ._unwrap import base_of
+from .._typing import AnyTrainer
+from .._unwrap import base_of
+from ..files.states import damaged, loading_call
+from ..probe_args import MEMORY_SETTINGS
+from ..sample_index import label_names
+from ..sample_store import SampleStore
 from .fingerprint import Fingerprint, fingerprint
 from .given_objects import GIVEN_FOR_STEPS, as_json, given_objects
-from .probe_args import MEMORY_SETTINGS
-from .sample_index import label_names
-from .sample_store import SampleStore
 from .shares import check_same_fingerprint
-from .state_files import damaged, loading_call
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checksums import ALGORITHM, content_checksum, file_checksum
-from .files import write_atomically
-from .state_files import damaged, missing
+from ..files import write_atomically
+from ..files.checksums import ALGORITHM, content_checksum, file_checksum
+from ..files.states import damaged, missing
 
 logger = logging.getLogger(__name__)
 

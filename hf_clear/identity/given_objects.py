@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import Trainer
 
-from ._callables import name_of
-from ._typing import AnyTrainer
+from .._callables import name_of
+from .._typing import AnyTrainer
 
 OWN_LOSS = "compute_loss_func"  # whether there is one: it decides what can be trained
 _METHODS = (  # that make a step what it is

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
-from ._typing import MapDataset
+from .._typing import MapDataset
 from .row_hashes import (
     NO_HASHES,
     NotComparable,

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..labels.known import LABEL_COLUMNS, labels_without_items
+from ..sample_store import SampleStore
 from .fingerprint import Fingerprint, fingerprint
-from .known_labels import labels_without_items
-from .report.shown_columns import LABEL_COLUMNS
-from .sample_store import SampleStore
 
 logger = logging.getLogger(__name__)
 

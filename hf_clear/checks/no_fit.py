@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._typing import RoutingTrainer
-from .known_labels import labels_without_items
-from .sample_index import label_names
-from .training_args import BEFORE_TRAINING, ClearArguments
+from .._typing import RoutingTrainer
+from ..labels.known import labels_without_items
+from ..sample_index import label_names
+from ..training_args import BEFORE_TRAINING, ClearArguments
 
 _FEW = 20  # samples: no two groups of losses show in so few
 

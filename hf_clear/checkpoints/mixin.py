@@ -15,8 +15,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from ._typing import AnyTrainer
-from .checkpoint_folders import (
+from .._typing import AnyTrainer
+from ..files.checksums import seal_file
+from .folders import (
     INCOMPLETE,
     complete_checkpoint,
     delete_checkpoint,
@@ -24,7 +25,6 @@ from .checkpoint_folders import (
     recover_checkpoints,
     remove_staging,
 )
-from .checksums import seal_file
 from .manifest import TRAINER_STATE_NAME, check_files, check_resumed, holds_weights, read_on_resume
 from .run_lock import alone_in
 
@@ -40,8 +40,8 @@ def holds_weights_alone(checkpoint: str | os.PathLike) -> bool:
 
 
 def alone(phase: Callable[..., Result]) -> Callable[..., Result]:
-    """For a method of a trainer that writes to its `output_dir`: [`~hf_clear.run_lock.alone_in`] around it. `trial` of
-    a search for hyperparameters, with a folder of its own, is the method's second argument."""
+    """For a method of a trainer that writes to its `output_dir`: [`alone_in`] around it. `trial` of a search for
+    hyperparameters, with a folder of its own, is the method's second argument."""
 
     @functools.wraps(phase)
     def phase_alone(self: CompleteCheckpointsMixin, *args: Any, **kwargs: Any) -> Result:
@@ -58,8 +58,8 @@ class CompleteCheckpointsMixin(AnyTrainer):
     checkpoint. Here they are written under `_incomplete/`, flushed to disk and renamed together, and only then are
     older ones deleted and a push to the Hub begins. A failure (a full disk) leaves the earlier checkpoints alone.
 
-    A checkpoint notes the checksums of its files ([`~hf_clear.manifest.write_manifest`]). They are looked at before a
-    run goes on from it: `Trainer` begins with a new optimizer, and says nothing, if `optimizer.pt` is gone.
+    A checkpoint notes the checksums of its files ([`~hf_clear.checkpoints.manifest.write_manifest`]). They are looked
+    at before a run goes on from it: `Trainer` begins with a new optimizer, and says nothing, if `optimizer.pt` is gone.
     """
 
     _is_saving = False
@@ -105,7 +105,7 @@ class CompleteCheckpointsMixin(AnyTrainer):
         the end: before training, not after it.
 
         Raises:
-            FileNotFoundError, ValueError: see [`~hf_clear.manifest.check_files`].
+            FileNotFoundError, ValueError: see [`~hf_clear.checkpoints.manifest.check_files`].
         """
         if checkpoint != self._checked:
             self._on_each_node(

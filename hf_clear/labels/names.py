@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from .files import write_atomically
+from ..files import write_atomically
 
 LABEL_NAMES_FILE = "label_names.json"  # beside an adapter: nothing of peft's says what its classes are called
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ._typing import AnyTrainer
-from .estimators.noise_model import MOST_CLASSES
-from .features import check_features
-from .probing import find_head
-from .sample_index import num_labels
-from .training_args import BY_EVIDENCE, ClearArguments
-from .without_posterior import changed, with_gates
+from .._typing import AnyTrainer
+from ..estimators.noise_model import MOST_CLASSES
+from ..features import check_features
+from ..probing import find_head
+from ..sample_index import num_labels
+from ..training_args import BY_EVIDENCE, ClearArguments
+from ..without_posterior import changed, with_gates
 
 logger = logging.getLogger(__name__)
 

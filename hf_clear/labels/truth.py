@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import torch
 
-from ._names import IGNORED_LABEL, TRUE_LABEL
+from .._names import IGNORED_LABEL, TRUE_LABEL
 
 
 def true_labels_of(dataset: Any) -> np.ndarray | None:

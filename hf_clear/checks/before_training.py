@@ -15,12 +15,12 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
-from ._modes import random_state_preserved
-from ._typing import AnyTrainer, MapDataset
-from ._unwrap import base_of
-from .known_labels import labels_without_items
-from .routing import check_routable
-from .sample_index import (
+from .._modes import random_state_preserved
+from .._typing import AnyTrainer, MapDataset
+from .._unwrap import base_of
+from ..labels.known import labels_without_items
+from ..routing import check_routable
+from ..sample_index import (
     check_labels,
     check_one_class,
     label_names,
@@ -28,8 +28,8 @@ from .sample_index import (
     predicts_one_class,
     predicts_tokens,
 )
-from .trainable import peft_weights
-from .training_args import ClearArguments
+from ..trainable import peft_weights
+from ..training_args import ClearArguments
 
 logger = logging.getLogger(__name__)
 

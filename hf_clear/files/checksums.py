@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from .files import write_atomically
+from .atomic import write_atomically
 
 # Against accidents, not against people, who could write another one. Of what is in Python's reach it is the fastest by
 # an order of magnitude, and checkpoints have gigabytes.

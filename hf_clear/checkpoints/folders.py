@@ -10,7 +10,7 @@ from itertools import count
 
 from transformers.trainer_utils import sort_checkpoints
 
-from .files import flush_folder
+from ..files import flush_folder
 from .manifest import MANIFEST_NAME, TRAINER_STATE_NAME, is_checkpoint_name, write_manifest
 
 logger = logging.getLogger(__name__)

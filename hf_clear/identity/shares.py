@@ -11,8 +11,8 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader
 from transformers.trainer_utils import has_length
 
-from ._processes import on_every_process
-from ._typing import AnyTrainer
+from .._processes import on_every_process
+from .._typing import AnyTrainer
 from .fingerprint import Fingerprint
 
 _SAME_DATA = (

@@ -1,0 +1,1 @@
+"""The labels of a data set: those that it has, the true ones, and the names of their classes."""
