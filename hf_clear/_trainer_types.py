@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from .fit_checks import FitFindings
+    from .task_loss import FirstBatch
 
     class Store(Protocol):
         """Of [`~hf_clear.sample_store.SampleStore`], what is asked on the floors below it."""
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
         ) -> datasets.Dataset: ...
 
         def method_settings(self) -> dict[str, Any]: ...
+
+        _first_batch: FirstBatch  # of ClearTrainer in training
 
         # Of [`~hf_clear.beginning.NewBeginningMixin`].
         def keep_beginning(self) -> None: ...

@@ -38,7 +38,7 @@ from .reporting import ReportMixin
 from .sample_index import label_names
 from .sample_store import FINAL_STATE_NAME, SampleStore
 from .saved_models import SavedModelsMixin
-from .trainable import check_trainable
+from .trainable import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +186,8 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
 
     def _check_same_rows(self, store: SampleStore, names: Sequence[str] | None) -> None:
         """Raises ValueError if `train_dataset` is another than that of the last fit."""
-        if self._fitted_on is not None and self._fitted_on is not self.train_dataset:
-            check_same_data("This trainer's last fit", self.train_dataset, store, names)
+        if self._fitted_on is not None:
+            check_same_data("This trainer's last fit", self.train_dataset, store, names, self._fitted_on)
 
     def _fitted_store(self) -> SampleStore:
         if self.sample_store is None or not self.sample_store.is_fitted:
@@ -215,10 +215,11 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
             # `evaluate` before training marks the model as prepared (accelerate 1.15), and training would go on without
             # DDP: every process by itself.
             self.model.__dict__.pop("_is_accelerate_prepared", None)
-        if not self._is_stock:
-            check_trainable(self.accelerator.unwrap_model(self.model))
+        check_weights(self)
         self.name_classes(begins=True)
-        return super()._prepare_for_training(*args, **kwargs)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        check_weights(self)  # with an optimizer that a subclass may have made
+        return prepared
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):
         if not self._is_stock:

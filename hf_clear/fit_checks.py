@@ -149,7 +149,7 @@ def check_fit(
     if labels is not None and predicted is not None:
         predicted = predicted[finite]
         agreement = float((predicted == labels).mean())
-        if (found := _no_better_than_chance(predicted, labels)) is not None:
+        if (found := no_better_than_chance(predicted, labels)) is not None:
             warnings["no_better_than_chance"], why = found
             unsupported.append(why)
     if labels is not None:
@@ -180,8 +180,14 @@ def check_fit(
     return findings, {**findings.logs(), "loss_separation": float(groups.separation), "loss_dip": groups.dip}
 
 
-def _no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, str] | None:
-    """A warning, and in a few words what it says; None if the model is better."""
+def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, str] | None:
+    """
+    Args:
+        predicted, labels (`np.ndarray` of shape `[num_samples]`): classes; what is negative agrees with nothing.
+
+    Returns:
+        `tuple[str, str]`, *optional*: a warning, and in a few words what it says; None if the model is better.
+    """
     from scipy.stats import binom
 
     size, agreeing = len(labels), int((predicted == labels).sum())

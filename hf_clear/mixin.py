@@ -22,7 +22,7 @@ from .base_trainer import BaseTrainerMixin
 from .beginning import NewBeginningMixin
 from .callbacks import NO_CALLBACK, CleanProbabilityCallback, adopt_callback
 from .checkpoints.mixin import holds_weights_alone
-from .checks.before_training import check_setup, check_training_set, warn_of_lost_state
+from .checks.before_training import check_setup, check_training_set, warn_of_lost_state, warn_of_ungated_weights
 from .checks.first_batch import check_first_batch
 from .checks.no_fit import why_no_fit
 from .estimators import NamedEstimator, get_estimator
@@ -50,6 +50,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
 
     method = "CleaR"
     _is_training = False  # from when a training is prepared to its end
+    _is_set_up = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -57,17 +58,12 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
         self._refit = self._takes_part = None
         self._step: contextlib.ExitStack | None = None  # what is open in a training step
         self._num_routed = 0  # batches since the last optimizer step
-        self._num_layers = num_routed_layers(self.model)
+        self._set_up()
         if not self.is_routed:
             logger.warning(
                 f"{type(self.model).__name__} has no PEFT module that can be routed: ClearTrainer trains it exactly as "
                 "Trainer would. Pass `peft_config=ClearLoraConfig(...)` or a model that carries LoRA layers."
             )
-            return
-        check_setup(self, self.method, self.clear_args)
-        self._use_one_gpu()
-        if not adopt_callback(self):
-            self.add_callback(CleanProbabilityCallback())
 
     # ---- What users ask ----
 
@@ -108,6 +104,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
         warn_of_lost_state(self.args)
+        warn_of_ungated_weights(self)
         refit = self._prepared_refit
         self._first_batch = check_first_batch(self, refit, estimator, ClearMixin)
         self._estimator = get_estimator(self.clear_args.clear_estimator)
@@ -148,6 +145,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
 
     @together
     def train(self, *args: Any, **kwargs: Any):
+        self._set_up()
         if self.is_routed:
             check_training_set(self)
             check_same_length(self)
@@ -208,10 +206,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
             self._step.enter_context(evaluation_mode(model))
         target = refit.target(index, lambda gates: self._predict(model, inputs, gates))
         gates, folds = refit.gates(index, LOSS), refit.cross_fitting
-        if folds is not None:
-            self._step.enter_context(folds.route(index))
-        elif gates is not None:
-            self._step.enter_context(route(model, gates))
+        self._step.enter_context(route(model, gates) if folds is None else folds.route(index))
 
         task = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
         logits = cast(torch.Tensor, task.logits)  # or nobody would look at them
@@ -248,7 +243,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None):
         # Here and not in `train`, which tries again with a smaller batch under `auto_find_batch_size`.
-        self._num_layers = num_routed_layers(self.model)  # `model_init` may have built another model
+        self._set_up()
         if self.is_routed:
             if not adopt_callback(self):
                 raise ValueError(NO_CALLBACK)
@@ -287,6 +282,18 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
             write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
 
     # ---- Checks and helpers ----
+
+    def _set_up(self) -> None:
+        """Looks at the model as it is now: since the trainer was made, it may have got an adapter, or lost it."""
+        self._num_layers = num_routed_layers(self.model)
+        if not self.is_routed:
+            self._refit = None  # of an earlier training
+        elif not self._is_set_up:
+            check_setup(self, self.method, self.clear_args)
+            self._use_one_gpu()
+            if not adopt_callback(self):
+                self.add_callback(CleanProbabilityCallback())
+            self._is_set_up = True
 
     def _first_fit(self) -> str:
         return why_no_fit(self, self.clear_args, is_over=self._refit is not None and not self._is_training)

@@ -175,10 +175,10 @@ class Refit:
         temperature; a row of zeros if they are not finite."""
 
         def probabilities(member: int) -> torch.Tensor:
-            def routed(index: torch.Tensor) -> contextlib.AbstractContextManager:
-                return route(self._trainer.model, cast(torch.Tensor, self.gates(index, TARGET, member)))
+            def gated(index: torch.Tensor) -> contextlib.AbstractContextManager:
+                return route(self._trainer.model, self.gates(index, TARGET, member))
 
-            return cast(torch.Tensor, self._predict(routed).probabilities)
+            return cast(torch.Tensor, self._predict(gated).probabilities)
 
         return mean_of_members(probabilities, self.settings.clear_ensemble_size)
 
@@ -240,7 +240,7 @@ class Refit:
         table = self.store.posterior
         return None if table is None or not self.loss.uses_posterior else table[index].float()
 
-    def target(self, index: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
+    def target(self, index: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor | None:
         """`f_ens` of a batch, the mean of N routed predictions without gradient and without dropout: `[batch,
         num_labels]` or `[batch, tokens, num_labels]`. None until there are any, or if the loss doesn't use it.
 
@@ -255,7 +255,7 @@ class Refit:
             return None if targets is None else sharpen(targets[index], temperature)
         target: Any = 0.0
         for member in range(size):
-            target = target + predict(cast(torch.Tensor, self.gates(index, TARGET, member))) / size
+            target = target + predict(self.gates(index, TARGET, member)) / size
         return finite_rows(sharpen(target, temperature))
 
     def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:

@@ -117,7 +117,7 @@ class StepLossMixin(RoutingTrainer):
         add_decoder_inputs(self.model, inputs, inputs.pop(self.label_names[0]))
         return model(**inputs)
 
-    def _predict(self, model: nn.Module, inputs: dict[str, Any], gates: torch.Tensor) -> torch.Tensor:
+    def _predict(self, model: nn.Module, inputs: dict[str, Any], gates: torch.Tensor | None) -> torch.Tensor:
         """Class probabilities of a batch under gates, without gradient and without dropout."""
         with torch.no_grad(), evaluation_mode(model), low_precision(self.args), route(model, gates):
             logits, _ = scores_and_labels(self._forward(model, inputs), inputs[self.label_names[0]])

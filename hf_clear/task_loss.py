@@ -46,11 +46,13 @@ class FirstBatch:
         base_loss (`str`, *optional*): what has a loss of its own, which is the task loss then, for messages. None:
             plain cross entropy.
         base_predicts (`bool`): whether that loss comes with class scores that have a gradient.
+        adapter_acts (`bool`): whether predictions differ from those of the frozen model: of a new LoRA, they don't.
     """
 
     labels_tokens: bool
     base_loss: str | None
     base_predicts: bool = True
+    adapter_acts: bool = False
 
 
 @dataclass(frozen=True)

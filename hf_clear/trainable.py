@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from ._trainer_types import OwnTrainer
 
 
 def peft_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -19,8 +23,23 @@ def peft_weights(model: nn.Module) -> list[nn.Parameter]:
     return list(found)
 
 
+def check_weights(trainer: OwnTrainer) -> None:
+    """Makes sure that training changes what it is meant to. Nothing is looked at if nothing is routed.
+
+    Raises:
+        ValueError: as [`check_trainable`] and [`check_optimizer`].
+    """
+    if trainer._is_stock:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    check_trainable(model)
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # an optimizer has shards of the weights then
+    if trainer.optimizer is not None and not is_sharded:
+        check_optimizer(model, trainer.optimizer)
+
+
 def check_trainable(model: nn.Module) -> None:
-    """Makes sure that training changes what it is meant to.
+    """Makes sure that PEFT modules act, and that something is trained.
 
     Args:
         model (`nn.Module`): unwrapped.
@@ -46,3 +65,25 @@ def check_trainable(model: nn.Module) -> None:
         )
     if not trains:
         raise ValueError("No weight of the model requires grad: there is nothing to train. Set `requires_grad` again.")
+
+
+def check_optimizer(model: nn.Module, optimizer: Any) -> None:
+    """Makes sure that an optimizer has what is to be trained.
+
+    Args:
+        model (`nn.Module`): unwrapped.
+        optimizer (`torch.optim.Optimizer`): as a trainer was given it, or has made it.
+
+    Raises:
+        ValueError: if it has no PEFT weight that requires grad; without PEFT, none of any kind.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    weights = [parameter for parameter in peft_weights(model) if parameter.requires_grad]
+    trained = weights or [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if trained and not any(id(parameter) in held for parameter in trained):
+        raise ValueError(
+            f"The optimizer has none of the {len(trained)} {'PEFT weights' if weights else 'weights'} that are to be "
+            "trained: they would stay as they are. It was made for other weights, such as those of the model before "
+            "it got its adapter. Call `get_peft_model` first, make the optimizer for that model's parameters, and give "
+            "both to the trainer; or give `optimizer_cls_and_kwargs`, and the trainer makes it."
+        )

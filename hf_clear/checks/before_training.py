@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pandas as pd
 from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
@@ -77,6 +78,32 @@ def warn_of_lost_state(args: TrainingArguments) -> None:
         logger.warning(
             "No run can go on from the checkpoints of this one (`resume_from_checkpoint`): with `save_only_model=True` "
             "they hold weights alone. Leave it out if this run may be interrupted."
+        )
+
+
+def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
+    """Names what is trained below the head and no gate acts on: tokens' own embeddings, whole modules, weights of the
+    base model."""
+    wrapped = trainer.accelerator.unwrap_model(trainer.model)
+    model = base_of(wrapped)
+    backbone = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if not isinstance(backbone, nn.Module) or not trainer.is_world_process_zero():
+        return  # nobody knows what is a head
+    others = {
+        own
+        for module in wrapped.modules()
+        if isinstance(module, AuxiliaryTrainingWrapper)
+        for own in module.parameters()
+    }
+    gated = {id(own) for own in peft_weights(wrapped)} - {id(own) for own in others}
+    found = [name for name, own in backbone.named_parameters() if own.requires_grad and id(own) not in gated]
+    if found:
+        more = ", ..." * (len(found) > 3)
+        logger.warning(
+            f"{len(found)} trained weights below the head have no gate ({', '.join(found[:3])}{more}): every sample "
+            "trains them, whatever is thought of its label, and a sample that passes by all PEFT modules does not pass "
+            "the pretrained model. If you don't need them, leave them out of `modules_to_save` and "
+            "`trainable_token_indices`, or freeze them."
         )
 
 

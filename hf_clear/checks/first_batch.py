@@ -52,11 +52,15 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
         unwrapped = trainer.accelerator.unwrap_model(model)
         made_up = torch.arange(labels.numel(), device=labels.device).view_as(labels) % 2  # so that each label counts
         asks_model = base_loss is None and takes(unwrapped, label_name)
-        with refit.bypassed(index):
+
+        def outputs_now() -> Any:
             if asks_model and not is_foreign(unwrapped):
-                outputs = model(**batch, **{label_name: made_up})
-            else:  # which may know no predictions without labels
-                outputs = _predict_without_labels(model, batch, label_name)
+                return model(**batch, **{label_name: made_up})
+            return _predict_without_labels(model, batch, label_name)  # which may know no predictions without labels
+
+        acting, _ = scores_and_labels(outputs_now(), labels)
+        with refit.bypassed(index):
+            outputs = outputs_now()
             logits, _ = scores_and_labels(outputs, labels)
             _check_finite(unwrapped, logits)
 
@@ -101,7 +105,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
     warn_of_idle_settings(refit.settings)
-    return FirstBatch(refit.labels_tokens, base_loss)
+    return FirstBatch(refit.labels_tokens, base_loss, adapter_acts=not torch.equal(acting, logits))
 
 
 def _rows(trainer: AnyTrainer, size: int) -> list[int]:
@@ -189,6 +193,7 @@ def _predict_without_labels(model: nn.Module, batch: dict[str, Any], label_name:
 def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) -> None:
     """On made-up evidence of the warm-up, and of what comes after it. Labels are neither all trusted nor all not: the
     logarithm of a 0 would look like a fault of the loss."""
+    logits = 1 * logits.detach().requires_grad_()  # no leaf: a loss may change it in place, as it may in training
     trusted = torch.full((len(labels), *[1] * (labels.ndim - 1)), 0.75, device=labels.device)
     evidence = {
         "in the warm-up": LossEvidence(logits, labels, is_warmup=True),
@@ -196,8 +201,8 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
             logits,
             labels,
             trusted if loss.uses_clean_probability else None,
-            logits.softmax(dim=-1) if loss.uses_target else None,
-            posterior=logits.softmax(dim=-1) if loss.uses_posterior else None,
+            logits.detach().softmax(dim=-1) if loss.uses_target else None,
+            posterior=logits.detach().softmax(dim=-1) if loss.uses_posterior else None,
         ),
     }
     for when, given in evidence.items():
@@ -218,6 +223,11 @@ def _try_loss(loss: TrainingLoss, logits: torch.Tensor, labels: torch.Tensor) ->
             raise ValueError(
                 f"The training loss {loss.name!r} gives no part {when}, and takes the place of the task loss: nothing "
                 "would be trained. Return a part, or register it with `adds_to_task_loss=True`."
+            )
+        if not loss.adds_to_task_loss and not any(part.values.requires_grad for part in parts.values()):
+            raise ValueError(
+                f"No part of the training loss {loss.name!r} has a gradient {when}: nothing would be trained. Compute "
+                "at least one from `evidence.logits`, without `detach()` and outside of `torch.no_grad()`."
             )
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 
 from ..labels.known import LABEL_COLUMNS, labels_without_items
@@ -15,7 +16,14 @@ from .fingerprint import Fingerprint, fingerprint
 logger = logging.getLogger(__name__)
 
 
-def check_same_data(what: str, dataset: Any, store: SampleStore, label_names: Sequence[str] | None) -> None:
+def is_certainly(before: Any, dataset: Any) -> bool:
+    """Whether a data set is the one from before, which nothing can have changed: a list may have been sorted since."""
+    return dataset is before and isinstance(dataset, datasets.Dataset)
+
+
+def check_same_data(
+    what: str, dataset: Any, store: SampleStore, label_names: Sequence[str] | None, before: Any = None
+) -> None:
     """Looks whether the data set is that of a run, as far as this can be told.
 
     Args:
@@ -23,10 +31,13 @@ def check_same_data(what: str, dataset: Any, store: SampleStore, label_names: Se
         dataset (`Sized`): with the columns of the model's inputs, or the labels.
         store ([`SampleStore`]): of the run.
         label_names (`Sequence[str]`, *optional*): the names of the classes, in the order of their numbers.
+        before (`Sized`, *optional*): the object that was it, if that is known.
 
     Raises:
         ValueError: if it is not, or if nothing can be told.
     """
+    if is_certainly(before, dataset):
+        return
     if len(dataset) != len(store.losses):
         raise ValueError(
             f"{what} is of a run on {len(store.losses):,} samples, and the data set has {len(dataset):,}. Give the "
@@ -46,7 +57,7 @@ def check_same_data(what: str, dataset: Any, store: SampleStore, label_names: Se
             f"{what} is of a run on other data: {differs} changed. Give the training set as the trainer had it: after "
             "splits, filters and shuffling."
         )
-    if not common and relabelled is None:
+    if not common and relabelled is None and dataset is not before:
         raise ValueError(
             f"Nothing tells whether this data set is that of {what}: it has no inputs of the run "
             f"({', '.join(earlier['inputs']) or 'which could not be compared'}), and no labels. Give the training set "
@@ -59,7 +70,7 @@ def check_same_data(what: str, dataset: Any, store: SampleStore, label_names: Se
         )
     if relabelled:
         logger.warning(f"{what}: the inputs are those of the run, and {relabelled}. The table shows those of the run.")
-    elif not common:
+    elif not common and dataset is not before:
         logger.warning(
             f"{what}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't "
             "be compared with this data set, so whether texts of one class have changed places can't be told."

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -12,17 +13,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
+import datasets
 import numpy as np
 import torch
+from torch.utils.data import Dataset, Subset
 
 from .._processes import run_on_main
 from .._trainer_types import OwnTrainer
+from .._typing import MapDataset
 from ..estimators import NamedEstimator, NoiseModel, fit_noise_model
 from ..estimators._matrix_fit import LEAST_SKILL
 from ..evidence import EvidenceSource, evidence_sources
 from ..features import FrozenFeatures, on_device
+from ..fit_checks import no_better_than_chance
 from ..folds.cross_fitting import HeldOutScores
-from ..passes import SamplePredictions
+from ..passes import SamplePredictions, predict_samples, sample_dataloader
 from ..training_args import ClearArguments
 from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe, trained_part
 
@@ -31,6 +36,7 @@ logger = logging.getLogger(__name__)
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
 # For targets, four times the batch at twice the learning rate fits as well in a quarter of the steps; it takes so many.
 _BATCH_FACTOR, _LEAST_BATCHES = 4, 20
+_SOME = 512  # samples by which a model is told from one that guesses
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,25 @@ class FirstFit:
         head = find_head(self.trainer.accelerator.unwrap_model(self.trainer.model), self.settings.probe_head)
         return Probe(head, features.head_shape, cast(torch.Tensor, features.mean).shape[1] if with_mean else None)
 
+    @functools.cached_property
+    def keeps_head(self) -> bool:
+        """Whether the model's head belongs to its adapter, as after an earlier training: the adapter acts, and with it,
+        the model predicts given labels better than by chance. One that is fitted to features without it would not."""
+        trainer, data = self.trainer, self.trainer.train_dataset
+        if not trainer._first_batch.adapter_acts:
+            return False
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _SOME)).round().astype(int)).tolist()
+        some = data.select(rows) if isinstance(data, datasets.Dataset) else Subset(cast(Dataset, data), rows)
+        found = predict_samples(trainer, sample_dataloader(trainer, cast(MapDataset, some)), keep_probabilities=False)
+        known = (found.losses.isfinite() & (found.labels >= 0)).numpy()
+        predicted = cast(torch.Tensor, found.predicted).numpy()[known]
+        keeps = len(predicted) > 0 and no_better_than_chance(predicted, found.labels.numpy()[known]) is None
+        if keeps and trainer.is_world_process_zero():
+            logger.info("The model has been trained before: its head stays as it is, and is not fitted anew.")
+        return keeps
+
     def train(self, probe: Probe, features: FrozenFeatures, targets: torch.Tensor | None = None) -> None:
-        """Trains the probe and gives the model its head."""
+        """Trains the probe and gives the model its head, unless it has one that belongs to its adapter."""
         trainer = self.trainer
         shows_progress = not trainer.args.disable_tqdm and trainer.is_local_process_zero()
         settings = copy.copy(self.settings)
@@ -82,7 +105,8 @@ class FirstFit:
             settings.probe_batch_size *= factor
             settings.probe_learning_rate *= math.sqrt(factor)
         train_probe(probe, features, settings, trainer.args.seed, targets=targets, show_progress=shows_progress)
-        set_head(trainer, self.settings.probe_head, probe)
+        if not self.keeps_head:
+            set_head(trainer, self.settings.probe_head, probe)
 
 
 def fit_before_training(first: FirstFit) -> tuple[dict[str, float], bool]:
@@ -134,16 +158,18 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         missing = np.flatnonzero((noise.labels >= 0) & ~noise.has_scores)
         if len(missing) and first.trainer.is_world_process_zero():
             logger.warning(
-                f"The frozen model's features of {len(missing)} of {len(noise.labels)} training samples (sample "
-                f"{missing[0]} first) are not finite: by them, nothing is known of their labels. Look at these "
-                "samples, or train in float32 or bf16 instead of fp16."
+                f"{len(missing)} of {len(noise.labels)} training samples (sample {missing[0]} first) have no score by "
+                "the frozen model's features: nothing is known of their labels. Either their features are not finite "
+                "(look at these samples, or train in float32 or bf16 instead of fp16), or there are too few samples to "
+                "learn from."
             )
         if noise.is_supported:
             first.note(_clean_probability(noise))
         if held_out is None and noise.expected_skill < LEAST_SKILL:
             if first.trainer.is_world_process_zero():
                 logger.warning(_too_weak(noise, first))
-            if features is not None and noise.is_supported and first.settings.clear_min_explained > 0:
+            may_leave = noise.is_supported and first.settings.clear_min_explained > 0
+            if features is not None and may_leave and not first.keeps_head:
                 _keep_with_head(first, features, torch.from_numpy(noise.target))
             return logs, False
         predictions = _predictions(noise)
@@ -152,8 +178,8 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         logs = {**first.fit(first.estimator, predictions, None if features is None else features.mean), **logs}
         targets = first.posterior()
         targets = torch.from_numpy(noise.target) if targets is None else targets
-        # More than the labels as they are.
-        if features and targets is not None and bool((targets.max(dim=1).values < 1).any()):
+        tells = targets is not None and bool((targets.max(dim=1).values < 1).any())  # more than the labels as they are
+        if features and tells and not first.keeps_head:
             first.train(first.probe(features), features, targets)
     return logs, True
 

@@ -84,7 +84,7 @@ def num_routed_layers(model: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def route(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
+def route(model: nn.Module, gates: torch.Tensor | None) -> Iterator[None]:
     """Within this context, each layer's PEFT modules act only on the samples that `gates` lets through.
 
     A bypassed sample passes the frozen layer exactly: with all gates closed the model's hidden states equal the frozen
@@ -98,12 +98,15 @@ def route(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
             for layers in the order of the model. PEFT modules of one layer (`encoder.layer.3`; see
             [`~hf_clear.routing.layer_paths`]) share a row; one outside of the layers (a pooler) has a row of its own.
             A layer that each forward pass goes through several times (ALBERT's, or one module at several places of a
-            list) has a row for each pass.
+            list) has a row for each pass. None gates nothing.
 
     Raises:
         ValueError: if the shape or the dtype of `gates` is wrong, or a PEFT module can't be routed.
         RuntimeError: in backward, if activation checkpointing recomputes a layer that has several passes.
     """
+    if gates is None:
+        yield
+        return
     layers = _routed_layers(model)
     if gates.dtype != torch.bool or gates.ndim != 2 or gates.shape[0] != len(layers):
         raise ValueError(

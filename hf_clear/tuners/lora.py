@@ -59,7 +59,8 @@ class RoutedLora(LoraVariant):
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         if self.variant is not None:
-            routed = self.variant.forward(module, active_adapter=active_adapter, x=x, result=result, **kwargs)
+            own = result.clone()  # some variants add to it in place
+            routed = self.variant.forward(module, active_adapter=active_adapter, x=x, result=own, **kwargs)
             return apply_gate(self.gate, routed, result)
         # The expression of peft's `Linear.forward`, for bit-identical results. The gate is applied where the rank makes
         # rows short (a finite B maps zeros to a delta of zeros): at full width it would go over the output often.
@@ -88,7 +89,8 @@ class ChosenLora(LoraVariant):
     ) -> torch.Tensor:
         names, rows = self.choice.names, len(x)
         if self.variant is not None:
-            routed = [self.variant.forward(module, active_adapter=n, x=x, result=result, **kwargs) for n in names]
+            forward = self.variant.forward
+            routed = [forward(module, active_adapter=n, x=x, result=result.clone(), **kwargs) for n in names]
             return self.choice.pick(routed, rows)
         downs: list[Any] = [module.lora_A[name] for name in names]
         ups: list[Any] = [module.lora_B[name] for name in names]
@@ -113,6 +115,11 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(
                 f"LoRA with bias={config.bias!r} trains biases of the base model, which no gate bypasses: CleaR needs "
                 'bias="none".'
+            )
+        if getattr(config, "kasa_config", None) is not None:
+            raise ValueError(
+                "KaSA takes a part of the pretrained weights away, so that a bypassed layer would not be the "
+                "pretrained one. CleaR needs LoRA that leaves the base model alone: leave `kasa_config` out."
             )
         if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(changes_base):
             raise ValueError(

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import enable_full_determinism, set_seed
+from transformers import TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .._names import IGNORED_LABEL
@@ -19,15 +19,16 @@ from ..checks.before_training import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
+from ..identity.same_data import is_certainly
 from ..identity.shares import check_same_length
 from ..identity.training import Identity, fingerprint_of
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
-from ..trainable import check_trainable
+from ..trainable import check_weights
 from .probe_phase import check_one_label_a_sample
 from .resuming import ResumablePhasesMixin, is_checkpoint
-from .selection import check_selection, select_clean
+from .selection import check_selected, check_selection, select_clean
 
 
 class TurnMixin(ResumablePhasesMixin):
@@ -75,7 +76,7 @@ class TurnMixin(ResumablePhasesMixin):
         checkpoint = self._folder_to_resume(resume_from_checkpoint)
         if self.model_init is not None:
             self._init_model(trial)
-        check_trainable(self.accelerator.unwrap_model(self.model))  # fine-tuning would refuse it after the other phases
+        check_weights(self)  # fine-tuning would refuse them after the other phases
         self._reset()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -252,6 +253,10 @@ class TurnMixin(ResumablePhasesMixin):
         finally:
             self.train_dataset = stock
 
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):
+        check_selected(dataloader, cast(np.ndarray, self.fine_tuning_samples), type(self).__name__)
+        return super().set_initial_training_values(args, dataloader, *others)
+
     # ---- Helpers ----
 
     def _is_noisy(self, predictions: SamplePredictions) -> tuple[np.ndarray, np.ndarray]:
@@ -284,7 +289,7 @@ class TurnMixin(ResumablePhasesMixin):
             self._check_replaced()
 
     def _check_replaced(self) -> None:
-        if self.train_dataset is self._identified:
+        if is_certainly(self._identified, self.train_dataset):
             return
         before = cast(Identity, self._identity).data
         if changed := fingerprint_of(self, self.train_dataset).differences(before.as_json(), before.label_values):

@@ -1,10 +1,12 @@
-"""From clean probabilities to the samples that are kept. numpy only."""
+"""From clean probabilities to the samples that are kept."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from .._argument_checks import check_seed
 
@@ -83,6 +85,26 @@ def select_clean(
 
 def _listed(labels: list[int]) -> str:
     return ", ".join(map(str, labels[:10])) + ", ..." * (len(labels) > 10)
+
+
+def check_selected(dataloader: DataLoader, kept: np.ndarray, trainer: str) -> None:
+    """Makes sure that fine-tuning has the samples that were kept, and no others.
+
+    Args:
+        dataloader (`DataLoader`): of fine-tuning.
+        kept (`np.ndarray`): row numbers.
+        trainer (`str`): what messages call it.
+
+    Raises:
+        ValueError: if the batches are of another number of samples: a subclass makes a dataloader of its own.
+    """
+    dataset = dataloader.dataset
+    if has_length(dataset) and len(dataset) != len(kept):
+        raise ValueError(
+            f"The training dataloader of {trainer} has {len(dataset)} samples, and TURN fine-tunes on the "
+            f"{len(kept)} that look clean. A `get_train_dataloader` of your own has to take what "
+            "`super().get_train_dataloader()` returns, whose `dataset` holds these alone."
+        )
 
 
 def check_selection(threshold: float, balance: str | int) -> None:

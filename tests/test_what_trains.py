@@ -1,0 +1,203 @@
+"""What a training changes is what it is said to change: weights, gates, heads, samples."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy import collate, tiny_bert, toy_dataset
+from helpers.trainers import lora_model, noisy_toy
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import config as lora_configs
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from hf_clear import (
+    CleanProbabilityCallback,
+    CleanProbabilityEstimate,
+    ClearLoraConfig,
+    ClearTrainer,
+    TurnTrainer,
+    TurnTrainingArguments,
+    preset,
+    register_training_loss,
+)
+from hf_clear.losses import TRAINING_LOSSES
+from hf_clear.noise import inject_label_noise
+
+
+def trainer_of(training_arguments, model, data=None, **arguments):
+    given = {name: arguments.pop(name) for name in ("callbacks", "optimizers", "peft_config") if name in arguments}
+    arguments = training_arguments(**{**preset("clear"), "num_train_epochs": 2, "clear_warmup_epochs": 0, **arguments})
+    data = noisy_toy() if data is None else data
+    return ClearTrainer(model, arguments, train_dataset=data, data_collator=collate, **given)
+
+
+def toy_with_noise(size: int):
+    return inject_label_noise(toy_dataset(size), "symmetric", 0.3, label_column="labels")[0]
+
+
+def closed() -> CleanProbabilityCallback:
+    """Every gate is shut."""
+    return CleanProbabilityCallback(lambda evidence: CleanProbabilityEstimate(np.zeros(len(evidence.losses))))
+
+
+def changed_by(trainer) -> list[str]:
+    before = {name: own.detach().clone() for name, own in trainer.model.named_parameters()}
+    trainer.train()
+    return [name for name, own in trainer.model.named_parameters() if not torch.equal(own, before[name])]
+
+
+# ---- The optimizer ----
+
+
+@pytest.mark.parametrize("is_turn", [False, True])
+def test_an_optimizer_without_the_weights_that_are_to_be_trained_is_refused(training_arguments, is_turn):
+    model = tiny_bert(initializer_range=0.2)
+    given = {"optimizers": (torch.optim.AdamW(model.parameters()), None)}  # of a model without an adapter
+    given["peft_config"] = ClearLoraConfig(task_type="SEQ_CLS", r=4)
+    if is_turn:
+        arguments = training_arguments(TurnTrainingArguments)
+        trainer = TurnTrainer(model, arguments, train_dataset=toy_dataset(40), data_collator=collate, **given)
+    else:
+        trainer = trainer_of(training_arguments, model, **given)
+    with pytest.raises(
+        ValueError, match="optimizer has none of the 12 PEFT weights that are to be trained.*Call `get_p"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0 and getattr(trainer, "probe", None) is None
+    model = trainer.model
+    trainer.optimizer = torch.optim.AdamW([own for own in model.parameters() if own.requires_grad], lr=1e-2)
+    assert any("lora_" in name for name in changed_by(trainer))
+
+
+# ---- Gates ----
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {**preset("paper"), "clear_routing": "none"},
+        {"clear_routing": "none", "clear_ensemble_source": "epoch"},
+        {"clear_routing": "none", "clear_loss": "elr", "clear_ensemble_source": "step"},
+    ],
+)
+def test_targets_if_all_gates_are_open(training_arguments, arguments):
+    """As are those of a deterministic strategy if the data are clean: known in the middle of a training alone."""
+    trainer = trainer_of(training_arguments, lora_model(), **{**arguments, "clear_warmup_epochs": 1})
+    assert trainer.train().global_step == trainer.state.max_steps
+    assert trainer.sample_store.is_fitted
+
+
+def in_place() -> LoraConfig:
+    parts = {"target_modules_bd_a": ["attention.output.dense"], "target_modules_bd_b": ["query", "value"]}
+    blocks = lora_configs.BdLoraConfig(**parts, nblocks=2, match_strict=False)
+    targets = ["query", "value", "attention.output.dense"]
+    return LoraConfig(task_type="SEQ_CLS", r=4, target_modules=targets, use_bdlora=blocks)
+
+
+@pytest.mark.parametrize("config", [in_place, lambda: LoraConfig(task_type="SEQ_CLS", r=4, use_dora=True)])
+def test_variants_of_lora_that_write_into_their_input_are_gated(training_arguments, config):
+    model = get_peft_model(tiny_bert(), config())
+    trainer = trainer_of(training_arguments, model, callbacks=[closed()])
+    changed = changed_by(trainer)
+    assert changed and not any("lora_" in name for name in changed)  # the head alone
+    trainer = trainer_of(training_arguments, get_peft_model(tiny_bert(), config()), clear_routing="none")
+    assert any("lora_" in name for name in changed_by(trainer))
+
+
+def test_what_no_gate_acts_on_is_named_or_refused(training_arguments, caplog):
+    for part, more in (
+        ("trainable_tokens_delta", {"trainable_token_indices": [1, 5]}),
+        ("embeddings", {"modules_to_save": ["classifier", "embeddings"]}),
+    ):
+        caplog.clear()
+        model = get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS", r=4, **more))
+        trainer = trainer_of(training_arguments, model, callbacks=[closed()])
+        with caplog.at_level(logging.WARNING):
+            assert any(part in name for name in changed_by(trainer))
+        assert f"trained weights below the head have no gate ({'embeddings.'}" in caplog.text and part in caplog.text
+    caplog.clear()
+    trainer_of(training_arguments, lora_model()).train()
+    assert "have no gate" not in caplog.text
+    with pytest.raises(ValueError, match="KaSA takes a part of the pretrained weights away"):
+        kasa = LoraConfig(task_type="SEQ_CLS", r=4, kasa_config=lora_configs.KasaConfig())
+        trainer_of(training_arguments, get_peft_model(tiny_bert(), kasa))
+
+
+# ---- Models that have been trained, or have got or lost an adapter ----
+
+
+@pytest.mark.parametrize("warmup", ["evidence", "linear_probe", "cross_fit"])
+def test_a_model_that_was_trained_before_keeps_its_head(training_arguments, warmup):
+    """Labels are what it predicts, with its adapter acting."""
+    model = lora_model(initializer_range=0.5)
+    stock = Trainer(model, training_arguments(TrainingArguments), data_collator=collate)
+    predicted = stock.predict(toy_dataset(200)).predictions.argmax(axis=-1)
+    assert np.bincount(predicted).max() < 180  # the model doesn't predict one class alone
+    data = toy_dataset(200).remove_columns("labels").add_column("labels", predicted)
+    noisy = inject_label_noise(data, "symmetric", 0.2, label_column="labels", num_labels=4)[0]
+    own = {"learning_rate": 1e-9, "clear_warmup": warmup, "clear_warmup_epochs": 1, "num_train_epochs": 2}
+    trainer = trainer_of(training_arguments, model, noisy, **{**preset("recommended"), **own})
+    trainer.train()
+    assert (trainer.predict(data).predictions.argmax(axis=-1) == predicted).mean() > 0.98
+
+
+def test_an_adapter_that_comes_or_goes_after_the_trainer_was_made(training_arguments):
+    trainer = trainer_of(training_arguments, tiny_bert())
+    trainer.model = trainer.model_wrapped = get_peft_model(trainer.model, ClearLoraConfig(task_type="SEQ_CLS", r=4))
+    trainer.train()
+    assert trainer.sample_store.is_fitted
+    trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+    trainer.optimizer = None
+    assert trainer.train().global_step == trainer.state.max_steps
+    assert trainer.sample_store is None  # nothing is told of a training that was plain
+
+
+# ---- Samples ----
+
+
+def test_turn_refuses_a_dataloader_of_other_samples(training_arguments):
+    class OwnDataloader(TurnTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(self.train_dataset.remove_columns("true_label"), batch_size=8, collate_fn=collate)
+
+    class Wrapped(TurnTrainer):
+        def get_train_dataloader(self):
+            return super().get_train_dataloader()
+
+    arguments = training_arguments(TurnTrainingArguments, num_train_epochs=1)
+    given = {"train_dataset": toy_with_noise(80), "data_collator": collate}
+    trainer = OwnDataloader(tiny_bert(initializer_range=0.2), arguments, **given)
+    with pytest.raises(ValueError, match="dataloader of OwnDataloader has 80 samples, and TURN fine-tunes on the"):
+        trainer.train()
+    trainer = Wrapped(tiny_bert(initializer_range=0.2), arguments, **given)
+    assert trainer.train().global_step > 0
+
+
+def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments):
+    rows = [{k: v for k, v in row.items() if k != "true_label"} for row in toy_with_noise(80)]
+    trainer = trainer_of(training_arguments, lora_model(), rows)
+    trainer.train()
+    assert len(trainer.label_issues(return_all=True)) == 80
+    rows.sort(key=lambda row: row["labels"])
+    with pytest.raises(ValueError, match="the order of the samples changed"):
+        trainer.label_issues()
+    arguments = training_arguments(TurnTrainingArguments, num_train_epochs=1)
+    turn = TurnTrainer(tiny_bert(initializer_range=0.2), arguments, train_dataset=rows, data_collator=collate)
+    turn.linear_probe()
+    turn.cleanse()
+    rows.pop(0)
+    with pytest.raises(ValueError, match="The training set was replaced since the probe was trained"):
+        turn.finetune()
+
+
+def test_a_loss_without_a_gradient_is_refused_before_the_first_step(training_arguments):
+    register_training_loss("flat", lambda evidence: {"a": -evidence.logits.detach().log_softmax(-1).amax(-1)})
+    try:
+        trainer = trainer_of(training_arguments, lora_model(), clear_loss="flat")
+        with pytest.raises(ValueError, match="No part of the training loss 'flat' has a gradient in the warm-up"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    finally:
+        del TRAINING_LOSSES["flat"]
