@@ -83,9 +83,9 @@ def run(code: str, *arguments: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tiny_model) -> Path:
-    """A pretrained encoder without a head."""
+    """A pretrained model whose head is of other classes."""
     folder = tmp_path_factory.mktemp("base")
-    tiny_bert(initializer_range=0.2).bert.save_pretrained(folder)
+    tiny_bert(5, initializer_range=0.2).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     return folder
 
@@ -95,7 +95,7 @@ def trained(method: str, base: Path, folder: Path, in_config: bool = True, **arg
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(0)
     id2label = dict(enumerate(NAMES)) if in_config else {i: f"LABEL_{i}" for i in range(3)}
-    model = AutoModelForSequenceClassification.from_pretrained(base, id2label=id2label)
+    model = AutoModelForSequenceClassification.from_pretrained(base, id2label=id2label, ignore_mismatched_sizes=True)
     texts = [f"{kind}{i} {kind}{i + 1} {kind}{i + 2}" for i in range(10) for kind in ("red", "green", "blue")]
     data = Dataset.from_dict({"text": texts * 3, "label": [0, 1, 2] * 30})
     if not in_config:
@@ -222,7 +222,9 @@ def test_an_exported_adapter_carries_names(saved, tmp_path):
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 id2label = dict(enumerate(json.load(open("stock/label_names.json"))))
-model = AutoPeftModelForSequenceClassification.from_pretrained("stock", id2label=id2label)
+model = AutoPeftModelForSequenceClassification.from_pretrained(
+    "stock", id2label=id2label, ignore_mismatched_sizes=True
+)
 classifier = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(names[0]))
 assert [row["label"] for row in classifier({TEXTS!r})] == {saved.found["bitfit"][0]!r}
 """
@@ -253,7 +255,8 @@ def test_the_code_for_many_classes_and_for_an_adapter_with_a_name():
     listed, rest = code.split("names = ")[1].split("\nmodel = ", 1)
     assert eval(listed) == names and max(map(len, listed.splitlines())) <= 120
     assert rest == (
-        'BertForSequenceClassification.from_pretrained("org/base", id2label=dict(enumerate(names)))\n'
+        'BertForSequenceClassification.from_pretrained("org/base", id2label=dict(enumerate(names)), '
+        "ignore_mismatched_sizes=True)\n"
         'model = PeftModel.from_pretrained(model, "org/x", subfolder="second")'
     )
     assert code.startswith("from peft import PeftModel\nfrom transformers import BertForSequenceClassification\n")

@@ -19,7 +19,7 @@ from hf_clear.report import (
 )
 from hf_clear.report.figures import pictures_of
 from hf_clear.report.frame import issue_frame
-from hf_clear.report.summary import by_class, facts, sentences
+from hf_clear.report.summary import by_class, facts, is_supported, sentences
 
 matplotlib.use("agg")
 
@@ -141,7 +141,7 @@ def test_sentences_classes_and_facts_by_hand():
     assert table.texts == ["text"] and table.classes == ["good", "bad"] and len(table.rows) == 4  # one has no label
     assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in sentences(table)] == [
         "3 of 4 labels (75 %) are suspects: more likely wrong than right; about 80 in 100 of them are expected to be "
-        "really wrong.",
+        "really wrong, if the scores are right.",
         "By the scores of all samples, the expected share of wrong labels is 62.5 %.",
         "The most frequent correction is “good” to “bad” (1 sample); 1 suggestion is at least 90 % sure.",
     ]
@@ -154,8 +154,19 @@ def test_sentences_classes_and_facts_by_hand():
     fit["estimated_noise_rate_high"] = 0.4567
     told = sentences(table, [{"fit_warnings": 1}, fit])[1].replace("\N{NO-BREAK SPACE}", " ")
     assert told == "The estimated share of wrong labels is 40 %, and between 35 % and 45.7 %."
-    assert "can't be told" in sentences(table, [fit, {"cleanse_fit_warnings": 1}])[1]
+    assert "expected to be really wrong." in sentences(table, [fit])[0]
+    for unsupported in ([[fit, {"cleanse_fit_warnings": 1}]], [[], ["Nothing tells."]]):
+        first, second, _ = sentences(table, *unsupported)
+        assert "expected" not in first and "can't be told" in second
+        assert not is_supported(*unsupported, *[()] * (2 - len(unsupported)))
+    assert [row["expected_precision"] for row in by_class(table, is_supported=False)] == [None, None]
     assert sentences(issue_frame(by_hand().drop(columns="predicted_label")))[2].startswith("There are no suggestions")
+
+
+def test_truths_that_a_file_has_as_words():
+    for words in ([True, False, True, False, True], ["True", "False", "TRUE", " false", "1"], [1, 0, 1.0, 0, 1]):
+        frame = issue_frame(by_hand().assign(is_label_issue=words), ["good", "bad"])
+        assert frame.rows["is_label_issue"].tolist() == [True, False, True, False]
 
 
 def test_bad_tables_and_files_are_refused(tmp_path):
@@ -165,6 +176,11 @@ def test_bad_tables_and_files_are_refused(tmp_path):
         (table.drop(columns="label_score"), "no column `label_score`"),
         (table.assign(label_score=2.0), "`label_score` holds what is no probability"),
         (table.assign(loss="high"), "`loss` does not hold numbers"),
+        (
+            table.assign(is_label_issue=["WAHR", "FALSCH", "WAHR", "WAHR", "WAHR"]),
+            "`is_label_issue` holds 'WAHR' in row 0",
+        ),
+        (table.assign(is_label_issue=[True, None, True, True, True]), "`is_label_issue` holds None in row 1"),
         (table.assign(given_label=7), "the label 7, and there are 2 label names"),
     ]:
         with pytest.raises(ValueError, match=message):

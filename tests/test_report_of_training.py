@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import logging
 import re
 import sys
 from collections import Counter
@@ -10,13 +11,21 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import ClassLabel
 from helpers.report import issues
-from helpers.trainers import assert_same_weights, lora_trainer, weights
+from helpers.toy import collate, tiny_bert, toy_dataset
+from helpers.trainers import assert_same_weights, lora_model, lora_trainer, weights
 from safetensors.numpy import save_file
+from transformers import Trainer
 
-from hf_clear import TurnTrainer
+from hf_clear import ClearTrainer, TurnTrainer, preset
 from hf_clear.fit_checks import FitFindings
 from hf_clear.report import ReportCallback, save_run_report
+from hf_clear.runs import label_evidence, save_label_issues
+
+
+def of_labels(items):
+    return collate([{("labels" if name == "label" else name): own for name, own in item.items()} for item in items])
 
 
 def unpacked(path) -> dict:
@@ -98,6 +107,30 @@ def test_the_report_of_a_run(tmp_path):
     assert set(pictures_in(save_run_report(folder, tmp_path / "less.html"))) == {
         *("losses", "clean_probabilities", "labels", "detection"),
     }
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_run_without_a_fit_of_its_own_claims_no_more_than_it_knows(training_arguments, tmp_path, caplog, routed):
+    """A mixture splits the losses of a model that has learned nothing, too."""
+    data = toy_dataset(80).cast_column("labels", ClassLabel(4)).rename_column("labels", "label")
+    data = data.add_column("text", [f"text {i}" for i in range(80)])
+    model = lora_model() if routed else tiny_bert()
+    arguments = {"num_train_epochs": 1, "learning_rate": 1e-6, "clear_warmup_epochs": 3}
+    arguments = training_arguments(**{**preset("clear"), **arguments})
+    trainer = (ClearTrainer if routed else Trainer)(model, arguments, train_dataset=data, data_collator=of_labels)
+    trainer.train()
+    with caplog.at_level(logging.WARNING):
+        evidence = label_evidence(trainer)
+    assert "no better" in caplog.text or "a model that tells anything would get" in caplog.text
+    save_label_issues(trainer, evidence, data)
+    page = save_run_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "Before you trust this" in page and "be told from this fit" in page
+    assert "in 100 of them are expected" not in page and "the expected share of wrong labels" not in page
+    if routed:
+        trainer.create_model_card()
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "but plainly: training ended before clean probabilities" in card and "a mixture of two" not in card
+        assert "no clean probabilities were fitted" in card and "| After epoch" not in card
 
 
 def test_pictures_in_tensorboard(training_arguments, tmp_path, monkeypatch):

@@ -93,6 +93,8 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
         classes = ["id2label=dict(enumerate(names))"]
     elif is_classifier(base):
         classes = [f"num_labels={base.config.num_labels}"]
+    if classes and config.modules_to_save:  # the head of the base may be of other classes, and is not used
+        classes.append("ignore_mismatched_sizes=True")
     auto, origin = f"Auto{type(model).__name__}", config.base_model_name_or_path or ""
     is_found = is_known and origin != "" and (is_on_hub(origin) or not is_pushed)
     if is_found and adapter == "default" and hasattr(peft, auto):
@@ -104,7 +106,7 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
         code.of_transformers.add(architecture)
         code.lines.append(f"model = {architecture}.from_pretrained({', '.join([_quoted(origin), *classes])})")
     else:
-        given = "".join(f", with {own}" for own in classes)
+        given = ", with " * bool(classes) + ", ".join(classes)
         code.lines.append(f"# model: the {architecture} that the adapter was trained on{given}")
     folder = "" if adapter == "default" else f", subfolder={_quoted(adapter)}"
     code.lines.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")

@@ -13,6 +13,10 @@ DESCRIPTIONS = {
         "predicted for a training sample against the label that it was given, and the outcome is its target. In "
         "inference all modules act."
     ),
+    "plain": (
+        "Trained with hf_clear on labels that may be wrong, but plainly: training ended before clean probabilities were "
+        "fitted, so each label was taken as it is."
+    ),
     "TURN": (
         "Trained on noisy labels with [TURN](https://arxiv.org/abs/2310.17668): a linear probe on the features of the "
         "pretrained model came first, and fine-tuning left out the samples whose label looked wrong by its losses."

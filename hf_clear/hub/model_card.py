@@ -143,7 +143,8 @@ def _rows(measured: list[Evaluation]) -> Iterator[tuple[str, str, str]]:
 def _description(trainer: OwnTrainer, model: nn.Module) -> str:
     has_posterior = getattr(trainer.sample_store, "posterior", None) is not None
     uses_it = trainer.method_settings().get("clear_loss") == "posterior"
-    text = DESCRIPTIONS["posterior" if has_posterior and uses_it else trainer.method]
+    was_fitted = trainer.sample_store is not None and trainer.sample_store.is_fitted
+    text = DESCRIPTIONS["posterior" if has_posterior and uses_it else trainer.method if was_fitted else "plain"]
     is_merged = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel) > isinstance(model, PeftModel)
     merged = f" The adapter is merged into the weights: this is a plain {type(model).__name__}."
     return text + merged if is_merged else text
@@ -199,6 +200,8 @@ def _fits(trainer: OwnTrainer) -> list[dict[str, float]]:
     """What each fit of the clean probabilities logged; in TURN, the last."""
     logs = [{name.removeprefix("cleanse_"): value for name, value in log.items()} for log in trainer.state.log_history]
     fits = [log for log in logs if "non_finite_losses" in log]
+    if trainer.sample_store is None or not trainer.sample_store.is_fitted:  # one of after the training
+        return []
     return fits if trainer.method == "CleaR" else fits[-1:]
 
 

@@ -83,7 +83,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
         if name in rows and not rows[name].dropna().between(-1e-3, 1 + 1e-3).all():
             raise ValueError(f"The column `{name}` holds what is no probability.")
     if "is_label_issue" in frame:
-        rows["is_label_issue"] = frame["is_label_issue"].to_numpy(dtype=bool)
+        rows["is_label_issue"] = _truths(frame, "is_label_issue")
     else:
         classes = (rows.get("given_label"), rows.get("predicted_label"))
         rows["is_label_issue"] = are_issues(rows[score].to_numpy(), *classes, DEFAULT_THRESHOLD)
@@ -126,6 +126,19 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
         return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The column `{name}` does not hold numbers: {error}") from error
+
+
+def _truths(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A csv file may have words for them, or what a spreadsheet program made of these."""
+    words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+    found = [words.get(str(value).strip().lower()) for value in _values(frame[name])]
+    if None in found:
+        row = found.index(None)
+        raise ValueError(
+            f"The column `{name}` holds {frame[name].iloc[row]!r} in row {row} (counted from 0): it has to be True or "
+            "False. A spreadsheet program may have translated them, or left the cell empty."
+        )
+    return np.array(found, dtype=bool)
 
 
 def _classes(rows: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ from ..log_history import fits_of
 from .figures import pictures_of
 from .frame import issue_frame
 from .packing import pack
-from .summary import by_class, facts, sentences
+from .summary import by_class, facts, is_supported, sentences
 
 MOST_BYTES = 5_000_000  # of a page
 _MARK = b'<meta name="generator" content="hf_clear'  # by which a page of ours is known
@@ -82,7 +82,7 @@ def save_report(
     check_replaceable(path)
     environment = _environment()
     frame = issue_frame(table, label_names)
-    log_history = list(log_history)
+    log_history, warnings = list(log_history), list(warnings)
     pictures = [
         {"name": picture.name, "title": picture.title, "caption": picture.caption, "width": picture.size[0]}
         | picture.svg()
@@ -90,9 +90,14 @@ def save_report(
     ]
     library, script, style = (_asset(name) for name in (_LIBRARY, "page.js", "page.css"))
     context = {
-        **{"title": title, "version": __version__, "sentences": sentences(frame, log_history)},
-        **{"facts": facts(frame, log_history), "warnings": list(warnings), "pictures": pictures},
-        **{"classes": by_class(frame), "library": library, "script": script, "style": style},
+        **{"title": title, "version": __version__, "sentences": sentences(frame, log_history, warnings)},
+        **{"facts": facts(frame, log_history), "warnings": warnings, "pictures": pictures},
+        **{
+            "classes": by_class(frame, is_supported(log_history, warnings)),
+            "library": library,
+            "script": script,
+            "style": style,
+        },
         **{"sections": [(name, _cells(shown)) for name, shown in sections], "texts": frame.texts},
         **{"policy": _policy([library, script], style), "reasons": _reasons(frame), "fits": fits_of(log_history)},
         **{"licence": _asset(_LIBRARY.replace(".js", ".LICENSE"))},

@@ -14,7 +14,9 @@ from .frame import IssueFrame
 _SURE = 0.9  # of a suggestion
 
 
-def sentences(table: IssueFrame, log_history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def sentences(
+    table: IssueFrame, log_history: Sequence[Mapping[str, Any]] = (), warnings: Sequence[str] = ()
+) -> list[str]:
     """What was found, in three sentences."""
     rows = table.rows
     size, suspects = len(rows), rows[rows["is_label_issue"]]
@@ -23,13 +25,20 @@ def sentences(table: IssueFrame, log_history: Sequence[Mapping[str, Any]] = ()) 
     else:
         share = f" ({_percent(len(suspects) / size)})" if size else ""
         first = f"{len(suspects):,} of {size:,} labels{share} are suspects: more likely wrong than right"
-    expected = expected_precision(suspects)
-    if expected is not None:
-        first += f"; about {round(100 * expected)} in 100 of them are expected to be really wrong"
-    return [f"{first}.", _noise_rate(table, fits_of(log_history)), _suggestions(suspects)]
+    expected, fits = expected_precision(suspects), fits_of(log_history)
+    if expected is not None and is_supported(log_history, warnings):
+        if_so = "" if fits else ", if the scores are right"
+        first += f"; about {round(100 * expected)} in 100 of them are expected to be really wrong{if_so}"
+    return [f"{first}.", _noise_rate(table, fits, warnings), _suggestions(suspects)]
 
 
-def _noise_rate(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> str:
+def is_supported(log_history: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> bool:
+    """Whether scores may be taken for probabilities: nothing speaks against them, as far as anybody has looked."""
+    fits = fits_of(log_history)
+    return fits[-1].get("estimated_noise_rate") is not None if fits else not warnings
+
+
+def _noise_rate(table: IssueFrame, fits: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> str:
     rate = fits[-1].get("estimated_noise_rate") if fits else None
     if rate is not None:
         low, high = (fits[-1].get(f"estimated_noise_rate_{end}") for end in ("low", "high"))
@@ -37,7 +46,7 @@ def _noise_rate(table: IssueFrame, fits: Sequence[Mapping[str, Any]]) -> str:
         return f"The estimated share of wrong labels is {_percent(rate)}{between}."
     if not table.rows["label_score"].notna().any():
         return "Nothing is known of the labels: none has a score."
-    if fits:
+    if fits or warnings:
         return "How many labels are wrong can't be told from this fit: take the list as an order in which to look."
     score, issue = table.rows["label_score"], table.rows["is_label_issue"]
     if score.notna().any() and not issue.all():
@@ -64,16 +73,16 @@ def expected_precision(suspects: Any) -> float | None:
     return float((1 - score).mean()) if len(score) else None
 
 
-def by_class(table: IssueFrame) -> list[dict[str, Any]]:
+def by_class(table: IssueFrame, is_supported: bool = True) -> list[dict[str, Any]]:
     """One row a class that is given to a sample, the one with the largest share of suspects first: `label`, `samples`,
-    `suspects`, `share`, `expected_precision` (None without suspects), `suggestion` (the most frequent one for its
+    `suspects`, `share`, `expected_precision` (None without suspects or support), `suggestion` (the most frequent one for its
     suspects), and if the truth is known, `precision` and `recall` of the suspects (None if undefined)."""
     found, truth = [], table.is_noisy
     for label, rows in table.rows.groupby("given_label", sort=False):
         issue = rows["is_label_issue"].to_numpy()
         suspects = rows[issue]
         row = {"label": label, "samples": len(rows), "suspects": len(suspects), "share": len(suspects) / len(rows)}
-        row["expected_precision"] = expected_precision(suspects)
+        row["expected_precision"] = expected_precision(suspects) if is_supported else None
         suggested = suspects["predicted_label"].dropna() if "predicted_label" in rows else suspects.iloc[:0, 0]
         row["suggestion"] = suggested.value_counts().index[0] if len(suggested) else None
         if truth is not None:

@@ -14,8 +14,9 @@ from datasets import Dataset
 
 from .._typing import AnyTrainer
 from ..data.labels import TEXTS
-from ..estimators import fit_noise_model, gaussian_mixture
+from ..estimators import fit_noise_model, get_estimator
 from ..estimators.noise_model import MOST_CLASSES, log_probabilities
+from ..fit import fitted_store
 from ..fit_checks import without_scores
 from ..passes import predict_samples, sample_dataloader
 from ..report import issue_table, to_csv, to_parquet
@@ -30,7 +31,8 @@ _LEAST_NOISE = 0.01  # or no label could be called wrong
 
 def label_evidence(trainer: AnyTrainer) -> dict[str, np.ndarray]:
     """What a trainer thinks of the labels it was trained on. One without clean probabilities of its own, such as a
-    stock `Trainer`, gets those of a mixture over its losses now. Call it on every process.
+    stock `Trainer`, gets those of a mixture over its losses now: a fit like any other, with warnings of what speaks
+    against it, and an entry in the log history. Call it on every process.
 
     Returns:
         `dict[str, np.ndarray]`, `[num_samples]` each: arguments of [`~hf_clear.report.issue_table`].
@@ -40,18 +42,10 @@ def label_evidence(trainer: AnyTrainer) -> dict[str, np.ndarray]:
         return store.issue_columns()
     dataloader = sample_dataloader(trainer, trainer.train_dataset)
     predictions = predict_samples(trainer, dataloader, keep_probabilities=False)
-    loss = predictions.losses.numpy()
-    finite, mixture = np.isfinite(loss), gaussian_mixture(loss)
-    probability = np.where(finite, mixture.clean_probability, np.nan)
-    found = {
-        "label_score": probability,
-        "clean_probability": probability,
-        "loss": loss,
-        "given_label": predictions.labels.numpy(),
-        "predicted_label": np.where(finite, _array(predictions.predicted), -1),
-        "suggestion_confidence": np.where(finite, _array(predictions.confidence), np.nan),
-    }
-    return found if mixture.is_supported else without_scores(found)
+    store, logs = fitted_store(trainer, get_estimator("gaussian_mixture"), predictions)
+    trainer.log(logs)
+    trainer.save_state()
+    return store.issue_columns()
 
 
 def held_out_evidence(
