@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,19 @@ def test_the_interval_is_that_of_the_mean():
     few = np.repeat([1.0, 0.0], [5, 95])  # resampling alone: 0.014
     assert paired_bootstrap(few).p == pytest.approx(2 / 2**5) and paired_bootstrap(few).verdict == "tie"
     assert paired_bootstrap(difference).verdict == "win" and paired_bootstrap(-difference).verdict == "loss"
+
+
+def test_few_that_differ_are_weighed_by_how_much():
+    """By all choices of signs; a sign test would say 0.036 for twenty small gains, and the mean is a loss."""
+    found = paired_bootstrap(np.repeat([1 / 3, -1.0, 0.0], [20, 8, 70]))
+    assert found.mean < 0 and found.p > 0.7
+    of_three_seeds = np.array([1, 2 / 3, 2 / 3, 1 / 3, -1 / 3, -2 / 3, 1])
+    sums = np.array([*product(*([size, -size] for size in of_three_seeds))]).sum(axis=1)
+    share = np.mean(abs(sums) > of_three_seeds.sum() - 1e-6)
+    assert paired_bootstrap(np.append(of_three_seeds, np.zeros(90))).p == pytest.approx(share)
+    for gains, losses in ((20, 9), (2, 9), (7, 7)):  # of one size: the sign test
+        of_one_size = np.repeat([1 / 3, -1 / 3, 0.0], [gains, losses, 50])
+        assert paired_bootstrap(of_one_size).p == pytest.approx(binomtest(gains, gains + losses).pvalue)
 
 
 def test_what_says_nothing_is_a_tie():

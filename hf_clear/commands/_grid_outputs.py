@@ -57,8 +57,8 @@ def write_outputs(
     notes += [f"Missing: {one}" for one in missing]
     if differences is not None:
         tables[
-            f"Test accuracy, difference to {baseline}: paired bootstrap over test samples (sign test if fewer than 30 "
-            "differ), 95 % interval, two-sided p; it knows nothing of other seeds"
+            f"Test accuracy, difference to {baseline}: paired bootstrap over test samples (exact sign-flip test if "
+            "fewer than 30 differ), 95 % interval, two-sided p; it knows nothing of other seeds"
         ] = differences
     ranks = rank_table(trainings)
     if ranks is not None:

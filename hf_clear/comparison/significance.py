@@ -9,6 +9,7 @@ import numpy as np
 _RESAMPLES = 9999
 _LEVEL = 0.05
 _FEW = 30  # samples that differ
+_ROUNDING = 1e-9  # of sums of thirds and the like, relative
 _MOST_NUMBERS = 2**24  # of resampled samples in memory at once
 
 
@@ -38,7 +39,8 @@ class Difference:
 def paired_bootstrap(difference: np.ndarray) -> Difference:
     """Asks whether one method is better than another on the same test samples, by resampling these with replacement
     (Efron and Tibshirani, 1993, section 13.3). It knows of the samples' chance alone: not of other seeds. If fewer than
-    30 samples differ, resampling is too sure, and p is that of an exact sign test (McNemar's) of these.
+    30 samples differ, resampling is too sure, and p is that of an exact sign-flip test: how often the sum is as far
+    from 0 if each difference has its sign by chance. Of one seed, that is the sign test (McNemar's).
 
     Args:
         difference (`np.ndarray` of shape `[num_samples]`): of each sample, how much better; such as 1 if the first
@@ -50,7 +52,7 @@ def paired_bootstrap(difference: np.ndarray) -> Difference:
     Raises:
         ValueError: if there is no sample, or a number is not finite.
     """
-    from scipy.stats import binomtest, bootstrap
+    from scipy.stats import bootstrap
 
     difference = np.asarray(difference, dtype=np.float64)
     if difference.ndim != 1 or not len(difference) or not np.isfinite(difference).all():
@@ -71,10 +73,23 @@ def paired_bootstrap(difference: np.ndarray) -> Difference:
     below = (1 + (found.bootstrap_distribution <= 0).sum()) / (1 + _RESAMPLES)
     above = (1 + (found.bootstrap_distribution >= 0).sum()) / (1 + _RESAMPLES)
     low, high = (float(end) for end in found.confidence_interval)
-    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
-    if better + worse < _FEW:
-        return Difference(mean, low, high, float(binomtest(better, better + worse).pvalue))
+    if np.count_nonzero(difference) < _FEW:
+        return Difference(mean, low, high, _sign_flip_p(difference))
     return Difference(mean, low, high, float(min(1.0, 2 * min(below, above))))
+
+
+def _sign_flip_p(difference: np.ndarray) -> float:
+    """Of all choices of signs, the share whose sum is as far from 0 as the one that was found."""
+    sizes = np.abs(difference[difference != 0])
+    halves = []
+    for half in (sizes[::2], sizes[1::2]):  # all sums of each: their pairs are then counted, not made
+        sums = np.zeros(1)
+        for size in half:
+            sums = np.concatenate([sums - size, sums + size])
+        halves.append(np.sort(sums))
+    least = abs(difference.sum()) - _ROUNDING * sizes.sum()
+    as_large = len(halves[1]) - np.searchsorted(halves[1], least - halves[0])
+    return float(min(1.0, 2 * as_large.sum() / 2 ** len(sizes)))
 
 
 @dataclass(frozen=True)
