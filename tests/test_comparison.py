@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -175,6 +175,24 @@ def test_curves_are_drawn_of_what_was_logged(tmp_path):
     )  # no formula; and an epoch that not all seeds have is left out
     assert draw_curves([*trainings, short], tmp_path / "curves.svg")
     assert not draw_curves([training("none", 1, [1])], tmp_path / "none.svg") and not (tmp_path / "none.svg").exists()
+
+
+def test_titles_and_legend_of_curves_overlap_nothing(tmp_path, monkeypatch):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure_module.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    history = [{"epoch": float(epoch), "eval_test_accuracy": 0.7 + epoch / 80} for epoch in (1, 2, 3)]
+    names = ["../shared/data/noisyagnews, instance_dependent 40%, adapter", "WIDE $LETTERS$ " * 6, "no noise", "x" * 90]
+    for settings in (names, names[:1]):
+        methods = ["none", "clear:paper (adapter)", "recommended (adapter)", "turn (adapter)"]
+        draw_curves([training(m, 1, [1], name, history) for name in settings for m in methods], tmp_path / "a.svg")
+        figure = drawn.pop()
+        figure.draw_without_rendering()
+        titles = [axis.title.get_window_extent() for axis in figure.axes]
+        boxes = [*titles, figure.legends[0].get_window_extent()]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        assert all(0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+        assert figure.axes[0].get_title().split() == names[0].split()  # in full
 
 
 def test_a_folder_of_a_run_is_read(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ _MEMORIZATION = {"memorization_clean": "-", "memorization_noisy": ":"}
 _TITLES = {"eval_test_accuracy": "test accuracy", "memorization_clean": "predicted as labelled\n(dotted: wrong labels)"}
 _COLUMNS = 4
 _WIDTH, _HEIGHT = 3.1, 2.6  # of a panel, in inches
+_TITLE_WIDTH, _LINE = 2.4, 0.17  # of a title, which is to stay above its own axes; height of its further lines
+_SIZE = 10  # of titles, in points
+_MOST_LETTERS = 45  # of a line: of the narrowest, no more fit
 
 
 def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, description: str = "") -> bool:
@@ -49,7 +53,9 @@ def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, de
         raise ImportError('Pictures need matplotlib: pip install "hf-clear[report]"') from error
     columns = min(len(settings), _COLUMNS)
     blocks = -(-len(settings) // columns)  # of all rows, below each other
-    size = _WIDTH * columns + 0.5, _HEIGHT * len(rows) * blocks + 0.8
+    titles = {setting: _wrapped(setting) for setting in settings}
+    further_lines = max(title.count("\n") for title in titles.values())
+    size = _WIDTH * columns + 0.5, (_HEIGHT * len(rows) + _LINE * further_lines) * blocks + 0.8
     figure = Figure(size, layout="constrained")
     axes = figure.subplots(len(rows) * blocks, columns, squeeze=False)
     colors = {method: f"C{number % 10}" for number, method in enumerate(dict.fromkeys(one.method for one in trainings))}
@@ -61,7 +67,7 @@ def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, de
             for method, color in colors.items():
                 drawn = _draw([one for one in own if one.method == method], names, color, axis)
                 lines.update({method: drawn} if drawn is not None else {})
-            axis.set_title(setting.replace("$", r"\$") if row == 0 else "", fontsize=10)
+            axis.set_title(titles[setting] if row == 0 else "", fontsize=_SIZE)
             left = axes[number // columns * len(rows) + row, : number % columns]
             axis.set_ylabel("" if any(other.lines for other in left) else _TITLES[next(iter(names))])
             axis.spines[["top", "right"]].set_visible(False)
@@ -69,13 +75,31 @@ def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, de
     for axis in axes.flat:
         if not axis.lines:
             axis.set_axis_off()  # a title stays
-    figure.supxlabel("epoch", fontsize=10)
-    titles = [name.replace("$", r"\$") for name in lines]
-    figure.legend(lines.values(), titles, frameon=False, loc="outside upper center", ncols=min(len(lines), 4))
+    figure.supxlabel("epoch", fontsize=_SIZE)
+    fitting = int(size[0] / (0.7 + 0.085 * max(map(len, lines), default=0)))  # inches: an entry, and a letter of it
+    ncols = max(min(len(lines), fitting, 4), 1)
+    figure.legend(lines.values(), map(_escaped, lines), frameon=False, loc="outside upper center", ncols=ncols)
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None, "Description": description})
     write_atomically(path, content.getvalue())
     return True
+
+
+def _wrapped(title: str) -> str:
+    """In lines, each as wide as the axes or less."""
+    from matplotlib.textpath import TextPath
+
+    lines = [title]
+    for letters in range(_MOST_LETTERS, 0, -1):
+        lines = [_escaped(line) for line in textwrap.wrap(title, letters)]
+        if all(TextPath((0, 0), line, size=_SIZE).get_extents().width <= 72 * _TITLE_WIDTH for line in lines):
+            break
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """No formula."""
+    return text.replace("$", r"\$")
 
 
 def _has(training: TrainingResult, names: dict[str, str]) -> bool:
