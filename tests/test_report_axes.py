@@ -19,6 +19,7 @@ from hf_clear.report import (
 )
 from hf_clear.report.figures import pictures_of
 from hf_clear.report.frame import issue_frame
+from hf_clear.report.short_names import short_names
 from hf_clear.report.summary import by_class, facts, is_supported, sentences
 
 matplotlib.use("agg")
@@ -74,13 +75,29 @@ def test_plot_transition_matrix(ax):
     assert np.array_equal(ax.images[0].get_array(), matrix)
     assert [text.get_text() for text in ax.texts] == ["90", "10", "25", "75"]
     names = [text.get_text() for text in ax.get_yticklabels()]
-    assert names[0].startswith("$\\frac{x$ & <svg") and names[1] == "b ad b ad b ad b ad b a…"
+    assert names[0] == "$\\frac{x$ & …w.hacked=5>" and names[1] == "b ad b ad b …d b ad b ad"
     ax.figure.savefig(__import__("io").BytesIO())  # names are no mathematics
     for wrong, message in [([[1.5]], "in \\[0, 1\\]"), ([0.5], "got \\[1\\]"), ([[np.nan]], "in \\[0, 1\\]")]:
         with pytest.raises(ValueError, match=message):
             plot_transition_matrix(np.array(wrong))
     with pytest.raises(ValueError, match="3 names for the 2 rows"):
         plot_transition_matrix(matrix, ["a", "b", "c"])
+
+
+def test_short_names_can_be_told_apart(ax):
+    names = [f"balance_not_updated_after_{what}" for what in ("bank_transfer", "cheque_or_cash_deposit")]
+    plot_transition_matrix(np.eye(2), names, ax)
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [text.get_text() for text in labels] == ["balance_not_…nk_transfer", "balance_not_…ash_deposit"]
+    ends = [f"the_same_beginning_{middle}_and_end_of_names" for middle in ("first", "second", "sec", "secondary" * 9)]
+    assert short_names(ends)[:2] == ["the_sa…first_and_end_of…", "the_sa…second_and_end_o…"]
+    rng = np.random.default_rng(0)
+    many = ["".join(rng.choice(["a", "b", "_"], length)) for length in rng.integers(1, 60, 200)]
+    runs = ["a" * length for length in range(1, 60)]  # one is the beginning and the end of the next
+    for names in (ends, runs, [*{f"{'long_' * 9}{name}{'_end' * 9}" for name in many}], ["a b", "a  b", "a\x00b"]):
+        for longest in (24, 120):
+            short = short_names(names, longest)
+            assert len(set(short)) == len(names) and max(map(len, short)) <= longest + len(" (10)")
 
 
 def test_plot_detection(ax):
@@ -145,6 +162,9 @@ def test_sentences_classes_and_facts_by_hand():
         "By the scores of all samples, the expected share of wrong labels is 62.5 %.",
         "The most frequent correction is “good” to “bad” (1 sample); 1 suggestion is at least 90 % sure.",
     ]
+    long = [f"{'balance_not_updated_after_' * times}transfer" for times in (1, 20)]
+    told = sentences(issue_frame(by_hand(), long))[2]
+    assert f"“{long[0]}” to “balance_not_" in told and len(told) < 300  # in full, unless it has hundreds of letters
     expected = {"label": "good", "samples": 2, "suspects": 2, "share": 1.0, "expected_precision": pytest.approx(0.8)}
     good, bad = by_class(table)
     assert good == {**expected, "suggestion": "bad", "precision": 0.5, "recall": 1.0}

@@ -198,6 +198,28 @@ def test_on_a_phone(report, open_page, scheme):
     assert dark == (scheme == "dark") == ("#e6edf3" in source)
 
 
+@pytest.mark.parametrize("width", [1200, 380])
+def test_long_names_of_classes_are_shown_in_full(tmp_path, open_page, width):
+    names = [f"balance_not_updated_after_{what}" for what in ("bank_transfer", "cheque_or_cash_deposit")]
+    names.append("x" * 300)
+    table = pd.DataFrame({"sample_index": range(4), "given_label": names[:1] + names})
+    table["predicted_label"] = names[1:2] * 2 + names[2:] + names[:1]
+    table = table.assign(text="a text " * 9, label_score=0.1, suggestion_confidence=0.9, loss=1.0)
+    table["reasons"] = [["predicted_otherwise", "high_loss"]] * 4
+    page = open_page(save_report(tmp_path / "report.html", table), (width, 900))
+
+    assert f"“{names[0]}” to “{names[1]}”" in page.inner_text(".summary")
+    select, shown = "#table tbody tr:first-child select", "#table tbody tr:first-child .choice span"
+    for chosen in (names[1], names[2], names[0]):
+        page.select_option(select, label=chosen)
+        assert page.inner_text(shown) == page.get_attribute(select, "title") == chosen
+        inner, outer = page.locator(shown).bounding_box(), page.locator(select).bounding_box()
+        assert outer["x"] <= inner["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"] <= width
+        assert outer["y"] <= inner["y"] and inner["y"] + inner["height"] <= outer["y"] + outer["height"]
+    for region in ("document.documentElement", "document.querySelector('#suspects .scroll')"):
+        assert page.evaluate(f"{region}.scrollWidth <= {region}.clientWidth")
+
+
 def unpacked(path) -> dict:
     content = re.search(r'id="data">([^<]*)<', path.read_text(encoding="utf-8")).group(1)
     return json.loads(gzip.decompress(base64.b64decode(content)))

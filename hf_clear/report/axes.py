@@ -10,6 +10,7 @@ import numpy as np
 from .._argument_checks import check_label_names
 from ..estimators import gaussian_mixture
 from ..log_history import mixture_of, series_of
+from .short_names import short_names
 from .tables import as_noisy
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ _BINS = 50  # of a histogram
 _OUTER = 0.999  # quantile of the losses at which the picture ends, so that one outlier doesn't squeeze all others
 _ANNOTATED = 12  # classes up to which a cell shows its number
 _NAMED = 40  # classes up to which ticks have names
-_LONGEST = 24  # characters of a name
 
 
 def plot_loss_mixture(
@@ -179,7 +179,7 @@ def plot_transition_matrix(
             if value >= 0.005:
                 color = "white" if value > 0.6 * matrix.max() else "black"
                 ax.text(column, row, f"{value:.0%}".rstrip("%"), ha="center", va="center", color=color, fontsize=8)
-    names = [shown_name(name) for name in (range(len(matrix)) if label_names is None else label_names)]
+    names = short_names(range(len(matrix)) if label_names is None else label_names)
     size = None if len(names) <= _ANNOTATED else max(9 - len(names) / 12, 5)
     for axis, count in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
         axis.set_ticks([])
@@ -250,9 +250,3 @@ def _axes(ax: Axes | None) -> Axes:
     except ImportError as error:
         raise ImportError('Pictures need matplotlib: pip install "hf-clear[plots]"') from error
     return plt.subplots(layout="constrained")[1]
-
-
-def shown_name(name: Any) -> str:
-    """A name in one short line: without control characters, or those that turn the direction of writing around."""
-    name = " ".join("".join(letter if letter.isprintable() else " " for letter in str(name)).split())
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..log_history import fits_of
-from .axes import shown_name
 from .frame import IssueFrame
+from .short_names import short_names
 
 _SURE = 0.9  # of a suggestion
+_LONGEST = 120  # characters of a name in a sentence
 
 
 def sentences(
@@ -58,9 +59,8 @@ def _suggestions(suspects: Any) -> str:
     if "predicted_label" not in suspects or not suspects["predicted_label"].notna().any():
         return "There are no suggestions: only the given labels are known." if len(suspects) else "Nothing to correct."
     pairs = suspects.groupby(["given_label", "predicted_label"], sort=False).size()
-    (given, suggested), times = pairs.idxmax(), int(pairs.max())
-    pair = f"“{shown_name(given)}” to “{shown_name(suggested)}”"
-    text = f"The most frequent correction is {pair} ({_count(times, 'sample')})"
+    (given, suggested), times = short_names(pairs.idxmax(), _LONGEST), int(pairs.max())
+    text = f"The most frequent correction is “{given}” to “{suggested}” ({_count(times, 'sample')})"
     if "suggestion_confidence" in suspects:
         sure = int((suspects["suggestion_confidence"] >= _SURE).sum())
         text += f"; {_count(sure, 'suggestion')} {'is' if sure == 1 else 'are'} at least {_percent(_SURE)} sure"

@@ -32,6 +32,7 @@
   const suggestionOf = (row) => chosen.get(row) ?? (hasSuggestion ? data.predicted_label[row] : null);
   const offerOf = (row) => "Accept “" + nameOf(suggestionOf(row)) + "” for sample " + data.sample_index[row];
   const nameOf = (label) => (label == null ? "" : classes[label]);
+  const breakable = (name) => name.split(/(?<=[_/.:-])/).flatMap((part) => [part, make("wbr", {})]);
   const value = (values) => (row) => values[row] ?? undefined; // TanStack sorts undefined last
 
   const accept = {
@@ -60,7 +61,7 @@
     title: "Given label",
     className: "label",
     accessorFn: (row) => data.given_label[row],
-    cell: (row) => make("span", { textContent: nameOf(data.given_label[row]) }),
+    cell: (row) => make("span", {}, ...breakable(nameOf(data.given_label[row]))),
   };
   const suggested = {
     id: "suggested",
@@ -75,12 +76,20 @@
       classes.forEach((name, label) =>
         select.append(make("option", { value: label, textContent: name, selected: label === suggestionOf(row) })),
       );
+      const shown = make("span", {}); // what a select shows is cut, this has lines
+      shown.setAttribute("aria-hidden", "true");
+      const show = () => {
+        select.title = nameOf(suggestionOf(row));
+        shown.replaceChildren(...breakable(select.title || "choose"));
+      };
+      show();
       select.addEventListener("change", () => {
         chosen.set(row, Number(select.value));
         mark(row, true);
         refreshRow(row);
+        show();
       });
-      return select;
+      return make("div", { className: "choice" }, shown, select);
     },
   };
   const number = (id, title, values, format, hint) => ({
