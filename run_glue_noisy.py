@@ -63,7 +63,7 @@ from hf_clear.presets import PRESETS
 from hf_clear.runs.arguments import DataArguments, PeftArguments, check_choices
 from hf_clear.runs.command_line import parse_arguments
 from hf_clear.runs.defaults import BOTH, run_defaults
-from hf_clear.runs.evaluation import add_callbacks, datasets_of_each_epoch, metrics_of
+from hf_clear.runs.evaluation import add_callbacks, check_best_metric, datasets_of_each_epoch, metrics_of
 from hf_clear.runs.identity import begin_without_training, detect_last_checkpoint, run_arguments, steps_of
 from hf_clear.runs.label_issues import label_evidence, save_label_issues
 from hf_clear.runs.models import (
@@ -458,6 +458,8 @@ def initialize_trainer(
         eval_dataset = datasets_of_each_epoch(training_args, eval_dataset, test_dataset)
     else:
         training_args.eval_strategy = "no"
+    compute_metrics = metrics_of(Accuracy(), *([] if data_args.task_name is None else [Glue(data_args.task_name)]))
+    check_best_metric(training_args, compute_metrics)
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
     peft_config = model_args.peft_config(task_type="SEQ_CLS")
     if training_args.do_train and peft_config is not None and not isinstance(model, PeftModel):
@@ -467,7 +469,7 @@ def initialize_trainer(
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        compute_metrics=metrics_of(Accuracy(), *([] if data_args.task_name is None else [Glue(data_args.task_name)])),
+        compute_metrics=compute_metrics,
         processing_class=tokenizer,
         data_collator=default_data_collator if data_args.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )

@@ -120,7 +120,10 @@ class LabelEvidence:
                 "trained on the label, or `features`, the embeddings of any model."
             )
         check_seed(seed)
+        if np.ma.is_masked(labels):
+            raise ValueError("`labels` is masked: fill in -100 for labels that are missing (`labels.filled(-100)`).")
         labels = as_array("labels", labels) if callable(getattr(labels, "detach", None)) else np.asarray(labels)
+        labels = labels.astype(np.int64) if labels.shape == (0,) else labels
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 "`labels` has to hold one class number for each sample, from 0 on (of names, take "
@@ -238,6 +241,11 @@ def _scores_of(pred_probs: np.ndarray) -> np.ndarray:
 
 def _features(features: np.ndarray | Sequence[np.ndarray], num_samples: int) -> list[np.ndarray]:
     """One table for each kind of features."""
+    if callable(getattr(features, "toarray", None)):  # of scipy, whose sparse arrays have no length
+        raise ValueError(
+            "`features` is sparse, and a linear probe on so many columns would know little: make it dense with few "
+            "columns, as by `sklearn.decomposition.TruncatedSVD(100).fit_transform(features)`."
+        )
     if not len(features):
         raise ValueError("`features` is empty.")
     is_one = getattr(features, "ndim", None) is not None or np.ndim(features[0]) < 2

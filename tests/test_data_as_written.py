@@ -110,6 +110,11 @@ def test_look_alikes_are_told_apart_with_one_warning(tmp_path, caplog):
     assert len(names) == 7 and len(caplog.records) == 1
     assert "' good' and 'Good' and 'good '" in caplog.text and "'01' and '1' and '1.0'" in caplog.text
     caplog.clear()
+    read_labels(
+        tmp_path, ["red", "red\u200b", "caf\u00e9", "cafe\u0301"]
+    )  # a blank without width; an accent of its own
+    assert r"'red' and 'red\u200b'" in caplog.text and r"'cafe\u0301' and 'caf\xe9'" in caplog.text
+    caplog.clear()
     read_labels(tmp_path, ["0.5", "1.5", "2.5"])
     assert "The labels are numbers such as 0.5 and 2.5: each of the 3 is a class" in caplog.text
     caplog.clear()

@@ -295,6 +295,10 @@ BAD_INPUT = {
         bad_file(lambda f: f.assign(label=f.label.where(f.id != 3, "purple")), "--validation_split_percentage", "90"),
         "No training sample is left of 1 of the 4 classes .purple.*--validation_split_percentage",
     ),
+    "best metric": (
+        with_arguments("--metric_for_best_model", "accurcy"),
+        "--metric_for_best_model accurcy: there is no such metric. There are loss, accuracy",
+    ),
     "gamma": (with_arguments("--clear_gamma", "1.5"), r"clear_gamma.*\[0, 1\]; got 1.5"),
     "N": (with_arguments("--clear_ensemble_size", "0"), "1 or above; got 0"),
     "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),

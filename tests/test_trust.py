@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from helpers.simulated import asymmetric, simulated, softmax
 
@@ -273,10 +274,16 @@ def test_find_label_issues_with_features_of_any_model(caplog):
         ({}, "nothing to judge labels by"),
         ({"features": features[:5]}, r"`features` has to be of shape \[300, dim\].*got \[5, 3\]"),
         ({"features": []}, "`features` is empty"),
+        ({"features": scipy.sparse.csr_matrix(features)}, "`features` is sparse.*TruncatedSVD"),
         ({"features": features, "label_names": ["a", "b"]}, "there are 2 classes"),
         ({"features": features, "texts": {"text": ["a"]}}, "`texts` has 1 rows for 300 labels"),
     ):
         with pytest.raises(ValueError, match=message):
             find_label_issues(labels, **arguments)
-    with pytest.raises(ValueError, match="np.unique"):
-        find_label_issues(np.array(["a"]), features=features[:1])
+    for wrong, message in (
+        (np.array(["a"]), "np.unique"),
+        ([], "`labels` is empty"),
+        (np.ma.array([0, 1], mask=[True, False]), "`labels` is masked: fill in -100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_label_issues(wrong, features=features[: len(wrong)])

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .._argument_checks import LARGEST_SEED
 from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
 from ..data.labels import TEXTS
 from ..data.texts import readings_of, text_columns_among
 from ..demo import demo_backbone
 from ..files import check_folder, write_atomically
+from ..hub.paths import check_model_name
 from ..metrics import detection_metrics
 from ..report import check_replaceable, save_report
 from ..report.exports import check_overwriting, state_of_csv, state_of_parquet, to_csv, to_parquet
@@ -69,9 +71,10 @@ class AuditArguments:
             raise ValueError(f"--threshold has to be a probability in [0, 1]; got {self.threshold}.")
         if self.model_revision != "main" and self.model_name_or_path is None:
             raise ValueError(f"--model_revision {self.model_revision} has no model: name it, --model_name_or_path.")
-        if self.seed < 0:
-            raise ValueError(f"--seed has to be 0 or above; got {self.seed}.")
-
+        if self.model_name_or_path is not None:
+            check_model_name(self.model_name_or_path, "--model_name_or_path")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"--seed has to be from 0 to {LARGEST_SEED}; got {self.seed}.")
         if self.text_column_name is not None and not self.text_column_name.strip():
             raise ValueError("--text_column_name is empty: name the column with the text.")
 

@@ -85,9 +85,10 @@ def note_lookalikes(names: Sequence[str], is_text: bool = True) -> None:
     alike: dict[Any, list[str]] = {}
     for name in names:
         number = _number(name)
-        key = unicodedata.normalize("NFKC", " ".join(name.split())).casefold() if number is None else number
+        seen = "".join(own for own in name if unicodedata.category(own) != "Cf")  # such as a blank without width
+        key = unicodedata.normalize("NFKC", " ".join(seen.split())).casefold() if number is None else number
         alike.setdefault(key, []).append(name)
-    groups = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
+    groups = [" and ".join(_apart(group)) for group in alike.values() if len(group) > 1]
     if groups:
         logger.warning(
             f"Labels that differ in blanks, case or spelling alone are classes of their own: {'; '.join(groups[:10])}"
@@ -105,6 +106,12 @@ def note_lookalikes(names: Sequence[str], is_text: bool = True) -> None:
             f"The labels are numbers such as {names[0]} and {names[-1]}: each of the {len(names)} is a class of its "
             "own, without an order."
         )
+
+
+def _apart(names: list[str]) -> list[str]:
+    """Names as a message shows them: by their code points, if they would look the same."""
+    looks = {unicodedata.normalize("NFC", name) for name in names}
+    return [repr(name) if len(looks) == len(names) else ascii(name) for name in names]
 
 
 def _number(text: str) -> int | float | None:

@@ -93,7 +93,9 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
         classes = ["id2label=dict(enumerate(names))"]
     elif is_classifier(base):
         classes = [f"num_labels={base.config.num_labels}"]
-    if classes and config.modules_to_save:  # the head of the base may be of other classes, and is not used
+    if classes and getattr(
+        config, "modules_to_save", None
+    ):  # the head of the base may be of other classes, and is not used
         classes.append("ignore_mismatched_sizes=True")
     auto, origin = f"Auto{type(model).__name__}", config.base_model_name_or_path or ""
     is_found = is_known and origin != "" and (is_on_hub(origin) or not is_pushed)

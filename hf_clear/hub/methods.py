@@ -14,8 +14,8 @@ DESCRIPTIONS = {
         "inference all modules act."
     ),
     "plain": (
-        "Trained with hf_clear on labels that may be wrong, but plainly: training ended before clean probabilities were "
-        "fitted, so each label was taken as it is."
+        "Trained with hf_clear on labels that may be wrong, but plainly: training ended before clean probabilities "
+        "were fitted, so each label was taken as it is."
     ),
     "TURN": (
         "Trained on noisy labels with [TURN](https://arxiv.org/abs/2310.17668): a linear probe on the features of the "

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 _BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")
+_OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
 _METADATA = re.compile(r"\A(\ufeff?---\r?\n)(.*?)(^---\r?$)", re.S | re.M)
 
 
@@ -22,6 +23,21 @@ def is_repository_name(name: str) -> bool:
     except HFValidationError:
         return False
     return name != ""
+
+
+def check_model_name(name: str, option: str) -> None:
+    """Looks whether a local folder is there, if a model's name can be nothing else.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if is_path(name) and not os.path.isdir(name):
+        raise ValueError(f"{option} {name}: there is no such folder.")
+
+
+def is_path(name: str) -> bool:
+    """Whether it can't be a name on the Hub."""
+    return name.startswith(_OF_PATHS) or name.count("/") > 1
 
 
 def is_on_hub(name: str) -> bool:

@@ -75,8 +75,9 @@ def expected_precision(suspects: Any) -> float | None:
 
 def by_class(table: IssueFrame, is_supported: bool = True) -> list[dict[str, Any]]:
     """One row a class that is given to a sample, the one with the largest share of suspects first: `label`, `samples`,
-    `suspects`, `share`, `expected_precision` (None without suspects or support), `suggestion` (the most frequent one for its
-    suspects), and if the truth is known, `precision` and `recall` of the suspects (None if undefined)."""
+    `suspects`, `share`, `expected_precision` (None without suspects, or if scores are not supported), `suggestion` (the
+    most frequent one for its suspects), and if the truth is known, `precision` and `recall` of the suspects (None if
+    undefined)."""
     found, truth = [], table.is_noisy
     for label, rows in table.rows.groupby("given_label", sort=False):
         issue = rows["is_label_issue"].to_numpy()

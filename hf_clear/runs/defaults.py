@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import Trainer
 
+from ..hub.paths import check_model_name
 from ..mixin import ClearMixin
 from ..presets import PRESETS, preset
 from ..training_args import ClearArguments
 from ..tuners import PEFT_METHODS
 from .effects import Run, check_effects
-from .models import check_model_name, is_adapter, peft_method_of
+from .models import is_adapter, peft_method_of
 from .training_arguments import FULL_FINE_TUNING, default_learning_rate, steps_asked_for
 
 BOTH = ("none", "clear")  # what `--method both` compares

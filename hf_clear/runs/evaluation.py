@@ -50,6 +50,22 @@ def datasets_of_each_epoch(
     return scored
 
 
+def check_best_metric(
+    training_args: TrainingArguments, compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+) -> None:
+    """
+    Raises:
+        ValueError: if `metric_for_best_model` is none that an evaluation gives: `Trainer` looks for it after the first.
+    """
+    asked = training_args.metric_for_best_model
+    if asked is None or training_args.eval_strategy == "no":
+        return
+    made_up = EvalPrediction(np.eye(2), np.arange(2))
+    known = ["loss", *compute_metrics(made_up)]
+    if asked.removeprefix("eval_").removeprefix("validation_") not in known:
+        raise ValueError(f"--metric_for_best_model {asked}: there is no such metric. There are {', '.join(known)}.")
+
+
 def metrics_of(*metrics: Any) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for a trainer, from metrics of `evaluate` that go by class numbers."""
 

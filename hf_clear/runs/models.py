@@ -14,25 +14,14 @@ from transformers import AutoConfig
 
 from ..adapters.config_checks import read_config
 from ..demo import demo_backbone
+from ..hub.paths import is_path
 from ..labels.names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from ..model_inputs import longest_input as longest_input
 from ..model_inputs import set_padding as set_padding
 from ..tuners import PEFT_METHODS
 from .outputs import ARGUMENTS_FILE
 
-_OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
-
 logger = logging.getLogger(__name__)
-
-
-def check_model_name(name: str, option: str) -> None:
-    """Looks whether a local folder is there, if a model's name can be nothing else.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if _is_path(name) and not os.path.isdir(name):
-        raise ValueError(f"{option} {name}: there is no such folder.")
 
 
 def is_adapter(path: str | None) -> bool:
@@ -52,24 +41,19 @@ def base_model(path: str) -> str:
     if not is_adapter(path):
         return path
     base = read_config(Path(path)).base_model_name_or_path
-    if base and (os.path.isdir(base) or not _is_path(base)):
+    if base and (os.path.isdir(base) or not is_path(base)):
         return base
     arguments = os.path.join(path, ARGUMENTS_FILE)
     if os.path.isfile(arguments):
         with open(arguments, encoding="utf-8") as file:
             base = json.load(file).get("model_name_or_path") or demo_backbone("--model_name_or_path")
-    if not base or (_is_path(base) and not os.path.isdir(base)):
+    if not base or (is_path(base) and not os.path.isdir(base)):
         here = "" if not base or os.path.isabs(base) else f" (seen from {os.getcwd()}: start from the folder it fits)"
         raise ValueError(
             f"{path} is an adapter of the model {base!r}, which isn't there{here}. Or name it as "
             "base_model_name_or_path in its adapter_config.json."
         )
     return base
-
-
-def _is_path(name: str) -> bool:
-    """Whether it can't be a name on the Hub."""
-    return name.startswith(_OF_PATHS) or name.count("/") > 1
 
 
 def peft_method_of(path: str) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from .._argument_checks import LARGEST_SEED
 from ..routing import ROUTING_STRATEGIES
 from ..training_args import ClearTrainingArguments
 from ..tuners import PEFT_METHODS
@@ -150,13 +151,21 @@ class NoisyTrainingArguments(TurnArguments, ClearTrainingArguments):
                 f"--num_train_epochs has to be above 0; got {self.num_train_epochs:g}. --do_eval and --do_predict "
                 "score a model without training it."
             )
-        for name in ("learning_rate", "weight_decay", "warmup_steps"):
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning_rate has to be above 0; got {self.learning_rate:g}.")
+        for name in ("weight_decay", "warmup_steps"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not 0 <= value < math.inf:
                 raise ValueError(f"--{name} has to be 0 or above; got {value:g}.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} has to be 1 or above; got {getattr(self, name)}.")
+        steps = ("gradient_accumulation_steps", "eval_accumulation_steps")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", *steps):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} has to be 1 or above; got {value}.")
+        for name in ("seed", "data_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= LARGEST_SEED:
+                raise ValueError(f"--{name} has to be from 0 to {LARGEST_SEED}; got {value}.")
 
     @staticmethod
     def _check_checkpoint(folder: str) -> None:
