@@ -13,6 +13,7 @@ import torch
 from helpers.posterior import NO_DROPOUT, POSTERIOR, trainer_of
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.turn import noisy_dataset
+from peft import get_peft_model
 from torch import nn
 
 from hf_clear import (
@@ -199,7 +200,7 @@ GIVEN = {
     "create_optimizer_and_scheduler": (BothTrainer, {}),
     "data_collator": (ClearTrainer, {"data_collator": other_collate}),
     "optimizer_cls_and_kwargs": (ClearTrainer, {"optimizer_cls_and_kwargs": (torch.optim.Adagrad, {"lr": 1e-3})}),
-    "optimizers": (ClearTrainer, {"optimizers": (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), None)}),
+    "optimizers": (ClearTrainer, {"optimizers": torch.optim.SGD}),
 }
 
 
@@ -208,11 +209,13 @@ def test_another_object_is_refused_at_resume(training_arguments, given):
     build = training_arguments(
         **POSTERIOR | {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "probe_epochs": 2}
     )
-    peft, dataset = {"peft_config": ClearLoraConfig(task_type="SEQ_CLS", r=4)}, noisy_dataset()
+    dataset = noisy_dataset()
 
     def of(kind, **more):
-        more = {"data_collator": collate, **more}
-        return kind(tiny_bert(**NO_DROPOUT), build, train_dataset=dataset, **peft, **more)
+        model = get_peft_model(tiny_bert(**NO_DROPOUT), ClearLoraConfig(task_type="SEQ_CLS", r=4))
+        if "optimizers" in more:
+            more["optimizers"] = more["optimizers"](model.parameters(), lr=0.1), None
+        return kind(model, build, train_dataset=dataset, **{"data_collator": collate, **more})
 
     of(ClearTrainer).train()
     kind, more = GIVEN[given]
