@@ -459,7 +459,7 @@ def initialize_trainer(
     else:
         training_args.eval_strategy = "no"
     compute_metrics = metrics_of(Accuracy(), *([] if data_args.task_name is None else [Glue(data_args.task_name)]))
-    check_best_metric(training_args, compute_metrics)
+    check_best_metric(training_args, compute_metrics, several=isinstance(eval_dataset, dict))
     set_seed(training_args.seed)  # the head and LoRA start alike for every method
     peft_config = model_args.peft_config(task_type="SEQ_CLS")
     if training_args.do_train and peft_config is not None and not isinstance(model, PeftModel):

@@ -38,6 +38,16 @@ GRIDS: dict[str, dict[str, Any]] = {
         "settings": [f"banking77-20:symmetric:0.6:{name}" for name in ("adapter", "bitfit", "prompt")],
         "methods": COMPARED,
     },
+    # The lines go to results/peft_methods.jsonl.
+    "peft_noise": {
+        "settings": [
+            f"banking77-20:{noise}:{name}"
+            for noise in ("asymmetric:0.4", "symmetric:0.4", "none", "asymmetric:0.2", "symmetric:0.2")
+            for name in ("adapter", "bitfit", "prompt")
+        ],
+        "methods": ["plain", "recommended"],
+        "seeds": [42],
+    },
     "full": {"settings": ["banking77:symmetric:0.6"], "methods": COMPARED, "seeds": [42]},
     "peers": {
         "settings": ["banking77-20:symmetric:0.6"],

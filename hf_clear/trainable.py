@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from peft import PeftModel
@@ -9,6 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ._trainer_types import OwnTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def peft_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -68,22 +71,29 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:
-    """Makes sure that an optimizer has what is to be trained.
+    """Makes sure that an optimizer has what is to be trained. One that has no weight of the model at all may pass on
+    its steps to others, as some do: a warning says it.
 
     Args:
         model (`nn.Module`): unwrapped.
         optimizer (`torch.optim.Optimizer`): as a trainer was given it, or has made it.
 
     Raises:
-        ValueError: if it has no PEFT weight that requires grad; without PEFT, none of any kind.
+        ValueError: if it has frozen weights of the model, and none of those that are to be trained.
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     weights = [parameter for parameter in peft_weights(model) if parameter.requires_grad]
     trained = weights or [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if trained and not any(id(parameter) in held for parameter in trained):
-        raise ValueError(
-            f"The optimizer has none of the {len(trained)} {'PEFT weights' if weights else 'weights'} that are to be "
-            "trained: they would stay as they are. It was made for other weights, such as those of the model before "
-            "it got its adapter. Call `get_peft_model` first, make the optimizer for that model's parameters, and give "
-            "both to the trainer; or give `optimizer_cls_and_kwargs`, and the trainer makes it."
-        )
+    if not trained or any(id(parameter) in held for parameter in trained):
+        return
+    kind = "PEFT weights" if weights else "weights"
+    said = f"The optimizer has none of the {len(trained)} {kind} that are to be trained"
+    if not any(id(parameter) in held for parameter in model.parameters()):
+        logger.warning(f"{said}, and no other weight of the model. Unless it passes on its steps, nothing is trained.")
+        return
+    raise ValueError(
+        f"{said}: they would stay as they are. It was made for other weights, such as those of the model before it got "
+        "its adapter. Call `get_peft_model` first, make the optimizer for that model's parameters, and give both to "
+        "the trainer; or give `optimizer_cls_and_kwargs`, and the trainer makes it. If it is of an earlier training of "
+        "this trainer: `trainer.optimizer = trainer.lr_scheduler = None`."
+    )

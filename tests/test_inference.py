@@ -90,6 +90,15 @@ def base(tmp_path_factory, tiny_model) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory, tiny_model) -> Path:
+    """A pretrained encoder alone."""
+    folder = tmp_path_factory.mktemp("headless")
+    tiny_bert(initializer_range=0.2).bert.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
 def trained(method: str, base: Path, folder: Path, in_config: bool = True, **arguments):
     """A trainer of colors. The names of the classes are those of the config or, if it has none, of the data."""
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -255,8 +264,7 @@ def test_the_code_for_many_classes_and_for_an_adapter_with_a_name():
     listed, rest = code.split("names = ")[1].split("\nmodel = ", 1)
     assert eval(listed) == names and max(map(len, listed.splitlines())) <= 120
     assert rest == (
-        'BertForSequenceClassification.from_pretrained("org/base", id2label=dict(enumerate(names)), '
-        "ignore_mismatched_sizes=True)\n"
+        'BertForSequenceClassification.from_pretrained("org/base", id2label=dict(enumerate(names)))\n'
         'model = PeftModel.from_pretrained(model, "org/x", subfolder="second")'
     )
     assert code.startswith("from peft import PeftModel\nfrom transformers import BertForSequenceClassification\n")
@@ -273,14 +281,14 @@ trainer = test_inference.trained("lora", Path(sys.argv[1]), Path("out"))
 """
 
 
-def test_the_page_runs_as_it_stands(base, tmp_path):
+def test_the_page_runs_as_it_stands(headless, tmp_path):
     """The blocks that know a trainer in one process, and the others, in their order, in one without hf_clear."""
     page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
     blocks = CODE.findall(page)
     saving = [block for block in blocks if "trainer." in block]
     loading = [block for block in blocks if block not in saving]
     assert len(saving) == 2 and len(loading) == 3
-    command = [sys.executable, "-c", TRAIN + "\n".join(saving), str(base)]
+    command = [sys.executable, "-c", TRAIN + "\n".join(saving), str(headless)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

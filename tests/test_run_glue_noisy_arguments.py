@@ -299,6 +299,10 @@ BAD_INPUT = {
         with_arguments("--metric_for_best_model", "accurcy"),
         "--metric_for_best_model accurcy: there is no such metric. There are loss, accuracy",
     ),
+    "best metric of several sets": (
+        with_arguments("--metric_for_best_model", "validation_accuracy"),
+        "--metric_for_best_model validation_accuracy: there is no such metric",
+    ),
     "gamma": (with_arguments("--clear_gamma", "1.5"), r"clear_gamma.*\[0, 1\]; got 1.5"),
     "N": (with_arguments("--clear_ensemble_size", "0"), "1 or above; got 0"),
     "lambda": (with_arguments("--clear_consistency_weight", "-1"), "0 or above; got -1"),

@@ -52,7 +52,7 @@ def changed_by(trainer) -> list[str]:
 
 
 @pytest.mark.parametrize("is_turn", [False, True])
-def test_an_optimizer_without_the_weights_that_are_to_be_trained_is_refused(training_arguments, is_turn):
+def test_an_optimizer_without_the_weights_that_are_to_be_trained_is_refused(training_arguments, caplog, is_turn):
     model = tiny_bert(initializer_range=0.2)
     given = {"optimizers": (torch.optim.AdamW(model.parameters()), None)}  # of a model without an adapter
     given["peft_config"] = ClearLoraConfig(task_type="SEQ_CLS", r=4)
@@ -67,7 +67,15 @@ def test_an_optimizer_without_the_weights_that_are_to_be_trained_is_refused(trai
         trainer.train()
     assert trainer.state.global_step == 0 and getattr(trainer, "probe", None) is None
     model = trainer.model
-    trainer.optimizer = torch.optim.AdamW([own for own in model.parameters() if own.requires_grad], lr=1e-2)
+    stranger = torch.nn.Linear(1, 1)  # stands for what passes its steps on
+    trainer.optimizer = torch.optim.AdamW(stranger.parameters())
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert "no other weight of the model. Unless it passes on its steps, nothing is trained" in caplog.text
+    trainer.lr_scheduler, trainer.optimizer = (
+        None,
+        torch.optim.AdamW([own for own in model.parameters() if own.requires_grad], lr=1e-2),
+    )
     assert any("lora_" in name for name in changed_by(trainer))
 
 
@@ -118,7 +126,9 @@ def test_what_no_gate_acts_on_is_named_or_refused(training_arguments, caplog):
             assert any(part in name for name in changed_by(trainer))
         assert f"trained weights below the head have no gate ({'embeddings.'}" in caplog.text and part in caplog.text
     caplog.clear()
-    trainer_of(training_arguments, lora_model()).train()
+    pooler = ClearLoraConfig(task_type="SEQ_CLS", r=4, modules_to_save=["classifier", "pooler"])  # a part of the head
+    for model in (lora_model(), get_peft_model(tiny_bert(), pooler)):
+        trainer_of(training_arguments, model).train()
     assert "have no gate" not in caplog.text
     with pytest.raises(ValueError, match="KaSA takes a part of the pretrained weights away"):
         kasa = LoraConfig(task_type="SEQ_CLS", r=4, kasa_config=lora_configs.KasaConfig())
@@ -166,13 +176,29 @@ def test_turn_refuses_a_dataloader_of_other_samples(training_arguments):
         def get_train_dataloader(self):
             return super().get_train_dataloader()
 
+    class Loader:
+        """A dataloader that says nothing of its data set."""
+
+        def __init__(self, loader):
+            self.loader = loader
+
+        def __iter__(self):
+            return iter(self.loader)
+
+        def __len__(self):
+            return len(self.loader)
+
+    class Hidden(TurnTrainer):
+        def get_train_dataloader(self):
+            return Loader(super().get_train_dataloader())
+
     arguments = training_arguments(TurnTrainingArguments, num_train_epochs=1)
     given = {"train_dataset": toy_with_noise(80), "data_collator": collate}
     trainer = OwnDataloader(tiny_bert(initializer_range=0.2), arguments, **given)
-    with pytest.raises(ValueError, match="dataloader of OwnDataloader has 80 samples, and TURN fine-tunes on the"):
+    with pytest.raises(ValueError, match="get_train_dataloader` of OwnDataloader doesn't call `super.*has 80"):
         trainer.train()
-    trainer = Wrapped(tiny_bert(initializer_range=0.2), arguments, **given)
-    assert trainer.train().global_step > 0
+    for cls in (Wrapped, Hidden):
+        assert cls(tiny_bert(initializer_range=0.2), arguments, **given).train().global_step > 0
 
 
 def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments):
@@ -181,7 +207,7 @@ def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments)
     trainer.train()
     assert len(trainer.label_issues(return_all=True)) == 80
     rows.sort(key=lambda row: row["labels"])
-    with pytest.raises(ValueError, match="the order of the samples changed"):
+    with pytest.raises(ValueError, match="labels, or the order of the samples, have changed in place"):
         trainer.label_issues()
     arguments = training_arguments(TurnTrainingArguments, num_train_epochs=1)
     turn = TurnTrainer(tiny_bert(initializer_range=0.2), arguments, train_dataset=rows, data_collator=collate)
@@ -190,6 +216,35 @@ def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments)
     rows.pop(0)
     with pytest.raises(ValueError, match="The training set was replaced since the probe was trained"):
         turn.finetune()
+
+
+class Ratings(torch.utils.data.Dataset):
+    """What it holds is neither what its items have, nor the same after they were read."""
+
+    def __init__(self, data):
+        self.rows, self.ratings = [row for row in data], [label + 1 for label in data["labels"]]
+        self.targets, self.lengths = self.ratings, torch.zeros(len(data))
+
+    def __len__(self):
+        return len(self.ratings)
+
+    def __getitem__(self, index):
+        row = {name: own for name, own in self.rows[index].items() if name != "true_label"}
+        self.lengths[index] = len(row["input_ids"])
+        return {**row, "labels": self.ratings[index] - 1}
+
+
+def test_a_data_set_that_changes_as_it_is_read_is_the_same(training_arguments, caplog):
+    data = Ratings(toy_with_noise(80))
+    trainer = trainer_of(training_arguments, lora_model(), data)
+    trainer.train()
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        assert len(trainer.label_issues(return_all=True)) == 80
+    assert not caplog.text
+    arguments = training_arguments(TurnTrainingArguments, num_train_epochs=1)
+    turn = TurnTrainer(tiny_bert(initializer_range=0.2), arguments, train_dataset=data, data_collator=collate)
+    assert turn.train().global_step > 0
 
 
 def test_a_loss_without_a_gradient_is_refused_before_the_first_step(training_arguments):

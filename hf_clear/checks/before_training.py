@@ -96,7 +96,8 @@ def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
         for own in module.parameters()
     }
     gated = {id(own) for own in peft_weights(wrapped)} - {id(own) for own in others}
-    found = [name for name, own in backbone.named_parameters() if own.requires_grad and id(own) not in gated]
+    trained = [(name, own) for name, own in backbone.named_parameters() if own.requires_grad and "pooler" not in name]
+    found = [name for name, own in trained if id(own) not in gated]
     if found:
         more = ", ..." * (len(found) > 3)
         logger.warning(

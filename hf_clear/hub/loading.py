@@ -11,7 +11,7 @@ import peft
 import transformers
 from peft import PeftModel, PeftType
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.modelcard import TASK_MAPPING
 
 from .._unwrap import base_of
@@ -93,11 +93,9 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
         classes = ["id2label=dict(enumerate(names))"]
     elif is_classifier(base):
         classes = [f"num_labels={base.config.num_labels}"]
-    if classes and getattr(
-        config, "modules_to_save", None
-    ):  # the head of the base may be of other classes, and is not used
-        classes.append("ignore_mismatched_sizes=True")
     auto, origin = f"Auto{type(model).__name__}", config.base_model_name_or_path or ""
+    if classes and _has_other_head(origin, base):
+        classes.append("ignore_mismatched_sizes=True")
     is_found = is_known and origin != "" and (is_on_hub(origin) or not is_pushed)
     if is_found and adapter == "default" and hasattr(peft, auto):
         code.imports.append(f"from peft import {auto}")
@@ -112,6 +110,17 @@ def _load_adapter(code: _Code, model: PeftModel, saved: str, is_known: bool, is_
         code.lines.append(f"# model: the {architecture} that the adapter was trained on{given}")
     folder = "" if adapter == "default" else f", subfolder={_quoted(adapter)}"
     code.lines.append(f"model = PeftModel.from_pretrained(model, {saved}{folder})")
+
+
+def _has_other_head(origin: str, model: Any) -> bool:
+    """Whether the base model that an adapter's config names is a classifier of another number of classes, as far as can
+    be told without asking the Hub: its head doesn't fit, and isn't used."""
+    try:
+        stock: Any = AutoConfig.from_pretrained(origin, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    heads = any("ForSequenceClassification" in name for name in stock.architectures or ())
+    return heads and stock.num_labels != model.config.num_labels
 
 
 def _quoted(text: str) -> str:

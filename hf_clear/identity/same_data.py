@@ -9,9 +9,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .._typing import AnyTrainer
 from ..labels.known import LABEL_COLUMNS, labels_without_items
 from ..sample_store import SampleStore
 from .fingerprint import Fingerprint, fingerprint
+from .training import fingerprint_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,30 @@ logger = logging.getLogger(__name__)
 def is_certainly(before: Any, dataset: Any) -> bool:
     """Whether a data set is the one from before, which nothing can have changed: a list may have been sorted since."""
     return dataset is before and isinstance(dataset, datasets.Dataset)
+
+
+def check_not_replaced(trainer: AnyTrainer, before: Fingerprint, identified: Any) -> None:
+    """
+    Args:
+        before (`Fingerprint`): of the training set when its probe was trained.
+        identified (`Any`): the object that it was.
+
+    Raises:
+        ValueError: if the training set is another one now. Of the same object, labels alone are compared: others of its
+            attributes may change as it is read.
+    """
+    data = trainer.train_dataset
+    if is_certainly(identified, data):
+        return
+    now = fingerprint_of(trainer, data)
+    changed = now.differences(before.as_json(), before.label_values)
+    if data is identified:
+        changed = ["labels, or the order of the samples,"] * (now.labels != before.labels)
+    if changed:
+        raise ValueError(
+            f"The training set was replaced since the probe was trained: {' and '.join(changed)} changed. Begin again "
+            "with `linear_probe()`."
+        )
 
 
 def check_same_data(
@@ -46,6 +72,13 @@ def check_same_data(
     earlier = (store.identity or {}).get("data") or {"inputs": {}, "labels": None, "rows": ""}
     is_known = {*earlier["inputs"], *LABEL_COLUMNS}
     now = fingerprint(dataset, LABEL_COLUMNS, lambda name: name in is_known)
+    if dataset is before:  # attributes may change as it is read, and hold other labels than its items
+        if None not in (earlier["labels"], now.labels) and earlier["labels"] != now.labels:
+            raise ValueError(
+                f"{what} is of the training set as it was before: its labels, or the order of the samples, have "
+                "changed in place since. Train again, or give it in the order that it had."
+            )
+        return
     is_alike = now.kind == earlier.get("kind", now.kind)  # others have other hashes
     common = sorted(earlier["inputs"].keys() & now.inputs.keys()) if is_alike else []
     changed = [name for name in common if earlier["inputs"][name] != now.inputs[name]]
@@ -57,7 +90,7 @@ def check_same_data(
             f"{what} is of a run on other data: {differs} changed. Give the training set as the trainer had it: after "
             "splits, filters and shuffling."
         )
-    if not common and relabelled is None and dataset is not before:
+    if not common and relabelled is None:
         raise ValueError(
             f"Nothing tells whether this data set is that of {what}: it has no inputs of the run "
             f"({', '.join(earlier['inputs']) or 'which could not be compared'}), and no labels. Give the training set "
@@ -70,7 +103,7 @@ def check_same_data(
         )
     if relabelled:
         logger.warning(f"{what}: the inputs are those of the run, and {relabelled}. The table shows those of the run.")
-    elif not common and dataset is not before:
+    elif not common:
         logger.warning(
             f"{what}: the labels are those of the run, one by one. Its inputs ({', '.join(earlier['inputs'])}) can't "
             "be compared with this data set, so whether texts of one class have changed places can't be told."

@@ -51,9 +51,12 @@ def datasets_of_each_epoch(
 
 
 def check_best_metric(
-    training_args: TrainingArguments, compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    training_args: TrainingArguments, compute_metrics: Callable[[EvalPrediction], dict[str, float]], several: bool
 ) -> None:
     """
+    Args:
+        several (`bool`): whether there are several evaluation sets, the names of their metrics beginning with theirs.
+
     Raises:
         ValueError: if `metric_for_best_model` is none that an evaluation gives: `Trainer` looks for it after the first.
     """
@@ -62,7 +65,7 @@ def check_best_metric(
         return
     made_up = EvalPrediction(np.eye(2), np.arange(2))
     known = ["loss", *compute_metrics(made_up)]
-    if asked.removeprefix("eval_").removeprefix("validation_") not in known:
+    if asked.removeprefix("eval_").removeprefix("validation_" * several) not in known:
         raise ValueError(f"--metric_for_best_model {asked}: there is no such metric. There are {', '.join(known)}.")
 
 

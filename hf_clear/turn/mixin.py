@@ -19,9 +19,9 @@ from ..checks.before_training import check_task, check_training_set
 from ..estimators import get_estimator
 from ..features import predict_features
 from ..fit import fitted_store, store_of
-from ..identity.same_data import is_certainly
+from ..identity.same_data import check_not_replaced
 from ..identity.shares import check_same_length
-from ..identity.training import Identity, fingerprint_of
+from ..identity.training import Identity
 from ..metrics import detection_metrics
 from ..passes import SamplePredictions, sample_dataloader
 from ..report import cleansing_table
@@ -39,6 +39,7 @@ class TurnMixin(ResumablePhasesMixin):
 
     method = "TURN"
     _always_writes = True
+    _has_selected = False  # whether the dataloader of fine-tuning comes from ours
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -195,7 +196,7 @@ class TurnMixin(ResumablePhasesMixin):
             raise RuntimeError("There is nothing to fine-tune on: call `cleanse()` first, or `train()` for all phases.")
         self._check_replaced()
         checkpoint = str(folder) if folder is not None and is_checkpoint(folder) else None
-        model_init = self.model_init
+        model_init, self._has_selected = self.model_init, False
         self.model_init = None  # type: ignore[assignment]  # or `Trainer` would draw a model that was never probed
         try:
             output = super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -244,6 +245,7 @@ class TurnMixin(ResumablePhasesMixin):
     def get_train_dataloader(self) -> DataLoader:
         if self.fine_tuning_samples is None:
             return super().get_train_dataloader()
+        self._has_selected = True
         stock, rows = self.train_dataset, self.fine_tuning_samples.tolist()
         self.train_dataset = (
             stock.select(rows) if isinstance(stock, datasets.Dataset) else Subset(cast(Dataset, stock), rows)
@@ -254,7 +256,8 @@ class TurnMixin(ResumablePhasesMixin):
             self.train_dataset = stock
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader, *others: Any):
-        check_selected(dataloader, cast(np.ndarray, self.fine_tuning_samples), type(self).__name__)
+        if not self._has_selected:
+            check_selected(dataloader, cast(np.ndarray, self.fine_tuning_samples), type(self).__name__)
         return super().set_initial_training_values(args, dataloader, *others)
 
     # ---- Helpers ----
@@ -289,11 +292,4 @@ class TurnMixin(ResumablePhasesMixin):
             self._check_replaced()
 
     def _check_replaced(self) -> None:
-        if is_certainly(self._identified, self.train_dataset):
-            return
-        before = cast(Identity, self._identity).data
-        if changed := fingerprint_of(self, self.train_dataset).differences(before.as_json(), before.label_values):
-            raise ValueError(
-                f"The training set was replaced since the probe was trained: {' and '.join(changed)} changed. Begin "
-                "again with `linear_probe()`."
-            )
+        check_not_replaced(self, cast(Identity, self._identity).data, self._identified)

@@ -88,7 +88,7 @@ def _listed(labels: list[int]) -> str:
 
 
 def check_selected(dataloader: DataLoader, kept: np.ndarray, trainer: str) -> None:
-    """Makes sure that fine-tuning has the samples that were kept, and no others.
+    """Makes sure that fine-tuning has the samples that were kept, though `TurnMixin.get_train_dataloader` wasn't asked.
 
     Args:
         dataloader (`DataLoader`): of fine-tuning.
@@ -96,14 +96,16 @@ def check_selected(dataloader: DataLoader, kept: np.ndarray, trainer: str) -> No
         trainer (`str`): what messages call it.
 
     Raises:
-        ValueError: if the batches are of another number of samples: a subclass makes a dataloader of its own.
+        ValueError: if the batches are of another number of samples, or of an unknown one.
     """
-    dataset = dataloader.dataset
-    if has_length(dataset) and len(dataset) != len(kept):
+    dataset = getattr(dataloader, "dataset", None)
+    size = len(dataset) if has_length(dataset) else None
+    if size != len(kept):
         raise ValueError(
-            f"The training dataloader of {trainer} has {len(dataset)} samples, and TURN fine-tunes on the "
-            f"{len(kept)} that look clean. A `get_train_dataloader` of your own has to take what "
-            "`super().get_train_dataloader()` returns, whose `dataset` holds these alone."
+            f"The `get_train_dataloader` of {trainer} doesn't call `super().get_train_dataloader()`, which leaves out "
+            f"what looks wrong: TURN fine-tunes on {len(kept)} samples, and its dataloader has "
+            f"{'an unknown number of' if size is None else size}. Build on what `super()` returns, or on the rows "
+            "`self.fine_tuning_samples`."
         )
 
 
