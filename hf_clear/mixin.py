@@ -145,7 +145,8 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
 
     @together
     def train(self, *args: Any, **kwargs: Any):
-        self._set_up()
+        if self.model is not None:  # in a search for hyperparameters, it comes later
+            self._set_up()
         if self.is_routed:
             check_training_set(self)
             check_same_length(self)

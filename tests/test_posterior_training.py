@@ -327,7 +327,10 @@ def test_samples_without_finite_features_are_no_evidence(training_arguments, cap
     look.trainer = trainer
     with caplog.at_level(logging.WARNING, "hf_clear"):
         trainer.train()
-    assert f"features of {is_broken.sum()} of 400 training samples (sample 0 first) are not finite" in caplog.text
+    assert (
+        f"{is_broken.sum()} of 400 training samples (sample 0 first) have no score by the frozen model's features"
+        in caplog.text
+    )
     store = trainer.sample_store
     assert 5 <= is_broken.sum() < 50 and store.fitted_epoch == 0
     assert store.losses.isnan().equal(is_broken) and (store.posterior.sum(dim=1) == 0).equal(is_broken)

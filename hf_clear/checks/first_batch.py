@@ -58,7 +58,6 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
                 return model(**batch, **{label_name: made_up})
             return _predict_without_labels(model, batch, label_name)  # which may know no predictions without labels
 
-        acting, _ = scores_and_labels(outputs_now(), labels)
         with refit.bypassed(index):
             outputs = outputs_now()
             logits, _ = scores_and_labels(outputs, labels)
@@ -72,6 +71,9 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
                 base_loss = model_loss_of(unwrapped, made_up, shift, predict)
             labels_tokens = labels.ndim == 2
             refit.settings = settings_for_task(trainer, refit.settings, batch, labels_tokens, base_loss)
+        acts = False
+        if refit.settings.clear_warmup != "epochs":  # the head may be fitted anew
+            acts = not torch.equal(scores_and_labels(outputs_now(), labels)[0], logits)
     refit.labels_tokens = labels_tokens
     refit.resolve()
     estimator = estimator or get_estimator(refit.settings.clear_estimator)
@@ -105,7 +107,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     _try_loss(refit.loss, logits, made_up)
     _try_strategy(refit)
     warn_of_idle_settings(refit.settings)
-    return FirstBatch(refit.labels_tokens, base_loss, adapter_acts=not torch.equal(acting, logits))
+    return FirstBatch(refit.labels_tokens, base_loss, adapter_acts=acts)
 
 
 def _rows(trainer: AnyTrainer, size: int) -> list[int]:
