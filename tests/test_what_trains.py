@@ -201,11 +201,16 @@ def test_turn_refuses_a_dataloader_of_other_samples(training_arguments):
         assert cls(tiny_bert(initializer_range=0.2), arguments, **given).train().global_step > 0
 
 
-def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments):
+def test_a_list_that_is_changed_in_place_is_another_data_set(training_arguments, caplog):
     rows = [{k: v for k, v in row.items() if k != "true_label"} for row in toy_with_noise(80)]
     trainer = trainer_of(training_arguments, lora_model(), rows)
     trainer.train()
     assert len(trainer.label_issues(return_all=True)) == 80
+    before, rows[3]["labels"] = rows[3]["labels"], 1 - min(rows[3]["labels"], 1)  # as by hand
+    with caplog.at_level(logging.WARNING):
+        assert len(trainer.label_issues(return_all=True)) == 80
+    assert "labels have changed in place since. The table shows those of the run" in caplog.text
+    rows[3]["labels"] = before
     rows.sort(key=lambda row: row["labels"])
     with pytest.raises(ValueError, match="labels, or the order of the samples, have changed in place"):
         trainer.label_issues()

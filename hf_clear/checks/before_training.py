@@ -89,15 +89,10 @@ def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
     backbone = getattr(model, getattr(model, "base_model_prefix", ""), None)
     if not isinstance(backbone, nn.Module) or not trainer.is_world_process_zero():
         return  # nobody knows what is a head
-    others = {
-        own
-        for module in wrapped.modules()
-        if isinstance(module, AuxiliaryTrainingWrapper)
-        for own in module.parameters()
-    }
-    gated = {id(own) for own in peft_weights(wrapped)} - {id(own) for own in others}
+    wholes = [module for module in wrapped.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    gated = set(peft_weights(wrapped)) - {own for module in wholes for own in module.parameters()}
     trained = [(name, own) for name, own in backbone.named_parameters() if own.requires_grad and "pooler" not in name]
-    found = [name for name, own in trained if id(own) not in gated]
+    found = [name for name, own in trained if own not in gated]
     if found:
         more = ", ..." * (len(found) > 3)
         logger.warning(

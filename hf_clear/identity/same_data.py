@@ -72,16 +72,19 @@ def check_same_data(
     earlier = (store.identity or {}).get("data") or {"inputs": {}, "labels": None, "rows": ""}
     is_known = {*earlier["inputs"], *LABEL_COLUMNS}
     now = fingerprint(dataset, LABEL_COLUMNS, lambda name: name in is_known)
+    is_alike = now.kind == earlier.get("kind", now.kind)  # others have other hashes
+    common = sorted(earlier["inputs"].keys() & now.inputs.keys()) if is_alike else []
+    changed = [name for name in common if earlier["inputs"][name] != now.inputs[name]]
     if dataset is before:  # attributes may change as it is read, and hold other labels than its items
-        if None not in (earlier["labels"], now.labels) and earlier["labels"] != now.labels:
+        if None in (earlier["labels"], now.labels) or earlier["labels"] == now.labels:
+            return
+        if changed or not common:
             raise ValueError(
                 f"{what} is of the training set as it was before: its labels, or the order of the samples, have "
                 "changed in place since. Train again, or give it in the order that it had."
             )
+        logger.warning(f"{what}: labels have changed in place since. The table shows those of the run.")
         return
-    is_alike = now.kind == earlier.get("kind", now.kind)  # others have other hashes
-    common = sorted(earlier["inputs"].keys() & now.inputs.keys()) if is_alike else []
-    changed = [name for name in common if earlier["inputs"][name] != now.inputs[name]]
     relabelled = _relabelled(dataset, store, label_names, earlier, now)
     if changed:
         order = earlier["inputs"].keys() == now.inputs.keys() and earlier["rows"] == now.rows
