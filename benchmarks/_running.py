@@ -1,16 +1,20 @@
-"""Runs cells, several at once, each in a process of its own, and keeps their results."""
+"""Runs cells, several at once, each in a process of its own or in one of a few that stay, and keeps their results."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from _settings import Cell
 
@@ -22,8 +26,15 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
     todo = [cell for cell in cells if cell not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {args.jobs} at once", flush=True)
     failed = []
-    with ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(run_in_process, cell, args): cell for cell in todo}
+    end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
+    with Workers(args) as workers, ThreadPoolExecutor(args.jobs) as pool:
+
+        def run_one(cell: Cell) -> dict[str, Any] | None:
+            if time.monotonic() >= end:
+                return None
+            return workers.run(cell) if args.reuse_processes else run_in_process(cell, args)
+
+        running = {pool.submit(run_one, cell): cell for cell in todo}
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 name = running[future]
@@ -32,7 +43,8 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
                 except RuntimeError as error:
                     failed.append(running[future])
                     print(f"[{number}/{len(todo)}] {name} FAILED: {error}", file=sys.stderr, flush=True)
-                else:
+                    continue
+                if line is not None:  # it was begun in time
                     append_line(path, line)
                     print(f"[{number}/{len(todo)}] {name}: {line['accuracy']:.3f}", flush=True)
         except BaseException:
@@ -47,6 +59,54 @@ def run_in_process(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RuntimeError: if it fails, with the end of its log.
     """
+    log = log_of(str(cell), args)
+    with open(log, "w") as file, started(json.dumps(dataclasses.asdict(cell)), args, file) as process:
+        result = process.stdout.read()
+        process.wait()  # before its standard input closes
+    if process.returncode != 0:
+        raise RuntimeError(f"exit status {process.returncode}, see {log}\n{end_of(log)}")
+    return json.loads(result)
+
+
+class Workers(contextlib.AbstractContextManager):
+    """Processes that run one cell after another, one for each of the threads that ask: nothing is imported again. They
+    end with the context, at the latest with this process."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self._own = threading.local()
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __exit__(self, *error: Any) -> None:
+        for process in self._started:
+            with process, contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """[`cells.run_cell`] in the process of this thread.
+
+        Raises:
+            RuntimeError: if it fails, with the end of the process's log. Another cell gets a new process.
+        """
+        if getattr(self._own, "process", None) is None:
+            self._own.log = log_of(f"worker {threading.get_native_id()}", self.args)
+            with open(self._own.log, "a") as file:
+                self._own.process = started("-", self.args, file)
+            self._started.append(self._own.process)
+        process = self._own.process
+        result = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(dataclasses.asdict(cell)) + "\n")
+            process.stdin.flush()
+            result = process.stdout.readline()
+        if not result.endswith("\n"):
+            self._own.process = None
+            raise RuntimeError(f"exit status {process.wait()}, see {self._own.log}\n{end_of(self._own.log)}")
+        return json.loads(result)
+
+
+def started(cell: str, args: argparse.Namespace, log: TextIO) -> subprocess.Popen[str]:
+    """The process of [`cells`](cells.py), with pipes."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
     environment = {
         **os.environ,
@@ -54,19 +114,19 @@ def run_in_process(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "TOKENIZERS_PARALLELISM": "false",
     }
-    log = args.output / "logs" / f"{str(cell).replace('/', '_')}.log"
+    command = [sys.executable, str(Path(__file__).with_name("cells.py")), cell, str(args.data)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+def log_of(name: str, args: argparse.Namespace) -> Path:
+    log = args.output / "logs" / f"{name.replace('/', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("cells.py")), json.dumps(dataclasses.asdict(cell))]
-    with open(log, "w") as file:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": file}
-        process = subprocess.Popen([*command, str(args.data)], env=environment, text=True, **pipes)
-        with process:
-            result = process.stdout.read()
-            process.wait()  # before its standard input closes
-    if process.returncode != 0:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-        raise RuntimeError(f"exit status {process.returncode}, see {log}\n{end}")
-    return json.loads(result)
+    return log
+
+
+def end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

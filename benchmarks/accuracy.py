@@ -116,6 +116,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bf16", action="store_true", help="Mixed precision, of trainings with PEFT.")
     parser.add_argument("--jobs", type=int, default=1, help="Cells at once. They share one GPU, if there is one.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
+    parser.add_argument(
+        "--reuse_processes",
+        action="store_true",
+        help="A job runs its cells in one process, which imports everything once. The memory in a line is then that of "
+        "all cells before.",
+    )
+    parser.add_argument("--minutes", type=float, help="Begin no cell later than that.")
 
 
 def warn_of_changes(method: str, lines: list[dict[str, Any]]) -> None:

@@ -2,21 +2,24 @@
 
     python benchmarks/cells.py '{"data": "banking77-20", ...}' ../shared/data
 
-which prints its result as JSON on standard output, and all else on standard error.
+which prints its result as JSON on standard output, and all else on standard error. With `-` in the cell's place, it
+runs the cells of its standard input, one a line, and prints a line for each; the first that fails ends it.
 """
 
 import dataclasses
 import json
 import os
 import platform
+import queue
 import resource
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -99,15 +102,24 @@ def cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # returns when the process that started this one is gone
-    os._exit(1)
+def _lines_of_parent(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(1)  # the process that started this one is gone
+
+
+def _serve(result: TextIO, given: Iterable[str], folder: Path) -> None:
+    for text in given:
+        result.write(json.dumps(run_cell(Cell(**json.loads(text)), folder)) + "\n")
+        result.flush()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
-    result = os.dup(1)
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    line = run_cell(Cell(**json.loads(sys.argv[1])), Path(sys.argv[2]))
-    with os.fdopen(result, "w") as file:
-        file.write(json.dumps(line))
+    with os.fdopen(os.dup(1), "w") as result:
+        os.dup2(2, 1)
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=_lines_of_parent, args=(lines,), daemon=True).start()
+        is_served = sys.argv[1] == "-"
+        _serve(result, iter(lines.get, None) if is_served else [sys.argv[1]], Path(sys.argv[2]))

@@ -181,6 +181,26 @@ def test_what_is_held_out_is_noisy_and_chooses_a_learning_rate(data, tiny_model,
     assert accuracy.main(["--output", str(tmp_path), "--table"]) == 1  # these are no results
 
 
+def test_processes_that_stay_give_the_same_lines_and_outlive_a_cell_that_fails(data, tiny_model, tmp_path, capsys):
+    argv = ["--data", str(data), "--output", str(tmp_path), "--settings", "sst5:symmetric:0.2", "--seeds", "1"]
+    argv += ["--model_name_or_path", tiny_model, "--epochs", "1", "--methods", "plain", "recommended"]
+    argv += ["--reuse_processes"]
+    assert accuracy.main([*argv, "--minutes", "0"]) == 1  # nothing was run
+    (data / "sst5" / "test.csv").rename(data / "hidden.csv")
+    (data / "sst5" / "test.csv").touch()
+    assert accuracy.main(argv) == 1
+    assert capsys.readouterr().err.count("FAILED: exit status 1") == 2
+    (data / "hidden.csv").rename(data / "sst5" / "test.csv")
+    assert accuracy.main(argv) == 0
+    assert len(list((tmp_path / "logs").glob("worker *.log"))) == 2  # one of each call
+    lines = _running.read_results(tmp_path / "results.jsonl")
+    assert len(lines) == 2
+    for line in lines:
+        alone = cells.run_cell(Cell.of_line(line), data)
+        same = ("accuracy", "detection_auroc", "correct", "estimated_noise_rate", "settings")
+        assert {name: line.get(name) for name in same} == {name: alone.get(name) for name in same}
+
+
 def result(method: str, seed: int, accuracy: float, **more) -> dict:
     where = {"model": "m", "data": "banking77-20", "noise_type": "symmetric", "noise_rate": 0.4}
     own = {"peft_method": None, "epochs": None} if method in _methods.PEERS else {"peft_method": "lora", "epochs": 8}
