@@ -64,7 +64,7 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     """A posterior, if a noise matrix explains the labels by predictions with enough skill; else gates. Resumed, too."""
     monkeypatch.setattr("hf_clear.probing.head_start.LEAST_SKILL", 1.1)
     settings = POSTERIOR | {"num_train_epochs": 3, "clear_warmup_epochs": 1, "save_strategy": "epoch"}
-    dataset = noisy_dataset(240)
+    dataset = noisy_dataset(480)
     build = training_arguments(**settings, learning_rate=1e-2, per_device_train_batch_size=8)
     straight = trainer_of(build, dataset)
     with caplog.at_level(logging.WARNING, "hf_clear"):
@@ -76,7 +76,7 @@ def test_after_weak_evidence_the_first_fit_decides_by_what_the_model_has_learned
     assert store.posterior is not None and straight.clear_args.clear_routing == "none"
     assert abs(float((store.clean_probability < 0.5).float().mean()) - 0.3) < 0.05
     resumed = trainer_of(build, dataset)
-    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{240 // 8}")
+    resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{480 // 8}")
     assert_same(state_of(straight), state_of(resumed))
     assert torch.equal(store.posterior, resumed.sample_store.posterior)
 

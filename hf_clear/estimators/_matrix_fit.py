@@ -37,6 +37,7 @@ def fit_matrix(
     known: np.ndarray | None,
     least_skill: float = LEAST_SKILL,
     start: np.ndarray | None = None,
+    is_free: bool = True,
 ) -> tuple[np.ndarray, Weights]:
     """T, and the weights of the prediction.
 
@@ -45,12 +46,15 @@ def fit_matrix(
         least_skill (`float`, *optional*): of the predictions, for another T than symmetric noise.
         start (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): the symmetric T to begin with; by default
             [`likeliest_symmetric`].
+        is_free (`bool`, *optional*, defaults to `True`): whether T may be another than symmetric noise.
     """
     if known is not None:
         return known, fit_weights(some, known)
     matrix = likeliest_symmetric(some, num_labels) if start is None else start
     weights = fit_weights(some, matrix, steps=_FITTED)
     symmetric = matrix, weights
+    if not is_free:
+        return _one_rate(some, *symmetric)
     # Without them, T could explain a class away: all of its samples are another one's, wrongly labelled.
     frequencies = weights.predict(some.scores).mean(axis=1, dtype=np.float64) if len(some.labels) else None
     for _ in range(_ROUNDS):

@@ -12,16 +12,14 @@ from .._argument_checks import as_array
 from .._names import IGNORED_LABEL
 from ..transition_matrices import check_transition_matrix
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
+from ._halves import LEAST_GAIN, judge_by_halves
 from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
 from ._weights import Rows, Weights, centered, classes_first, has_scores, least_probability, posterior, score_tables
 
 logger = logging.getLogger(__name__)
 
-_SIGNIFICANCE, _SEED = 0.01, 71_205
-_LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
 MOST_CLASSES = 4096  # a matrix of more takes minutes to fit, and several in float64 take gigabytes
-_LEAST = float(np.finfo(np.float32).tiny)
 EXPLAINED, SKILL, RATE = "noise_model_explained", "noise_model_skill", "noise_model_rate"  # diagnostics
 
 
@@ -90,7 +88,7 @@ class NoiseModel:
             return float("nan")
         doubt = 1 - self.prediction[known, self.labels[known]].astype(np.float64).mean()
         found = 1 - self.clean_probability[known].mean()
-        is_told = self.is_supported and self.expected_skill >= LEAST_SKILL and doubt > _LEAST_GAIN
+        is_told = self.is_supported and self.expected_skill >= LEAST_SKILL and doubt > LEAST_GAIN
         return float(np.clip(found / doubt, 0, 1)) if is_told else float("nan")
 
     @property
@@ -115,7 +113,9 @@ def fit_noise_model(
 
     T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
-    many pseudo-counts as there are classes; b has a standard normal prior.
+    many pseudo-counts as there are classes; b has a standard normal prior. A free T can take what predictions get wrong
+    for wrong labels, and make both look surer than they are. So T is symmetric noise of the likeliest rate unless a
+    free one makes labels likelier that it was not fitted to (two halves; a one-sided t-test at 1 %).
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
@@ -157,9 +157,9 @@ def fit_noise_model(
     if num_labels == 1:
         known = np.ones((1, 1))
     start = likeliest_symmetric(some, num_labels) if known is None else None
-    matrix, weights = fit_matrix(some, num_labels, known, least_skill, start)
-    gain, is_supported = _gain(some, num_labels, known, least_skill, start)
-    return _model(tables, labels, matrix, weights, gain, is_supported)
+    found = judge_by_halves(some, num_labels, known, least_skill, start)
+    matrix, weights = fit_matrix(some, num_labels, known, least_skill, start, found.is_free)
+    return _model(tables, labels, matrix, weights, found.gain, found.is_supported)
 
 
 def check_num_labels(num_labels: int) -> None:
@@ -169,39 +169,6 @@ def check_num_labels(num_labels: int) -> None:
             f"There are {num_labels} classes. A noise matrix is for {MOST_CLASSES} at most: its time and memory grow "
             "with their square. Leave out classes without samples, or judge labels within groups of classes."
         )
-
-
-def fit_halves(some: Rows, num_labels: int, known: np.ndarray | None = None) -> list[tuple[np.ndarray, Rows]]:
-    """The matrix that one half of the samples gives, with the rows of the other; twice."""
-    return [(fit_matrix(some.select(half), num_labels, known)[0], some.select(~half)) for half in _halves(some)]
-
-
-def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Which samples are in each half, class by class."""
-    order = np.random.default_rng(_SEED).permutation(len(some.labels))
-    order = order[np.argsort(some.labels[order], kind="stable")]
-    half = np.zeros(len(order), dtype=bool)
-    half[order[::2]] = True
-    return half, ~half
-
-
-def _gain(
-    some: Rows, num_labels: int, known: np.ndarray | None, least_skill: float, start: np.ndarray | None
-) -> tuple[float, bool]:
-    """See [`NoiseModel`]. Of the samples that are held out, the fits know one number: the rate that they begin with."""
-    from scipy.stats import t
-
-    gains = np.empty(len(some.labels))
-    for rows in _halves(some):
-        if not (rows.any() and (~rows).any()):
-            return float("nan"), False
-        seen, held_out = some.select(rows), some.select(~rows)
-        matrix, weights = fit_matrix(seen, num_labels, known, least_skill, start)
-        likelihood = (weights.predict(held_out.scores) * matrix[:, held_out.labels]).sum(axis=0)
-        same_for_all = (weights.predict(seen.scores).mean(axis=1) @ matrix)[held_out.labels]
-        gains[~rows] = np.log(np.maximum(likelihood, _LEAST) / np.maximum(same_for_all, _LEAST))
-    least = t.isf(_SIGNIFICANCE, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-    return float(gains.mean()), bool(gains.mean() > max(least, _LEAST_GAIN))
 
 
 def _model(

@@ -9,8 +9,8 @@ import numpy as np
 
 from .._names import IGNORED_LABEL
 from ..estimators import NoiseModel
+from ..estimators._halves import fit_halves
 from ..estimators._weights import Rows, fit_weights, posterior, score_tables
-from ..estimators.noise_model import fit_halves
 from ..transition_matrices import symmetric_matrix
 from ._checks import as_classes, as_probabilities, check_model, check_range
 

@@ -1,0 +1,75 @@
+"""What the labels of one half of the samples say of a noise model that was fitted to the other half. No trainer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._matrix_fit import LEAST_SKILL, fit_matrix
+from ._weights import Rows
+
+LEAST_GAIN = 1e-3  # nats: less makes no difference, whatever its sign is
+_SIGNIFICANCE, _SEED = 0.01, 71_205
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
+class Judged(NamedTuple):
+    """What held-out labels say.
+
+    Attributes:
+        gain (`float`): by how much one is likelier than if all samples had the same prediction, in nats; the mean.
+        is_supported (`bool`): whether the gain is above 0.
+        is_free (`bool`): whether another matrix than symmetric noise makes them likelier.
+    """
+
+    gain: float
+    is_supported: bool
+    is_free: bool
+
+
+def fit_halves(some: Rows, num_labels: int) -> list[tuple[np.ndarray, Rows]]:
+    """The free matrix that one half of the samples gives, with the rows of the other; twice."""
+    return [(fit_matrix(some.select(half), num_labels, None)[0], some.select(~half)) for half in _halves(some)]
+
+
+def judge_by_halves(
+    some: Rows,
+    num_labels: int,
+    known: np.ndarray | None,
+    least_skill: float = LEAST_SKILL,
+    start: np.ndarray | None = None,
+) -> Judged:
+    """Fits the noise model to each half, and looks at the labels of the other. Of these, the fits know one number: the
+    rate that they begin with. Arguments are those of [`fit_matrix`]."""
+    forms = (True, False) if known is None else (True,)
+    likelihoods, same_for_all = np.empty((2, len(forms), len(some.labels)))
+    for rows in _halves(some):
+        if not (rows.any() and (~rows).any()):
+            return Judged(float("nan"), False, False)
+        seen, held_out = some.select(rows), some.select(~rows)
+        for form, is_free in enumerate(forms):
+            matrix, weights = fit_matrix(seen, num_labels, known, least_skill, start, is_free)
+            likelihoods[form, ~rows] = (weights.predict(held_out.scores) * matrix[:, held_out.labels]).sum(axis=0)
+            same_for_all[form, ~rows] = (weights.predict(seen.scores).mean(axis=1) @ matrix)[held_out.labels]
+    likelihoods, same_for_all = (np.log(np.maximum(table, _LEAST)) for table in (likelihoods, same_for_all))
+    is_free = known is None and _is_above_zero(likelihoods[0] - likelihoods[1])
+    gains = (likelihoods - same_for_all)[forms.index(is_free) if known is None else 0]
+    return Judged(float(gains.mean()), _is_above_zero(gains), is_free)
+
+
+def _is_above_zero(values: np.ndarray) -> bool:
+    """Whether their mean is, by a one-sided t-test, and makes a difference."""
+    from scipy.stats import t
+
+    least = t.isf(_SIGNIFICANCE, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return bool(values.mean() > max(least, LEAST_GAIN))
+
+
+def _halves(some: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples are in each half, class by class."""
+    order = np.random.default_rng(_SEED).permutation(len(some.labels))
+    order = order[np.argsort(some.labels[order], kind="stable")]
+    half = np.zeros(len(order), dtype=bool)
+    half[order[::2]] = True
+    return half, ~half
