@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from _mpnet import MPNET, mpnet_folder
+from _weak import WEAK, weak_folder
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
@@ -146,8 +147,9 @@ def draw(dataset: Dataset, num_samples: int | None) -> Dataset:
 
 
 def model_path(name: str) -> str:
-    if name == MPNET and not Path(name).is_dir():
-        return mpnet_folder()
+    made = {MPNET: mpnet_folder, WEAK: weak_folder}
+    if name in made and not Path(name).is_dir():
+        return made[name]()
     return demo_backbone("--model_name_or_path") if name == DEMO else name
 
 

@@ -24,7 +24,7 @@ DATA = {
     "sst2": "SST, two classes",
     "banking77-last20": "20 other intents",
 }
-_MACHINES = {"cpu": "CPU", "NVIDIA H100 80GB HBM3": "H100"}
+_MACHINES = {"cpu": "CPU", "NVIDIA H100 80GB HBM3": "H100", "NVIDIA H200": "H200"}
 MODELS = {MPNET: "MPNet"}
 NOISE = {"instance_dependent": "instance-dependent", "real": "errors of people", "none": "no wrong labels"}
 COLUMNS = {
