@@ -18,14 +18,17 @@ from typing import Any, TextIO
 
 from _settings import Cell
 
+_CELL = "==== "  # before a cell's name, in the log of a process that runs several
+
 
 def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
-    """Runs the cells that have no line in results.jsonl yet, the first ones first; returns those that failed."""
+    """Runs the cells that have no line in results.jsonl yet, the first ones first; returns those that failed, or were
+    not begun in time."""
     path = args.output / "results.jsonl"
     done = {Cell.of_line(line) for line in read_results(path)}
     todo = [cell for cell in cells if cell not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {args.jobs} at once", flush=True)
-    failed = []
+    failed, late = [], []
     end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     with Workers(args) as workers, ThreadPoolExecutor(args.jobs) as pool:
 
@@ -44,13 +47,17 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
                     failed.append(running[future])
                     print(f"[{number}/{len(todo)}] {name} FAILED: {error}", file=sys.stderr, flush=True)
                     continue
-                if line is not None:  # it was begun in time
-                    append_line(path, line)
-                    print(f"[{number}/{len(todo)}] {name}: {line['accuracy']:.3f}", flush=True)
+                if line is None:
+                    late.append(running[future])
+                    continue
+                append_line(path, line)
+                print(f"[{number}/{len(todo)}] {name}: {line['accuracy']:.3f}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return failed
+    if late:
+        print(f"{len(late)} cells were not begun within {args.minutes:g} minutes, {late[0]} first.", file=sys.stderr)
+    return failed + late
 
 
 def run_in_process(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
@@ -94,6 +101,8 @@ class Workers(contextlib.AbstractContextManager):
                 self._own.process = started("-", self.args, file)
             self._started.append(self._own.process)
         process = self._own.process
+        with open(self._own.log, "a") as file:
+            file.write(f"{_CELL}{cell}\n")
         result = ""
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(dataclasses.asdict(cell)) + "\n")
@@ -126,7 +135,8 @@ def log_of(name: str, args: argparse.Namespace) -> Path:
 
 
 def end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    """Of the last cell that it is about."""
+    return "\n".join(log.read_text(errors="replace").rpartition(_CELL)[2].splitlines()[-5:])
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="A job runs its cells in one process, which imports everything once. The memory in a line is then that of "
         "all cells before.",
     )
-    parser.add_argument("--minutes", type=float, help="Begin no cell later than that.")
+    parser.add_argument("--minutes", type=float, help="Begin no cell later than so many minutes after the start.")
 
 
 def warn_of_changes(method: str, lines: list[dict[str, Any]]) -> None:
@@ -175,6 +175,8 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
     for name in ("epochs", "jobs", "threads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} has to be 1 or above; got {getattr(args, name)}.")
+    if args.minutes is not None and not args.minutes >= 0:
+        raise ValueError(f"--minutes has to be 0 or above; got {args.minutes}.")
     if min(args.seeds) < 0:
         raise ValueError(f"--seeds: a seed is 0 or above; got {min(args.seeds)}.")
     given = [name for name in PRODUCT if getattr(args, name, None) is not None]

@@ -13,6 +13,11 @@ def symmetric_matrix(num_labels: int, rate: float) -> np.ndarray:
     return matrix
 
 
+def is_symmetric(matrix: np.ndarray) -> bool:
+    """Whether it is a [`symmetric_matrix`], of whatever rate; of two classes or more."""
+    return bool(np.allclose(matrix, symmetric_matrix(len(matrix), 1 - float(np.diag(matrix).mean())), atol=1e-9))
+
+
 def check_transition_matrix(matrix: np.ndarray) -> np.ndarray:
     """The matrix as an array.
 

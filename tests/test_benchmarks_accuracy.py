@@ -185,7 +185,10 @@ def test_processes_that_stay_give_the_same_lines_and_outlive_a_cell_that_fails(d
     argv = ["--data", str(data), "--output", str(tmp_path), "--settings", "sst5:symmetric:0.2", "--seeds", "1"]
     argv += ["--model_name_or_path", tiny_model, "--epochs", "1", "--methods", "plain", "recommended"]
     argv += ["--reuse_processes"]
-    assert accuracy.main([*argv, "--minutes", "0"]) == 1  # nothing was run
+    assert accuracy.main([*argv, "--minutes", "0"]) == 1
+    assert "2 cells were not begun within 0 minutes" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        accuracy.main([*argv, "--minutes", "nan"])
     (data / "sst5" / "test.csv").rename(data / "hidden.csv")
     (data / "sst5" / "test.csv").touch()
     assert accuracy.main(argv) == 1

@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
+from hf_clear.estimators._halves import judge_by_halves
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
 from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators._weights import Rows, centered, classes_first, fit_weights
@@ -26,7 +27,7 @@ from hf_clear.evidence.probes import WEIGHT_DECAYS, _fit, _held_out_likelihood, 
 from hf_clear.fold_assignment import assign_folds
 from hf_clear.losses import generalized_cross_entropy
 from hf_clear.metrics import detection_metrics
-from hf_clear.transition_matrices import symmetric_matrix
+from hf_clear.transition_matrices import is_symmetric, symmetric_matrix
 
 
 def by_hand(scores, labels, matrix, scale, bias):
@@ -184,6 +185,39 @@ def test_a_probability_of_zero_is_a_small_one():
     expected = fit_noise_model(log_probabilities(probabilities), labels)
     np.testing.assert_allclose(model.target, expected.target, atol=1e-2)
     assert model.noise_rate == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize("rates, size", [((0.05, 0.25), 500), ((0.0, 0.4), 500)], ids=str)
+def test_rates_that_differ_by_class_are_found_among_few_samples(rates, size):
+    """Symmetric noise of the likeliest rate, 0, would call none of these labels wrong."""
+    matrix = np.array([[1 - rates[0], rates[0]], [rates[1], 1 - rates[1]]])
+    found = []
+    for seed in range(4):
+        scores, true, labels = simulated(matrix, size, separation=2.5, seed=seed)
+        model = fit_noise_model(scores, labels)
+        found.append((model.suggestion != labels)[true != labels].mean())
+        assert model.is_free and not is_symmetric(model.transition_matrix)
+    assert np.mean(found) > 0.7
+
+
+@pytest.mark.parametrize("rate, size", [(0.0, 500), (0.6, 1000)])
+def test_what_predictions_get_wrong_is_not_taken_for_wrong_labels(rate, size, monkeypatch):
+    """Of many classes, a free matrix can do that, and makes predictions look surer than they are."""
+    scores, true, labels = simulated(symmetric_matrix(20, rate), size=size, separation=2.5)
+
+    def errors(model):
+        right = (model.prediction.argmax(axis=1) == true).mean()
+        return model.noise_rate - (true != labels).mean(), model.prediction.max(axis=1).mean() - right
+
+    model = fit_noise_model(scores, labels)
+    assert not model.is_free and is_symmetric(model.transition_matrix)
+    assert np.abs(errors(model)).max() < 0.03
+    monkeypatch.setattr(
+        "hf_clear.estimators.noise_model.judge_by_halves",
+        lambda *arguments: judge_by_halves(*arguments)._replace(is_free=True),
+    )
+    free = fit_noise_model(scores, labels, least_skill=0)
+    assert free.is_free and max(errors(free)) > 0.03
 
 
 def test_scores_may_be_of_any_kind():

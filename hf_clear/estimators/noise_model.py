@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from .._argument_checks import as_array
 from .._names import IGNORED_LABEL
-from ..transition_matrices import check_transition_matrix
+from ..transition_matrices import check_transition_matrix, is_symmetric
 from ._evidence import CleanProbabilityEstimate, SampleEvidence
-from ._halves import LEAST_GAIN, judge_by_halves
+from ._halves import LEAST_GAIN, Judged, judge_by_halves
 from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
 from ._weights import Rows, Weights, centered, classes_first, has_scores, least_probability, posterior, score_tables
@@ -43,6 +44,7 @@ class NoiseModel:
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
         is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is
             known: `target` is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
+        is_free (`bool`): whether T is given, or another than symmetric noise since that makes held-out labels likelier.
     """
 
     transition_matrix: np.ndarray
@@ -54,6 +56,7 @@ class NoiseModel:
     log_likelihood: float
     gain: float
     is_supported: bool
+    is_free: bool = False
 
     @property
     def clean_probability(self) -> np.ndarray:
@@ -114,8 +117,9 @@ def fit_noise_model(
     T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
     many pseudo-counts as there are classes; b has a standard normal prior. A free T can take what predictions get wrong
-    for wrong labels, and make both look surer than they are. So T is symmetric noise of the likeliest rate unless a
-    free one makes labels likelier that it was not fitted to (two halves; a one-sided t-test at 1 %).
+    for wrong labels: the noise rate is then too high, and predictions look surer than they are. So T is symmetric noise
+    of the likeliest rate, unless a free one makes labels likelier that it was not fitted to: by 0.002 nats a label, the
+    mean over up to three draws of two halves.
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
@@ -151,7 +155,7 @@ def fit_noise_model(
     num_labels = tables[0].shape[1]
     check_num_labels(num_labels)
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
-    if isinstance(least_skill, bool) or not isinstance(least_skill, (int, float)) or not 0 <= least_skill:
+    if isinstance(least_skill, bool) or not isinstance(least_skill, numbers.Real) or not 0 <= least_skill:
         raise ValueError(f"`least_skill` has to be a number, 0 or above; got {least_skill!r}.")
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
@@ -159,7 +163,9 @@ def fit_noise_model(
     start = likeliest_symmetric(some, num_labels) if known is None else None
     found = judge_by_halves(some, num_labels, known, least_skill, start)
     matrix, weights = fit_matrix(some, num_labels, known, least_skill, start, found.is_free)
-    return _model(tables, labels, matrix, weights, found.gain, found.is_supported)
+    # A free one is given up if predictions tell too little.
+    is_free = transition_matrix is not None or (found.is_free and not is_symmetric(matrix))
+    return _model(tables, labels, matrix, weights, found._replace(is_free=is_free))
 
 
 def check_num_labels(num_labels: int) -> None:
@@ -172,7 +178,7 @@ def check_num_labels(num_labels: int) -> None:
 
 
 def _model(
-    tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, weights: Weights, gain: float, is_supported: bool
+    tables: list[np.ndarray], labels: np.ndarray, matrix: np.ndarray, weights: Weights, judged: Judged
 ) -> NoiseModel:
     shape, is_labelled, known = tables[0].shape, labels != IGNORED_LABEL, has_scores(tables)
     kind = np.float16 if all(table.dtype == np.float16 for table in tables) else np.float32
@@ -183,13 +189,13 @@ def _model(
         t, sums = posterior(f, np.where(labelled, block.likelihood(matrix), np.float32(1)))
         total += np.log(sums[labelled & known[rows]]).sum(dtype=np.float64)
         predictions[rows], target[rows] = f.T, t.T
-    if not is_supported:
+    if not judged.is_supported:
         predictions[:] = 1 / shape[1]
-    stays = is_labelled & ~(known & is_supported)  # nothing is known against these labels
+    stays = is_labelled & ~(known & judged.is_supported)  # nothing is known against these labels
     target[stays] = 0
     target[stays, labels[stays]] = 1
     log_likelihood = float(total / (is_labelled & known).sum()) if (is_labelled & known).any() else float("nan")
-    return NoiseModel(matrix, weights.scales, predictions, target, labels, known, log_likelihood, gain, is_supported)
+    return NoiseModel(matrix, weights.scales, predictions, target, labels, known, log_likelihood, *judged)
 
 
 def _labels(labels: np.ndarray, num_samples: int, num_labels: int) -> np.ndarray:
@@ -247,6 +253,7 @@ def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         EXPLAINED: model.explained,
         SKILL: model.expected_skill if model.is_supported else float("nan"),
         "noise_model_diagonal": float(np.diag(model.transition_matrix).mean()),
+        "noise_model_free": float(model.is_free),
     }
     found = model.clean_probability, diagnostics, model.target, model.transition_matrix
     return CleanProbabilityEstimate(*found, is_supported=model.is_supported)

@@ -135,8 +135,8 @@ def scaled_matrix(matrix: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _likely_rates(model: NoiseModel, tables: list[np.ndarray], labels: np.ndarray) -> list[float]:
-    """The lowest and the highest rate under which the labels are about as likely as they can be, of errors as the model
-    has found them, of symmetric ones, or of both if the labels don't tell which."""
+    """The lowest and the highest rate under which the labels are about as likely as they can be, of errors as a free
+    matrix has found them, of symmetric ones, or of both if the labels don't tell which."""
     some, num_labels = Rows.drawn(tables, labels), tables[0].shape[1]
     halves = fit_halves(some, num_labels)  # the matrix of one half, judged by the other: it fits its own too well
     share = model.prediction.mean(axis=0, dtype=np.float64)
