@@ -118,8 +118,8 @@ def fit_noise_model(
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
     many pseudo-counts as there are classes; b has a standard normal prior. A free T can take what predictions get wrong
     for wrong labels: the noise rate is then too high, and predictions look surer than they are. So T is symmetric noise
-    of the likeliest rate, unless a free one makes labels likelier that it was not fitted to: by 0.002 nats a label, the
-    mean over up to three draws of two halves.
+    of the likeliest rate, unless a free one makes labels likelier that it was not fitted to: by 0.003 nats a label, the
+    mean over up to five draws of two halves.
 
     Scores have to come from models that have not seen the label of the sample that they are for, or from training that
     doesn't follow it, as the targets of this model: for one that has learned labels by heart, all of them are right.
