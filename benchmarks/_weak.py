@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ _COPIES, _SHARE = 3, 0.05
 def weak_folder() -> str:
     """The folder of all-MiniLM-L6-v2 with 24 layers, which is made if it isn't there: after each of its six come three
     copies that hardly change what they get, but for their layer norms."""
-    if not (_FOLDER / "config.json").is_file():
+    if not _FOLDER.is_dir():
         source = demo_backbone("--model_name_or_path")
         model = AutoModel.from_pretrained(source)
         layers = torch.nn.ModuleList()
@@ -32,6 +33,10 @@ def weak_folder() -> str:
                         dense.bias.zero_()
                 layers.append(weak)
         model.encoder.layer, model.config.num_hidden_layers = layers, len(layers)
-        AutoTokenizer.from_pretrained(source).save_pretrained(_FOLDER)
-        model.save_pretrained(_FOLDER)
+        _FOLDER.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_FOLDER.parent) as temporary:  # complete, or not there
+            made = Path(temporary) / WEAK
+            AutoTokenizer.from_pretrained(source).save_pretrained(made)
+            model.save_pretrained(made)
+            made.rename(_FOLDER)
     return str(_FOLDER)
