@@ -28,14 +28,17 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
     done = {Cell.of_line(line) for line in read_results(path)}
     todo = [cell for cell in cells if cell not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {args.jobs} at once", flush=True)
-    failed, late = [], []
+    failed, late, writing = [], [], threading.Lock()
     end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     with Workers(args) as workers, ThreadPoolExecutor(args.jobs) as pool:
 
         def run_one(cell: Cell) -> dict[str, Any] | None:
             if time.monotonic() >= end:
                 return None
-            return workers.run(cell) if args.reuse_processes else run_in_process(cell, args)
+            line = workers.run(cell) if args.reuse_processes else run_in_process(cell, args)
+            with writing:  # here: what ends after an interrupt is kept, too
+                append_line(path, line)
+            return line
 
         running = {pool.submit(run_one, cell): cell for cell in todo}
         try:
@@ -50,7 +53,6 @@ def run(cells: list[Cell], args: argparse.Namespace) -> list[Cell]:
                 if line is None:
                     late.append(running[future])
                     continue
-                append_line(path, line)
                 print(f"[{number}/{len(todo)}] {name}: {line['accuracy']:.3f}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from types import SimpleNamespace
 
 import _ablations
@@ -179,6 +180,28 @@ def test_what_is_held_out_is_noisy_and_chooses_a_learning_rate(data, tiny_model,
     printed = capsys.readouterr().out
     assert "| 0.002 | 0.700 (2) | 0.700 (2) | 0.700 |" in printed and "Best mean: 0.002." in printed
     assert accuracy.main(["--output", str(tmp_path), "--table"]) == 1  # these are no results
+
+
+def test_cells_that_end_after_an_interrupt_are_kept(data, tmp_path, monkeypatch):
+    begun, interrupted = threading.Barrier(2), threading.Event()
+
+    def run_in_process(cell: Cell, args) -> dict:
+        begun.wait(30)
+        if cell.seed == 2:
+            assert interrupted.wait(30)
+        return {**vars(cell), "accuracy": 0.5}
+
+    def interrupt(*args, **kwargs):
+        if "[1/2]" in str(args):
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_running, "run_in_process", run_in_process)
+    monkeypatch.setattr(_running, "print", interrupt, raising=False)
+    argv = ["--data", str(data), "--output", str(tmp_path), "--settings", "sst5:symmetric:0.2", "--methods", "plain"]
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.main([*argv, "--seeds", "1", "2", "--jobs", "2"])
+    assert {line["seed"] for line in _running.read_results(tmp_path / "results.jsonl")} == {1, 2}
 
 
 def test_processes_that_stay_give_the_same_lines_and_outlive_a_cell_that_fails(data, tiny_model, tmp_path, capsys):
