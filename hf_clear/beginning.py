@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -57,20 +57,22 @@ class NewBeginningMixin(OwnTrainer):
         if self._beginning is None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._beginning = Beginning(self.accelerator.unwrap_model(self.model))
 
+    def may_begin_anew(self, epoch: int) -> bool:
+        """Whether something was kept, and an epoch (counted from 0) is at its beginning. In its middle, a resumed run
+        goes on, and does what one does that nobody has stopped."""
+        return self._beginning is not None and self.state.epoch == epoch
+
     def begin_anew(self) -> None:
-        """Gives the model what was kept, if anything was, and the optimizer an empty state. Its learning rate goes on.
-        After the first fit, nothing happens."""
-        if self._beginning is None or self._has_fit:
-            return
-        self._beginning.restore()
+        """Gives the model what was kept, and the optimizer an empty state. Its learning rate goes on."""
+        cast(Beginning, self._beginning).restore()
         self._beginning = None
         optimizer: Any = self.optimizer
         getattr(optimizer, "optimizer", optimizer).state.clear()  # accelerate's stands around the one that has it
         if self.is_world_process_zero():
             logger.warning(
-                "The plain epochs have taught the model nothing. So it begins anew: its PEFT modules as before "
-                "training, its head as models suggest that have not seen the labels. Look at the learning rate: one "
-                "that is too high does this."
+                "Plain epochs have taught the model nothing. So it begins anew: its PEFT modules as before training, "
+                "its head as models suggest that have not seen the labels, and so do the targets of one epoch. Look at "
+                "the learning rate: one that is too high does this."
             )
 
     @property

@@ -13,6 +13,7 @@ from ._processes import run_on_main
 from ._typing import AnyTrainer
 from .class_tables import table_type
 from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
+from .estimators._unexplained import tells_nothing
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
@@ -66,17 +67,13 @@ def fit_clean_probability(
         if true labels are known, how well it finds the wrong ones.
     """
     store.add_losses(predictions.losses, predictions.labels)
-    per_token, probabilities = predictions.predicted is None, predictions.probabilities
-    held_out = store.held_out_clean_probability
-    evidence = SampleEvidence(
-        losses=predictions.losses.numpy(),
-        labels=None if per_token else predictions.labels.numpy(),
-        mean_losses=store.mean_losses.cpu().numpy().copy(),  # the store's change
-        probabilities=None if probabilities is None else probabilities.numpy(),
-        features=None if features is None else features.numpy(),
-        held_out_clean_probability=None if held_out is None else held_out.cpu().numpy().copy(),
+    per_token, told = predictions.predicted is None, store.held_out_clean_probability
+    held_out = None if told is None else told.cpu().numpy().copy()
+    mean_losses = store.mean_losses.cpu().numpy().copy()  # the store's change
+    evidence = _evidence(
+        predictions, features, mean_losses, None if held_out is None else held_out.cpu().numpy().copy()
     )
-    estimate = run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
+    estimate = _estimate(trainer, estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
     store.posterior = _table(estimate.posterior, finite, store.losses.device)
@@ -107,6 +104,35 @@ def fit_clean_probability(
             cast(torch.Tensor, predictions.predicted).numpy(), labels, np.where(known, true_labels, IGNORED_LABEL)
         )
     return logs
+
+
+def says_nothing(
+    trainer: AnyTrainer, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None = None
+) -> bool:
+    """Whether predictions for the training set say nothing about the labels, or next to nothing, by the skill that the
+    estimator expects of them. False if it expects none. Changes nothing."""
+    return tells_nothing(_estimate(trainer, estimator, _evidence(predictions, features)))
+
+
+def _evidence(
+    predictions: SamplePredictions,
+    features: torch.Tensor | None,
+    mean_losses: np.ndarray | None = None,
+    held_out_clean_probability: np.ndarray | None = None,
+) -> SampleEvidence:
+    probabilities = predictions.probabilities
+    return SampleEvidence(
+        losses=predictions.losses.numpy(),
+        labels=None if predictions.predicted is None else predictions.labels.numpy(),
+        mean_losses=mean_losses,
+        probabilities=None if probabilities is None else probabilities.numpy(),
+        features=None if features is None else features.numpy(),
+        held_out_clean_probability=held_out_clean_probability,
+    )
+
+
+def _estimate(trainer: AnyTrainer, estimator: NamedEstimator, evidence: SampleEvidence) -> CleanProbabilityEstimate:
+    return run_on_main(trainer.accelerator, f"The estimator {estimator.name!r}", estimator, evidence)
 
 
 def _suggest(store: SampleStore, predictions: SamplePredictions, finite: np.ndarray) -> None:

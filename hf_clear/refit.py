@@ -20,11 +20,12 @@ from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator
 from .estimators._unexplained import mixture_if_unexplained
 from .features import predict_features
-from .fit import fit_clean_probability
+from .fit import fit_clean_probability, says_nothing
 from .folds.cross_fitting import CrossFitting, HeldOutScores
 from .identity.training import Identity
 from .labels.truth import truly_clean
 from .losses import sharpen
+from .participation import Participation
 from .passes import SamplePredictions, predict_samples, running_predictions, sample_dataloader, say_never_returned
 from .probing import FirstFit, fit_before_training
 from .routing import ROUTING_STRATEGIES, gate_probability, route, sample_gates
@@ -40,14 +41,13 @@ LOSS, TARGET = range(2)
 
 class Refit:
     """One training's knowledge of its samples: the store, the dataloader over them, features of the frozen model, gate
-    probabilities, ensemble targets, and who takes part. Made when a training is prepared.
+    probabilities and ensemble targets. Made when a training is prepared.
 
     Args:
         trainer (`Trainer`): its model, data set, collator and devices are used.
         settings (`ClearArguments`): as they are when training begins.
         num_layers (`int`): rows of gates.
-        takes_part (`torch.BoolTensor` of shape `[num_samples]` or None): False for samples that are left out of the
-            batches, in memory that the workers of the dataloader read; None if nothing ever is.
+        takes_part (`torch.BoolTensor` of shape `[num_samples]` or None): see [`Participation`].
 
     Attributes:
         store (`SampleStore`): read it, and leave the writing to this class.
@@ -66,13 +66,12 @@ class Refit:
         truth = [TRUE_LABEL] * ROUTING_STRATEGIES.find(settings.clear_routing, "clear_routing").needs_truth
         self._identity = Identity.of(trainer, trainer.method_settings(), truth)
         self.store = SampleStore.empty(len(trainer.train_dataset), trainer.args.device, self._identity.as_json())
-        self._trainer, self._takes_part = trainer, takes_part
+        self._trainer, self.participation = trainer, Participation(takes_part)
         self._gate_probability: torch.Tensor | None = None
+        self._frozen_features: torch.Tensor | None = None
         self._asked: ClearArguments | None = None  # see `_go_by_gates`
         self._all_act = self._told_of_missing = False
         self._never_returned = torch.zeros_like(self.store.labels, dtype=torch.bool)  # by the collator
-        if takes_part is not None:
-            takes_part.fill_(True)
         self.resolve()
 
     def resolve(self) -> None:
@@ -96,20 +95,20 @@ class Refit:
         if self.loss.uses_posterior and self.store.posterior is None and self.store.is_fitted:
             self._go_by_gates()  # a run is resumed that did
         settings, store = self.settings, self.store
-        before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0)
+        begins_anew = self._is_lost(epoch, estimator)
+        before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0 or begins_anew)
         has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
         is_warmup = epoch < settings.clear_warmup_epochs and not has_evidence
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
             return {}
         logs: dict[str, float] = {}
         if held_out or (before_training and not store.is_fitted):
-            of_store = (self._fit, self._begin, store.note_held_out, lambda: store.posterior, held_out)
+            of_store = (self._fit, self._begin, store.note_held_out, lambda: store.posterior, held_out, begins_anew)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
             if not fits:  # plain epochs come first
                 return logs
         elif not is_warmup:
-            features = self._frozen_features if estimator.uses_features else None
-            predictions = self._predictions(estimator.uses_probabilities)
+            predictions, features = self._predictions(estimator.uses_probabilities), self._features_for(estimator)
             if self._is_open and settings.clear_loss_source == "online":
                 # By those of a pass, a mixture tells wrong labels better, if it comes to that.
                 predictions = replace(predictions, losses=self._predict(keep_probabilities=False).losses)
@@ -120,13 +119,26 @@ class Refit:
             store.targets = self._ensemble().to(store.losses.device)
         return logs | left_out if logs else {}
 
+    def _is_lost(self, epoch: int, estimator: NamedEstimator) -> bool:
+        """Whether plain epochs have left a model that says nothing, by training and by a pass. Then it begins anew."""
+        may_be = epoch > 0 and not self.store.is_fitted and self.loss.uses_posterior
+        if not (may_be and self._trainer.may_begin_anew(epoch)):
+            return False
+        looks, features = (lambda: self._predictions(True), self._predict), self._features_for(estimator)
+        if all(says_nothing(self._trainer, estimator, look(), features) for look in looks):
+            self._trainer.begin_anew()
+            self.store.is_provisional = True
+        return self.store.is_provisional
+
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
     ) -> dict[str, float]:
+        follows = self.store.is_provisional and not self.store.is_fitted  # until the next refit, whatever it is worth
         least, in_force = self.settings.clear_min_explained, self.loss.uses_posterior and not self._is_open
-        if least > 0 and (self._asked is not None or self.loss.uses_posterior):
+        if least > 0 and not follows and (self._asked is not None or self.loss.uses_posterior):
             estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least, in_force)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
+        self.store.is_provisional = follows
         if self.loss.uses_posterior and self.store.posterior is None:
             leave_posterior(self._trainer, self.loss.name, estimator, logs, least)
             self.store.keeps_gates = in_force
@@ -141,11 +153,13 @@ class Refit:
 
     @property
     def _is_open(self) -> bool:
-        """Whether it is open if training follows a posterior: gates do, or nothing speaks against any label so far."""
+        """Whether it is open if training follows a posterior: gates do, one is followed for an epoch alone, or nothing
+        speaks against any label so far."""
         if self._asked is not None or not self.loss.uses_posterior:
             return self._asked is not None
         p = self.store.clean_probability[self.store.losses.isfinite()]
-        return self.settings.clear_min_explained > 0 and (self.store.posterior is None or not (p < 1).any())
+        is_open = self.store.is_provisional or self.store.posterior is None or not (p < 1).any()
+        return self.settings.clear_min_explained > 0 and is_open
 
     def _go_by_gates(self) -> None:
         """Trains as CleaR with gates until there is a posterior, if that may be."""
@@ -165,7 +179,7 @@ class Refit:
         if not is_online or unseen is not None:
             predictions = self._predict(keep_probabilities=keep_probabilities or unseen is not None)
             if unseen is not None:
-                self._remember(predictions, unseen)
+                self._begin(predictions, unseen)
             if not is_online:
                 return predictions
         return running_predictions(cast(torch.Tensor, store.targets), store.labels, keep_probabilities)
@@ -182,10 +196,11 @@ class Refit:
 
         return mean_of_members(probabilities, self.settings.clear_ensemble_size)
 
-    @functools.cached_property
-    def _frozen_features(self) -> torch.Tensor:
-        """The frozen model's features of every training sample, `[num_samples, hidden_size]`; computed once."""
-        return cast(torch.Tensor, predict_features(self._trainer, self.dataloader, self.bypassed).mean)
+    def _features_for(self, estimator: NamedEstimator) -> torch.Tensor | None:
+        """The frozen model's features of every training sample, `[num_samples, hidden_size]`, if it uses them."""
+        if estimator.uses_features and self._frozen_features is None:  # once
+            self._frozen_features = predict_features(self._trainer, self.dataloader, self.bypassed).mean
+        return self._frozen_features if estimator.uses_features else None
 
     def _predict(self, context: Callable | None = None, keep_probabilities: bool = True) -> SamplePredictions:
         predictions = predict_samples(
@@ -198,17 +213,9 @@ class Refit:
         return predictions
 
     def _leave_out(self) -> dict[str, float]:
-        """Keeps samples below `clear_min_clean_probability` out of the batches from now on; how many, for the log."""
-        if self._takes_part is None or not self.store.is_fitted:
+        if self.participation.takes_part is None or not self.store.is_fitted:
             return {}
-        least = self.settings.clear_min_clean_probability
-        self._takes_part.copy_(self.store.clean_probability >= least)
-        if (left_out := int((~self._takes_part).sum())) == len(self._takes_part):
-            logger.warning(
-                f"No sample has a clean probability of `clear_min_clean_probability={least}` or more: until the next "
-                "refit, training stands still. Lower it, or warm up for longer."
-            )
-        return {"left_out": left_out}
+        return self.participation.leave_out(self.store.clean_probability, self.settings.clear_min_clean_probability)
 
     def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
         """A context in which every module is bypassed for a batch: the frozen base model."""
@@ -265,10 +272,6 @@ class Refit:
             size = self.settings.clear_ensemble_size
             self.store.add_predictions(index, logits.detach().softmax(dim=-1), given, size)
 
-    def leaves_out(self, labels: torch.Tensor) -> bool:
-        """Whether all samples of a batch were left out: one stays, without a label."""
-        return self._takes_part is not None and len(labels) == 1 and bool((labels == IGNORED_LABEL).all())
-
     def merge(self) -> None:
         """Gives every process what the others recorded."""
         self.store.merge(self._trainer.accelerator)
@@ -288,12 +291,10 @@ class Refit:
             self._gate_probability, self._all_act = own, bool((own == 1).all())
         return self._gate_probability
 
-    def _begin(self, predictions: SamplePredictions) -> None:
-        """Lets the running mean of all samples begin, if one is kept."""
+    def _begin(self, predictions: SamplePredictions, index: torch.Tensor | None = None) -> None:
+        """Lets the running mean begin with predictions that every process has, if one is kept: of all samples, or of
+        some."""
         if self.keeps_predictions:
-            self._remember(predictions, torch.arange(len(predictions.labels), device=self._trainer.args.device))
-
-    def _remember(self, predictions: SamplePredictions, index: torch.Tensor) -> None:
-        """Lets the running mean of some samples begin with predictions that every process has."""
-        index = index[~predictions.never_returned.to(index.device)[index]]
-        self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)
+            index = torch.arange(len(predictions.labels), device=self._trainer.args.device) if index is None else index
+            index = index[~predictions.never_returned.to(index.device)[index]]
+            self.store.begin_predictions(index, cast(torch.Tensor, predictions.probabilities), predictions.labels)

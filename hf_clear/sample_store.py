@@ -68,6 +68,8 @@ class SampleStore:
             refit, if the estimator gives one; row: true class; column: given label.
         keeps_gates (`bool`): whether training has followed a posterior until its predictions lost their skill. As a
             model learns wrong labels by heart, a posterior takes them for right: gates stay then.
+        is_provisional (`bool`): whether the posterior is that of weak evidence, which a model that has begun anew
+            follows for one epoch. The next refit decides.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.training.Identity`]).
@@ -86,6 +88,7 @@ class SampleStore:
     posterior: torch.Tensor | None = None
     transition_matrix: torch.Tensor | None = None
     keeps_gates: bool = False
+    is_provisional: bool = False
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
     labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
@@ -229,6 +232,7 @@ class SampleStore:
         plain = {
             "fitted_epoch": self.fitted_epoch,
             "keeps_gates": self.keeps_gates,
+            "is_provisional": self.is_provisional,
             "identity": self.identity,
             "findings": self.findings.as_dict(),
         }
@@ -276,7 +280,7 @@ class SampleStore:
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain: dict[str, Any] = {"fitted_epoch": epoch, "identity": state.get("identity")}
-        plain["keeps_gates"] = state.get("keeps_gates") is True
+        plain |= {name: state.get(name) is True for name in ("keeps_gates", "is_provisional")}
         return cls(**{**of_samples, **tables, **plain, "findings": read_findings(path, state)})
 
 

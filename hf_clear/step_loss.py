@@ -70,7 +70,7 @@ class StepLossMixin(RoutingTrainer):
 
         self.__dict__.pop("loss_is_scaled_for_ga", None)
         needs_scores, loss, outputs = refit.loss.is_active or refit.keeps_predictions, None, None
-        if not refit.leaves_out(labels):
+        if not refit.participation.leaves_out(labels):
             needs_outputs = needs_outputs or (needs_scores and self._first_batch.base_predicts)
             found: Any = super().compute_loss(  # a pair, if the outputs are asked for
                 model, dict(inputs), return_outputs=needs_outputs, num_items_in_batch=num_items_in_batch

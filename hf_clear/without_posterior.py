@@ -61,7 +61,7 @@ def with_gates(settings: Settings, of_labels: bool = False) -> Settings:
 def leave_posterior(
     trainer: OwnTrainer, loss: str, estimator: NamedEstimator, logs: Mapping[str, float], least: float
 ) -> None:
-    """Says that a fit has no posterior, and what that means. A model that has learned nothing begins anew.
+    """Says that a fit has no posterior, and what that means.
 
     Raises:
         ValueError: if the estimator just didn't give one.
@@ -73,8 +73,6 @@ def leave_posterior(
         )
     if trainer.is_world_process_zero():
         _say_unexplained(logs, least)
-    if math.isnan(logs.get(SKILL, 0.0)):
-        trainer.begin_anew()
 
 
 def _say_unexplained(logs: Mapping[str, float], least: float) -> None:

@@ -37,7 +37,7 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float, in_force: bo
     def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         found = estimator(evidence)
         told = found.diagnostics
-        if not told.get(SKILL, 1.0) >= _NOTHING:  # nor do their losses say anything
+        if tells_nothing(found):  # nor do their losses
             told = {**told, SKILL: math.nan, RATE: math.nan}
             if evidence.held_out_clean_probability is None:
                 return _as_labelled(found, evidence, told)
@@ -51,6 +51,11 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float, in_force: bo
         return replace(mixture, diagnostics={**told, **mixture.diagnostics})
 
     return replace(estimator, estimator=estimate, gives_posterior=None)
+
+
+def tells_nothing(found: CleanProbabilityEstimate) -> bool:
+    """Whether the predictions say nothing about the labels, or next to nothing. False if an estimator doesn't tell."""
+    return not found.diagnostics.get(SKILL, 1.0) >= _NOTHING
 
 
 def _as_labelled(

@@ -29,13 +29,14 @@ from ..fit_checks import no_better_than_chance
 from ..folds.cross_fitting import HeldOutScores
 from ..passes import SamplePredictions, predict_samples, sample_dataloader
 from ..training_args import ClearArguments
-from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe, trained_part
+from .probe import Probe, features_for_probe, find_head, probe_predictions, set_head, train_probe
 
 logger = logging.getLogger(__name__)
 
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
 # For targets, four times the batch at twice the learning rate fits as well in a quarter of the steps; it takes so many.
 _BATCH_FACTOR, _LEAST_BATCHES = 4, 20
+_OTHERWISE = " If one of them ends with a model that says nothing, it begins anew, by what the features say."
 _SOME = 512  # samples by which a model is told from one that guesses
 
 
@@ -52,6 +53,8 @@ class FirstFit:
         note (`Callable`): `note(clean_probability)` puts what the evidence alone says into the store.
         posterior (`Callable`): returns what the last fit put into the store, `[num_samples, num_labels]` or None.
         held_out (`HeldOutScores`, *optional*): of a cross-fitting warm-up.
+        begins_anew (`bool`): whether plain epochs after weak evidence have taught the model nothing. Then the evidence
+            is followed as it is.
     """
 
     trainer: OwnTrainer
@@ -63,6 +66,7 @@ class FirstFit:
     note: Callable[[torch.Tensor], None]
     posterior: Callable[[], torch.Tensor | None]
     held_out: HeldOutScores | None = None
+    begins_anew: bool = False
 
     def features(self, mean: bool, needs_all: bool = True) -> AbstractContextManager[FrozenFeatures]:
         trainer = self.trainer
@@ -138,7 +142,8 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
     of the folds' adapters are one source more, or with `clear_evidence="none"` the only one.
 
     A target that begins with the errors of weak models is learned with them: if the noise model expects too little of
-    its predictions, the evidence is dropped, and the warm-up is one of plain epochs."""
+    its predictions, the evidence is dropped, and the warm-up is one of plain epochs. If one of these ends with a model
+    that says nothing, it begins anew by the evidence after all."""
     sources, held_out, features = evidence_sources(first.settings.clear_evidence), first.held_out, None
     with contextlib.ExitStack() as stack:
         if sources or first.estimator.uses_features:
@@ -165,15 +170,16 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
             )
         if noise.is_supported:
             first.note(_clean_probability(noise))
-        if held_out is None and noise.expected_skill < LEAST_SKILL:
+        if held_out is None and not first.begins_anew and noise.expected_skill < LEAST_SKILL:
+            may_leave = first.settings.get_training_loss().uses_posterior and first.settings.clear_min_explained > 0
+            can_begin_anew = noise.is_supported and may_leave and not first.keeps_head
             if first.trainer.is_world_process_zero():
-                logger.warning(_too_weak(noise, first))
-            may_leave = noise.is_supported and first.settings.clear_min_explained > 0
-            if features is not None and may_leave and not first.keeps_head:
-                _keep_with_head(first, features, torch.from_numpy(noise.target))
+                logger.warning(_too_weak(noise, first) + _OTHERWISE * can_begin_anew)
+            if can_begin_anew:
+                first.trainer.keep_beginning()
             return logs, False
         predictions = _predictions(noise)
-        if held_out is not None:
+        if held_out is not None or first.begins_anew:
             first.begin(predictions)
         logs = {**first.fit(first.estimator, predictions, None if features is None else features.mean), **logs}
         targets = first.posterior()
@@ -182,19 +188,6 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
         if features and tells and not first.keeps_head:
             first.train(first.probe(features), features, targets)
     return logs, True
-
-
-def _keep_with_head(first: FirstFit, features: FrozenFeatures, targets: torch.Tensor) -> None:
-    """Keeps what is trained as it is, with a head that is fitted to what the evidence says, for a new beginning. The
-    model goes on with its own head."""
-    model = first.trainer.accelerator.unwrap_model(first.trainer.model)
-    head = trained_part(find_head(model, first.settings.probe_head))
-    own = [parameter.detach().clone() for parameter in head.parameters()]
-    first.train(first.probe(features), features, targets)
-    first.trainer.keep_beginning()
-    with torch.no_grad():
-        for parameter, value in zip(head.parameters(), own):
-            parameter.copy_(value)
 
 
 def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
