@@ -70,9 +70,7 @@ def fit_clean_probability(
     per_token, told = predictions.predicted is None, store.held_out_clean_probability
     held_out = None if told is None else told.cpu().numpy().copy()
     mean_losses = store.mean_losses.cpu().numpy().copy()  # the store's change
-    evidence = _evidence(
-        predictions, features, mean_losses, None if held_out is None else held_out.cpu().numpy().copy()
-    )
+    evidence = _evidence(predictions, features, mean_losses, held_out)
     estimate = _estimate(trainer, estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
