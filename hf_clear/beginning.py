@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class Beginning:
-    """The trained parameters of a model, as they are when this is made.
+    """The trained parameters of a model, as they are when this is made. Those that are trained later alone, as when
+    layers are unfrozen one by one, are no part of it.
 
     Args:
         model (`nn.Module`): unwrapped.
@@ -34,8 +35,9 @@ class Beginning:
 
     @torch.no_grad()
     def restore(self) -> None:
-        for name, own in _trained(self._model).items():
-            own.copy_(self._tensors[name])
+        own = dict(self._model.named_parameters())
+        for name, kept in self._tensors.items():
+            own[name].copy_(kept)
 
     def save(self, path: str | os.PathLike) -> None:
         write_tensors(path, _FORMAT, self._tensors)
@@ -46,20 +48,23 @@ class Beginning:
 
 
 class NewBeginningMixin(OwnTrainer):
-    """For a [`~transformers.Trainer`]: what is trained can be kept before plain epochs, and begun anew with at the
-    first fit after them. Until then it is a part of the checkpoints."""
+    """For a [`~transformers.Trainer`]: what is trained can be kept before plain epochs, and begun anew with if one of
+    them teaches nothing. Until the first fit, it is a part of the checkpoints."""
 
     _beginning: Beginning | None = None
 
     def keep_beginning(self) -> None:
-        """Keeps what is trained as it is now, unless a resumed run has brought it along. Shards of it, as of FSDP and
-        DeepSpeed, are not kept."""
-        if self._beginning is None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        """Keeps what is trained as it is now, unless training has begun: a resumed run brings it along. Shards, as of
+        FSDP and DeepSpeed, are not kept."""
+        has_begun = self._beginning is not None or self.state.global_step > 0
+        if not (has_begun or self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._beginning = Beginning(self.accelerator.unwrap_model(self.model))
 
     def may_begin_anew(self, epoch: int) -> bool:
         """Whether something was kept, and an epoch (counted from 0) is at its beginning. In its middle, a resumed run
-        goes on, and does what one does that nobody has stopped."""
+        goes on, and does what one does that nobody has stopped. After the first fit, nothing is kept any more."""
+        if self._has_fit:
+            self._beginning = None
         return self._beginning is not None and self.state.epoch == epoch
 
     def begin_anew(self) -> None:
@@ -70,9 +75,10 @@ class NewBeginningMixin(OwnTrainer):
         getattr(optimizer, "optimizer", optimizer).state.clear()  # accelerate's stands around the one that has it
         if self.is_world_process_zero():
             logger.warning(
-                "Plain epochs have taught the model nothing. So it begins anew: its PEFT modules as before training, "
-                "its head as models suggest that have not seen the labels, and so do the targets of one epoch. Look at "
-                "the learning rate: one that is too high does this."
+                "Plain epochs have taught the model nothing: its predictions say nothing about the labels. So it "
+                "begins anew. Its PEFT modules are as before training. Its head, and the targets of the coming epoch, "
+                "are by models that have not seen the labels, weak as they are. Look at the learning rate: one that is "
+                "too high does this."
             )
 
     @property

@@ -67,10 +67,8 @@ def fit_clean_probability(
         if true labels are known, how well it finds the wrong ones.
     """
     store.add_losses(predictions.losses, predictions.labels)
-    per_token, told = predictions.predicted is None, store.held_out_clean_probability
-    held_out = None if told is None else told.cpu().numpy().copy()
-    mean_losses = store.mean_losses.cpu().numpy().copy()  # the store's change
-    evidence = _evidence(predictions, features, mean_losses, held_out)
+    per_token = predictions.predicted is None
+    evidence = _evidence(store, predictions, features, store.mean_losses.cpu().numpy().copy())  # the store's change
     estimate = _estimate(trainer, estimator, evidence)
     store.clean_probability.copy_(torch.from_numpy(estimate.clean_probability))
     finite = predictions.losses.isfinite().numpy()
@@ -105,27 +103,31 @@ def fit_clean_probability(
 
 
 def says_nothing(
-    trainer: AnyTrainer, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None = None
+    trainer: AnyTrainer,
+    store: SampleStore,
+    estimator: NamedEstimator,
+    predictions: SamplePredictions,
+    features: torch.Tensor | None = None,
 ) -> bool:
     """Whether predictions for the training set say nothing about the labels, or next to nothing, by the skill that the
     estimator expects of them. False if it expects none. Changes nothing."""
-    return tells_nothing(_estimate(trainer, estimator, _evidence(predictions, features)))
+    return tells_nothing(_estimate(trainer, estimator, _evidence(store, predictions, features)))
 
 
 def _evidence(
+    store: SampleStore,
     predictions: SamplePredictions,
     features: torch.Tensor | None,
     mean_losses: np.ndarray | None = None,
-    held_out_clean_probability: np.ndarray | None = None,
 ) -> SampleEvidence:
-    probabilities = predictions.probabilities
+    probabilities, held_out = predictions.probabilities, store.held_out_clean_probability
     return SampleEvidence(
         losses=predictions.losses.numpy(),
         labels=None if predictions.predicted is None else predictions.labels.numpy(),
         mean_losses=mean_losses,
         probabilities=None if probabilities is None else probabilities.numpy(),
         features=None if features is None else features.numpy(),
-        held_out_clean_probability=held_out_clean_probability,
+        held_out_clean_probability=None if held_out is None else held_out.cpu().numpy().copy(),
     )
 
 

@@ -121,11 +121,12 @@ class Refit:
 
     def _is_lost(self, epoch: int, estimator: NamedEstimator) -> bool:
         """Whether plain epochs have left a model that says nothing, by training and by a pass. Then it begins anew."""
-        may_be = epoch > 0 and not self.store.is_fitted and self.loss.uses_posterior
-        if not (may_be and self._trainer.may_begin_anew(epoch)):
+        by_evidence = self.settings.clear_warmup == "evidence" and self.settings.clear_evidence != "none"
+        if not (epoch > 0 and by_evidence and self.loss.uses_posterior and self._trainer.may_begin_anew(epoch)):
             return False
-        looks, features = (lambda: self._predictions(True), self._predict), self._features_for(estimator)
-        if all(says_nothing(self._trainer, estimator, look(), features) for look in looks):
+        looks, features = [lambda: self._predictions(True)], self._features_for(estimator)
+        looks += [self._predict] * (self.settings.clear_loss_source == "online")  # else, the first is a pass
+        if all(says_nothing(self._trainer, self.store, estimator, look(), features) for look in looks):
             self._trainer.begin_anew()
             self.store.is_provisional = True
         return self.store.is_provisional
@@ -292,8 +293,7 @@ class Refit:
         return self._gate_probability
 
     def _begin(self, predictions: SamplePredictions, index: torch.Tensor | None = None) -> None:
-        """Lets the running mean begin with predictions that every process has, if one is kept: of all samples, or of
-        some."""
+        """Lets the running mean of all samples, or of some, begin with predictions that every process has."""
         if self.keeps_predictions:
             index = torch.arange(len(predictions.labels), device=self._trainer.args.device) if index is None else index
             index = index[~predictions.never_returned.to(index.device)[index]]

@@ -42,13 +42,21 @@ def dataset(monkeypatch):
     return noisy_dataset(240)
 
 
-def test_it_begins_anew_and_resumes_bit_exactly(training_arguments, dataset, caplog):
-    """After the first plain epoch that ends with nothing, for one epoch by the evidence; the next refit decides."""
+class KnowsTheEvidence(ExplainsLater):
+    def __call__(self, evidence):
+        assert evidence.held_out_clean_probability is not None
+        return super().__call__(evidence)
+
+
+def test_it_begins_anew_and_resumes_bit_exactly(training_arguments, dataset, monkeypatch, caplog):
+    """After the first plain epoch that ends with nothing, for one epoch by the evidence; the next refit decides. A
+    head that happens to predict is no reason to keep it, since it wasn't one at first."""
+    monkeypatch.setattr("hf_clear.probing.head_start.no_better_than_chance", lambda *predictions: None)
     build = training_arguments(**SETTINGS, learning_rate=1e-3, per_device_train_batch_size=8)
     look, modes = Look(dataset), Modes()
     told = WEAK, NOTHING, NOTHING, WEAK, WEAK  # by training; by training and a pass, and the evidence; then by training
     straight = look.trainer = modes.trainer = trainer_of(
-        build, dataset, callbacks=[ExplainsLater(*told).callback(), look, modes]
+        build, dataset, callbacks=[KnowsTheEvidence(*told).callback(), look, modes]
     )
     before = state_of(straight)
     with caplog.at_level(logging.WARNING, "hf_clear"):
@@ -66,7 +74,7 @@ def test_it_begins_anew_and_resumes_bit_exactly(training_arguments, dataset, cap
     folders = {step: Path(build.output_dir) / f"checkpoint-{step}" for step in (40, 60, 80)}
     assert [(folder / STATE_NAME).is_file() for folder in folders.values()] == [True, True, False]
     for step, done in ((80, 4), (60, 1), (40, 1)):  # in the middle of an epoch, nobody asks again
-        resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(*told[done:]).callback()])
+        resumed = trainer_of(build, dataset, callbacks=[KnowsTheEvidence(*told[done:]).callback()])
         resumed.train(resume_from_checkpoint=str(folders[step]))
         assert_same(state_of(straight), state_of(resumed))
 
@@ -99,6 +107,21 @@ def test_a_model_that_has_learned_something_goes_on(training_arguments, dataset,
     assert "taught the model nothing" not in caplog.text
     for (kept, *_), (not_kept, *_) in zip(*(look.seen[:2] for look in looks)):
         assert_same(kept, not_kept)
+
+
+def test_what_was_trained_is_restored_whatever_is_trained_now(training_arguments, dataset):
+    """Callbacks may freeze and unfreeze."""
+    model = trainer_of(training_arguments(**SETTINGS), dataset).model
+    (trained, *_), (frozen, *_) = (
+        [(name, own) for name, own in model.named_parameters() if own.requires_grad == is_trained]
+        for is_trained in (True, False)
+    )
+    before, kept = trained[1].detach().clone(), Beginning(model)
+    trained[1].requires_grad_(False).add_(1)
+    unfrozen = frozen[1].detach().clone() + 1
+    frozen[1].add_(1).requires_grad_(True)
+    kept.restore()
+    assert torch.equal(trained[1], before) and torch.equal(frozen[1], unfrozen)
 
 
 def test_a_file_of_another_adapter_is_refused(training_arguments, dataset, tmp_path):

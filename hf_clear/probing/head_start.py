@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 _LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
 # For targets, four times the batch at twice the learning rate fits as well in a quarter of the steps; it takes so many.
 _BATCH_FACTOR, _LEAST_BATCHES = 4, 20
-_OTHERWISE = " If one of them ends with a model that says nothing, it begins anew, by what the features say."
 _SOME = 512  # samples by which a model is told from one that guesses
 
 
@@ -87,7 +86,7 @@ class FirstFit:
         """Whether the model's head belongs to its adapter, as after an earlier training: the adapter acts, and with it,
         the model predicts given labels better than by chance. One that is fitted to features without it would not."""
         trainer, data = self.trainer, self.trainer.train_dataset
-        if not trainer._first_batch.adapter_acts:
+        if self.begins_anew or not trainer._first_batch.adapter_acts:  # only what has no such head begins anew
             return False
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _SOME)).round().astype(int)).tolist()
         some = data.select(rows) if isinstance(data, datasets.Dataset) else Subset(cast(Dataset, data), rows)
@@ -174,7 +173,7 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
             may_leave = first.settings.get_training_loss().uses_posterior and first.settings.clear_min_explained > 0
             can_begin_anew = noise.is_supported and may_leave and not first.keeps_head
             if first.trainer.is_world_process_zero():
-                logger.warning(_too_weak(noise, first) + _OTHERWISE * can_begin_anew)
+                logger.warning(_too_weak(noise, first, can_begin_anew and first.trainer.state.num_train_epochs > 1))
             if can_begin_anew:
                 first.trainer.keep_beginning()
             return logs, False
@@ -190,7 +189,7 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
     return logs, True
 
 
-def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
+def _too_weak(noise: NoiseModel, first: FirstFit, may_begin_anew: bool) -> str:
     settings, found = first.settings, "nothing about the labels"
     if noise.is_supported:
         found = (
@@ -205,7 +204,9 @@ def _too_weak(noise: NoiseModel, first: FirstFit) -> str:
             f"this is plain training to its end: the {epochs} plain epochs that come first (`clear_warmup_epochs`) are "
             "not fewer than all. Lower them, or train longer."
         )
-    return f"The frozen features say {found} (`clear_evidence={settings.clear_evidence!r}`). So {then}"
+    unless = " Unless an epoch ends with a model that says nothing: it begins anew, by what the features say after all."
+    found_and_then = f"The frozen features say {found} (`clear_evidence={settings.clear_evidence!r}`). So {then}"
+    return found_and_then + unless * may_begin_anew
 
 
 def _noise_model(first: FirstFit, sources: list[EvidenceSource], features: FrozenFeatures | None) -> NoiseModel:
