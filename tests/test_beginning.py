@@ -62,6 +62,7 @@ def test_it_begins_anew_and_resumes_bit_exactly(training_arguments, dataset, mon
     with caplog.at_level(logging.WARNING, "hf_clear"):
         straight.train()
     assert caplog.text.count("taught the model nothing") == 1
+    assert "Unless an epoch ends with a model that says nothing: it begins anew" in caplog.text
     assert [mode[0] for _, mode in sorted(modes.seen.items())] == ["posterior"] * 3 + ["clear"]
     (first, *_), (_, _, chance), (anew, known, right), (_, known_later, _) = look.seen
     assert_same(before, first)  # keeping it changes nothing

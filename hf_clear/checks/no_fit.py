@@ -34,7 +34,7 @@ def why_no_fit(trainer: RoutingTrainer, settings: ClearArguments, is_over: bool)
     if is_early:
         return (
             "they are fitted for the first time before the first step, to what frozen features tell; or, if these "
-            f"tell too little, {due}."
+            f"tell too little, {due} at the latest."
         )
     return f"they are fitted for the first time {due}, after the warm-up (`clear_warmup_epochs`)."
 
