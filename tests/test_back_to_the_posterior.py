@@ -1,51 +1,16 @@
 """Each refit decides between the posterior and gates: by whether a noise matrix explains the labels."""
 
 import logging
-from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import torch
-from helpers.posterior import POSTERIOR, trainer_of
+from helpers.posterior import GOOD, NOTHING, POSTERIOR, UNEXPLAINED, WEAK, ExplainsLater, Modes, trainer_of
 from helpers.turn import assert_same, noisy_dataset, state_of
-from transformers import TrainerCallback
 
-from hf_clear import CleanProbabilityCallback
-from hf_clear.estimators import NamedEstimator, get_estimator
-from hf_clear.estimators.noise_model import EXPLAINED, SKILL
+from hf_clear.estimators.noise_model import EXPLAINED
 from hf_clear.without_posterior import leave_posterior
 
 GATES, POSTERIORS = ("clear", "class_balanced"), ("posterior", "none")
-
-
-class ExplainsLater:
-    """The noise model, and what it says of itself at each fit."""
-
-    def __init__(self, *told):
-        self.told = list(told)
-
-    def __call__(self, evidence):
-        skill, explained = self.told.pop(0)
-        found = get_estimator("noise_model")(evidence)
-        return replace(found, diagnostics={**found.diagnostics, SKILL: skill, EXPLAINED: explained})
-
-    def callback(self):
-        return CleanProbabilityCallback(NamedEstimator("later", self, uses_labels=True, gives_posterior=True))
-
-
-class Modes(TrainerCallback):
-    """What is trained, step by step."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        refit = self.trainer._refit
-        gates = refit.gates(torch.arange(4), 0)
-        self.seen[int(state.epoch + 1e-6)] = (refit.settings.clear_loss, refit.settings.clear_routing, gates is None)
-
-
-WEAK, UNEXPLAINED, GOOD, NOTHING = (0.4, np.nan), (0.9, 0.2), (0.8, 0.6), (np.nan, np.nan)
 
 
 def test_it_is_asked_again_and_resumed_bit_exactly(training_arguments, caplog):

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.posterior import POSTERIOR, trainer_of
+from helpers.posterior import GOOD, NOTHING, POSTERIOR, WEAK, ExplainsLater, Modes, trainer_of
 from helpers.toy import collate
 from helpers.turn import assert_same, noisy_dataset, state_of
-from test_back_to_the_posterior import GOOD, NOTHING, WEAK, ExplainsLater, Modes
 from transformers import TrainerCallback
 
 from hf_clear.beginning import STATE_NAME, Beginning

@@ -152,6 +152,21 @@ def test_resume(ranks, folder, tmp_path):
     assert restored.step == 8 and fewer.state.global_step > 8 and fewer.sample_store.fitted_epoch == 2
 
 
+def test_a_new_beginning(ranks, tmp_path):
+    """After a plain epoch that teaches nothing: what is trained is as before, but for the head, on every process."""
+    first, second = (results["anew"] for results in ranks)
+    for what in ("start", "anew", "weights", "state"):
+        assert_same(first[what], second[what])
+    alone = runs.begun_anew(tmp_path, 1)
+    for found in (first, second, alone):
+        assert found["known"] == 0 and found["is_provisional"]
+        assert found["state"]["posterior"].isfinite().all()
+        for name, start in found["start"].items():
+            assert torch.equal(found["anew"][name], start) == ("classifier" not in name), name
+            # The probes' search ends a little sooner or later for features that differ in the last digit.
+            torch.testing.assert_close(found["anew"][name], alone["anew"][name], rtol=1e-2, atol=1e-3, msg=name)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", ["lora", "adapter", "bitfit", "prompt"])
 def test_fsdp2_by_hand(ranks, method, checkpointing):

@@ -20,6 +20,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5ForConditio
 import hf_clear.probing.head_start
 import hf_clear.refit
 from helpers.architectures import ARCHITECTURES
+from helpers.posterior import NOTHING, WEAK, ExplainsLater
 from helpers.task_losses import OPEN
 from helpers.task_losses import build as build_base_loss
 from helpers.toy import collate, randomize_adapters, tiny_bert, toy_dataset
@@ -303,6 +304,40 @@ def resume(folder: Path) -> dict:
     return result | {"restored": restored.restored, "step": restored.step, "end": other.state.global_step}
 
 
+class AtStep(TrainerCallback):
+    """Keeps what is trained as a step finds it, and how many parameters the optimizer knows something of."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if state.global_step == self.step:
+            self.weights, self.known = trained(self.trainer.model), len(optimizer.optimizer.state)
+
+
+def begun_anew(folder: Path, world_size: int) -> dict:
+    """A model that its first plain epoch teaches nothing, as the estimator says; evidence counts as weak."""
+    told = NOTHING, NOTHING, WEAK, WEAK  # by training and a pass; of the evidence; by training
+    least, hf_clear.probing.head_start.LEAST_SKILL = hf_clear.probing.head_start.LEAST_SKILL, 1.1
+    at = AtStep(8)
+    settings = preset("recommended") | {"probe_epochs": 30, "per_device_train_batch_size": 8 // world_size}
+    at.trainer = build(folder / "anew", settings, LORA, at, ExplainsLater(*told).callback(), num_samples=64)
+    start = trained(at.trainer.model)
+    try:
+        at.trainer.train()
+    finally:
+        hf_clear.probing.head_start.LEAST_SKILL = least
+    store = at.trainer.sample_store
+    return {
+        "start": start,
+        "anew": at.weights,
+        "known": at.known,
+        "is_provisional": store.is_provisional,
+        "weights": trained(at.trainer.model),
+        "state": tensors(store),
+    }
+
+
 def main() -> None:
     hf_clear.probing.head_start.LEAST_SKILL = 0.0  # of so few samples, too, evidence is to be used
     faulthandler.dump_traceback_later(300, exit=True)  # should it hang, it says where
@@ -311,7 +346,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     results = {name: run(name, folder) for name in SETTINGS}
     results |= {"seq2seq": seq2seq(folder), "resume": resume(folder), "fsdp2": fsdp2(folder)}
-    results |= {"trajectory": trajectory(folder, 4), "evaluated": evaluated(folder)}
+    results |= {"trajectory": trajectory(folder, 4), "evaluated": evaluated(folder), "anew": begun_anew(folder, 2)}
     results |= {f"turn, {on_disk=}": turn(folder / f"turn-{on_disk}", on_disk, 2) for on_disk in (False, True)}
     results |= {f"base loss, {n}": base_losses(folder / f"base-{n}", n) for n in (1, 2)}
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
