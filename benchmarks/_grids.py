@@ -87,6 +87,15 @@ GRIDS: dict[str, dict[str, Any]] = {
         ],
         "methods": ["plain", "recommended", "oracle_head_start"],
     },
+    # The same, of two more data sets.
+    "held_out_texts": {
+        "settings": [
+            f"{data}:{noise}"
+            for noise in ("symmetric:0.4", "none", "asymmetric:0.3", "instance_dependent:0.4")
+            for data in ("glosses@4000", "fortunes@3000")
+        ],
+        "methods": ["plain", "recommended", "oracle_head_start"],
+    },
     # In minutes.
     "quick": {
         "data_sets": ["banking77-20"],

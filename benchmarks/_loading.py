@@ -54,6 +54,8 @@ DATA_SETS = {
     "debian": DataSet("debian", "section"),
     "sst2": DataSet("sst2", "label"),
     "banking77-last20": DataSet("banking77_last20", "category"),
+    "glosses": DataSet("glosses", "file", test_samples=2000),
+    "fortunes": DataSet("fortunes", "subject"),
 }
 
 

@@ -4,6 +4,10 @@
   size); one package of each source, a quarter of the sources is the test set. Read from `apt-cache dumpavail`.
 - `sst2`: SST-5 as two classes, without the neutral ones.
 - `banking77_last20`: the last 20 intents of BANKING77, where the other benchmarks take the first.
+- `glosses`: definitions of nouns in WordNet 3.0, and the lexicographer's file of each (25 classes, very unequal in
+  size), from Debian's package `wordnet-base`.
+- `fortunes`: of Debian's packages `fortunes` and `fortunes-min`, and the subject that each is filed under (17 classes,
+  unequal in size; many would fit more than one).
 
 What they are was settled before anything was trained on them.
 """
@@ -11,40 +15,15 @@ What they are was settled before anything was trained on them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import _debian_texts
 import pandas as pd
+from _debian_texts import unpacked
 
-# Applications by subject. Without sections by language, by form (libs, doc), and of all sorts (utils, misc, x11).
-SECTIONS = (
-    *("admin", "database", "editors", "electronics", "games", "graphics", "hamradio", "mail"),
-    *("math", "net", "science", "sound", "text", "video", "web"),
-)
 SPLITS = ("train", "test")
-
-
-def debian_packages(stanzas: str) -> dict[str, pd.DataFrame]:
-    """`train` and `test` with `text` and `section`, of the text that `apt-cache dumpavail` writes.
-
-    Raises:
-        ValueError: if no package is in one of the `SECTIONS`.
-    """
-    rows = []
-    for stanza in stanzas.split("\n\n"):
-        pairs = (line.split(": ", 1) for line in stanza.splitlines() if ": " in line and not line.startswith(" "))
-        fields = {pair[0]: pair[1] for pair in pairs}
-        if fields.get("Section") in SECTIONS and "Description" in fields:
-            source = fields.get("Source", fields["Package"]).split(" ")[0]
-            rows.append((source, fields["Package"], fields["Description"], fields["Section"]))
-    if not rows:
-        raise ValueError("There is no package in the sections. Run apt-get update, on a system with Debian's lists.")
-    table = pd.DataFrame(rows, columns=["source", "package", "text", "section"]).sort_values(["source", "package"])
-    table = table.drop_duplicates("source").drop_duplicates("text")
-    digests = table["source"].map(lambda source: hashlib.sha256(source.encode()).digest()[0])
-    columns = ["text", "section"]
-    return {"train": table.loc[digests >= 64, columns], "test": table.loc[digests < 64, columns]}
 
 
 def two_classes(sst5: pd.DataFrame) -> pd.DataFrame:
@@ -58,22 +37,43 @@ def last_intents(banking77: pd.DataFrame, count: int = 20) -> pd.DataFrame:
     return banking77[banking77["category"].isin(intents)]
 
 
+def _debian(data: Path) -> dict[str, pd.DataFrame]:
+    listed = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
+    return _debian_texts.packages(listed)
+
+
+def _glosses(data: Path) -> dict[str, pd.DataFrame]:
+    folder = unpacked("wordnet-base")
+    return _debian_texts.glosses((folder / "usr/share/wordnet/data.noun").read_text(encoding="utf-8"))
+
+
+def _fortunes(data: Path) -> dict[str, pd.DataFrame]:
+    folders = [unpacked(name) / "usr/share/games/fortunes" for name in ("fortunes-min", "fortunes")]
+    files = {path.stem: path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.u8")}
+    return _debian_texts.fortunes(files)
+
+
+def _splits(data: Path, folder: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {name: change(pd.read_csv(data / folder / f"{name}.csv")) for name in SPLITS}
+
+
+MADE: dict[str, Callable[[Path], dict[str, pd.DataFrame]]] = {
+    "debian": _debian,
+    "sst2": lambda data: _splits(data, "sst5", two_classes),
+    "banking77_last20": lambda data: _splits(data, "banking77", last_intents),
+    "glosses": _glosses,
+    "fortunes": _fortunes,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with banking77/ and sst5/")
     parser.add_argument("--output", type=Path, default=Path("outputs/held_out"), help="default: %(default)s")
+    parser.add_argument("--names", nargs="+", choices=MADE, default=list(MADE), help="default: all")
     args = parser.parse_args()
-
-    def split(folder: str, name: str) -> pd.DataFrame:
-        return pd.read_csv(args.data / folder / f"{name}.csv")
-
-    listed = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
-    made = {
-        "debian": debian_packages(listed),
-        "sst2": {name: two_classes(split("sst5", name)) for name in SPLITS},
-        "banking77_last20": {name: last_intents(split("banking77", name)) for name in SPLITS},
-    }
-    for name, tables in made.items():
+    for name in args.names:
+        tables = MADE[name](args.data)
         (args.output / name).mkdir(parents=True, exist_ok=True)
         for split, table in tables.items():
             table.to_csv(args.output / name / f"{split}.csv", index=False)

@@ -8,6 +8,7 @@ import _mpnet
 import _running
 import accuracy
 import cells
+import _debian_texts
 import held_out
 import overhead
 import pandas as pd
@@ -179,13 +180,29 @@ def test_data_that_nothing_was_chosen_by():
     stanzas = [stanza(f"app{i}", "games" if i % 2 else "net", f"text: {i}") for i in range(100)]
     stanzas += [stanza("app1-data", "games", "data of one", "app1"), stanza("lib", "libs", "a library")]
     stanzas += [stanza("zero", "net", "text: 3")]
-    splits = held_out.debian_packages("\n".join(stanzas))
+    splits = _debian_texts.packages("\n".join(stanzas))
     table = pd.concat(splits.values())
     assert sorted(table["text"]) == sorted(f"text: {i}" for i in range(100))  # a source, and a text, counts once
     assert all((int(text.split()[1]) % 2 == 1) == (section == "games") for text, section in table.to_numpy())
     assert 10 < len(splits["test"]) < 40
     with pytest.raises(ValueError, match="no package in the sections. Run apt-get update"):
-        held_out.debian_packages(stanza("lib", "libs", "a library"))
+        _debian_texts.packages(stanza("lib", "libs", "a library"))
+
+    nouns = "\n".join(
+        [
+            "  1 a line of the licence | as it begins",
+            '00000001 03 n 01 entity 0 000 | what exists; "all"',
+            '00000002 05 n 01 cat 0 000 | a pet; purrs; "she has a cat"; "two cats"  ',
+            "00000003 28 n 01 noon 0 000 | the middle of the day  ",
+            "00000004 20 n 01 mint 0 000 | a pet; purrs  ",
+        ]
+    )
+    table = pd.concat(_debian_texts.glosses(nouns).values())
+    assert sorted(table.to_numpy().tolist()) == [["a pet; purrs", "animal"], ["the middle of the day", "time"]]
+
+    files = dict.fromkeys(_debian_texts.SUBJECTS, "the same\n%\n") | {"love": "one\n\t-- two\n%\nthree\n%\n"}
+    table = pd.concat(_debian_texts.fortunes(files).values())
+    assert sorted(table.to_numpy().tolist()) == [["one -- two", "love"], ["the same", "art"], ["three", "love"]]
 
     sst5 = pd.DataFrame({"text": list("abcde"), "label": [0, 2, 3, 1, 4]})
     assert held_out.two_classes(sst5).to_numpy().tolist() == [
