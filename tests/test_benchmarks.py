@@ -3,12 +3,12 @@ import json
 import zipfile
 from pathlib import Path
 
+import _debian_texts
 import _loading
 import _mpnet
 import _running
 import accuracy
 import cells
-import _debian_texts
 import held_out
 import overhead
 import pandas as pd
