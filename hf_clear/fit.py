@@ -13,8 +13,8 @@ from ._processes import run_on_main
 from ._typing import AnyTrainer
 from .class_tables import table_type
 from .estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
-from .estimators._unexplained import tells_nothing
 from .estimators.neighbors import MOST_NEIGHBORS, neighbors_disagree
+from .estimators.noise_model import SKILL
 from .fit_checks import check_fit
 from .metrics import detection_metrics, memorization
 from .passes import SamplePredictions
@@ -102,16 +102,17 @@ def fit_clean_probability(
     return logs
 
 
-def says_nothing(
+def expected_skill(
     trainer: AnyTrainer,
     store: SampleStore,
     estimator: NamedEstimator,
+    features: torch.Tensor | None,
     predictions: SamplePredictions,
-    features: torch.Tensor | None = None,
-) -> bool:
-    """Whether predictions for the training set say nothing about the labels, or next to nothing, by the skill that the
-    estimator expects of them. False if it expects none. Changes nothing."""
-    return tells_nothing(_estimate(trainer, estimator, _evidence(store, predictions, features)))
+) -> dict[str, float]:
+    """The skill that an estimator expects of predictions for the training set, by its name in the log; NaN if they say
+    nothing about the labels. Empty if it expects none. Changes nothing."""
+    found = _estimate(trainer, estimator, _evidence(store, predictions, features)).diagnostics
+    return {SKILL: found[SKILL]} if SKILL in found else {}
 
 
 def _evidence(

@@ -18,9 +18,9 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator
-from .estimators._unexplained import mixture_if_unexplained
+from .estimators._unexplained import mixture_if_unexplained, says_nothing
 from .features import predict_features
-from .fit import fit_clean_probability, says_nothing
+from .fit import expected_skill, fit_clean_probability
 from .folds.cross_fitting import CrossFitting, HeldOutScores
 from .identity.training import Identity
 from .labels.truth import truly_clean
@@ -90,20 +90,20 @@ class Refit:
 
     def run(self, epoch: int, estimator: NamedEstimator, held_out: HeldOutScores | None = None) -> dict[str, float]:
         """Fits clean probabilities anew at the beginning of an epoch (counted from 0), and all that follows from them.
-        `held_out` is what a cross-fitting warm-up has ended with. Returns what was found; nothing without a fit."""
+        `held_out` is what a cross-fitting warm-up has ended with. Returns what was found, for the log."""
         self.resolve()
         if self.loss.uses_posterior and self.store.posterior is None and self.store.is_fitted:
             self._go_by_gates()  # a run is resumed that did
         settings, store = self.settings, self.store
-        begins_anew = self._is_lost(epoch, estimator)
-        before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0 or begins_anew)
+        logs = self._begin_anew_if_lost(epoch, estimator)
+        anew = store.is_provisional and not store.is_fitted
+        before_training = settings.clear_warmup in BEFORE_TRAINING and (store.is_fitted or epoch == 0 or anew)
         has_evidence = settings.clear_warmup == "evidence" and store.is_fitted
         is_warmup = epoch < settings.clear_warmup_epochs and not has_evidence
         if (is_warmup and not before_training) or epoch == store.fitted_epoch:
-            return {}
-        logs: dict[str, float] = {}
+            return logs
         if held_out or (before_training and not store.is_fitted):
-            of_store = (self._fit, self._begin, store.note_held_out, lambda: store.posterior, held_out, begins_anew)
+            of_store = (self._fit, self._begin, store.note_held_out, lambda: store.posterior, held_out, anew)
             logs, fits = fit_before_training(FirstFit(self._trainer, settings, self.bypassed, estimator, *of_store))
             if not fits:  # plain epochs come first
                 return logs
@@ -119,17 +119,17 @@ class Refit:
             store.targets = self._ensemble().to(store.losses.device)
         return logs | left_out if logs else {}
 
-    def _is_lost(self, epoch: int, estimator: NamedEstimator) -> bool:
-        """Whether plain epochs have left a model that says nothing, by training and by a pass. Then it begins anew."""
+    def _begin_anew_if_lost(self, epoch: int, estimator: NamedEstimator) -> dict[str, float]:
+        """Begins anew if plain epochs have left a model that says nothing, by training and by a pass. Its skill."""
         by_evidence = self.settings.clear_warmup == "evidence" and self.settings.clear_evidence != "none"
         if not (epoch > 0 and by_evidence and self.loss.uses_posterior and self._trainer.may_begin_anew(epoch)):
-            return False
-        looks, features = [lambda: self._predictions(True)], self._features_for(estimator)
-        looks += [self._predict] * (self.settings.clear_loss_source == "online")  # else, the first is a pass
-        if all(says_nothing(self._trainer, self.store, estimator, look(), features) for look in looks):
+            return {}
+        ask = functools.partial(expected_skill, self._trainer, self.store, estimator, self._features_for(estimator))
+        told, is_pass = ask(self._predictions(True)), self.settings.clear_loss_source != "online"
+        if says_nothing(told) and (is_pass or says_nothing(ask(self._predict()))):
             self._trainer.begin_anew()
             self.store.is_provisional = True
-        return self.store.is_provisional
+        return told
 
     def _fit(
         self, estimator: NamedEstimator, predictions: SamplePredictions, features: torch.Tensor | None
@@ -261,9 +261,7 @@ class Refit:
             return None
         if not by_step:
             return None if targets is None else sharpen(targets[index], temperature)
-        target: Any = 0.0
-        for member in range(size):
-            target = target + predict(self.gates(index, TARGET, member)) / size
+        target: Any = sum(predict(self.gates(index, TARGET, member)) / size for member in range(size))
         return finite_rows(sharpen(target, temperature))
 
     def record(self, index: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:

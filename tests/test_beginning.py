@@ -104,6 +104,8 @@ def test_a_model_that_has_learned_something_goes_on(training_arguments, dataset,
         with caplog.at_level(logging.WARNING, "hf_clear"):
             look.trainer.train()
         assert (look.trainer._beginning is None) == bool(settings)
+        told = [entry["noise_model_skill"] for entry in look.trainer.state.log_history if "noise_model_skill" in entry]
+        assert told[: len(told) - 1] == [GOOD[0]] * (0 if settings else 2)  # of plain epochs, before the first fit
     assert "taught the model nothing" not in caplog.text
     for (kept, *_), (not_kept, *_) in zip(*(look.seen[:2] for look in looks)):
         assert_same(kept, not_kept)

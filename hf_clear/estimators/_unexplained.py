@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float, in_force: bo
     def estimate(evidence: SampleEvidence) -> CleanProbabilityEstimate:
         found = estimator(evidence)
         told = found.diagnostics
-        if tells_nothing(found):  # nor do their losses
+        if says_nothing(told):  # nor do their losses
             told = {**told, SKILL: math.nan, RATE: math.nan}
             if evidence.held_out_clean_probability is None:
                 return _as_labelled(found, evidence, told)
@@ -53,9 +54,9 @@ def mixture_if_unexplained(estimator: NamedEstimator, least: float, in_force: bo
     return replace(estimator, estimator=estimate, gives_posterior=None)
 
 
-def tells_nothing(found: CleanProbabilityEstimate) -> bool:
-    """Whether the predictions say nothing about the labels, or next to nothing. False if an estimator doesn't tell."""
-    return not found.diagnostics.get(SKILL, 1.0) >= _NOTHING
+def says_nothing(diagnostics: Mapping[str, float]) -> bool:
+    """Whether predictions say nothing about the labels, or next to nothing. False if an estimator doesn't tell."""
+    return not diagnostics.get(SKILL, 1.0) >= _NOTHING
 
 
 def _as_labelled(
