@@ -9,6 +9,11 @@ import pytest
 import torch
 from helpers.simulated import asymmetric, simulated
 from scipy.special import softmax
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
@@ -27,7 +32,22 @@ from hf_clear.evidence.probes import WEIGHT_DECAYS, _fit, _held_out_likelihood, 
 from hf_clear.fold_assignment import assign_folds
 from hf_clear.losses import generalized_cross_entropy
 from hf_clear.metrics import detection_metrics
+from hf_clear.noise import corrupt_labels, symmetric_transition_matrix
 from hf_clear.transition_matrices import is_symmetric, symmetric_matrix
+
+
+def test_the_unit_of_scores_makes_no_difference_and_no_search_stays_without_doubt():
+    """From some starts, a search leaps to where predictions are 0 or 1, and likelihoods flat."""
+    features, true = load_wine(return_X_y=True)
+    labels = corrupt_labels(true, symmetric_transition_matrix(3, 0.2), 2)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    scores = np.log(cross_val_predict(classifier, features, labels, method="predict_proba", cv=5))
+    models = [fit_noise_model(scores * unit, labels) for unit in (1, 4, 1e6, 3e-3)]
+    likeliest = max(model.log_likelihood for model in models)
+    for model in models:
+        assert model.log_likelihood == pytest.approx(likeliest, abs=1e-3)
+        assert detection_metrics(model.clean_probability, true != labels)["detection_auroc"] > 0.98
+        assert abs(model.noise_rate - (true != labels).mean()) < 0.08
 
 
 def by_hand(scores, labels, matrix, scale, bias):
@@ -281,6 +301,10 @@ def test_as_an_estimator_and_as_find_label_issues(caplog):
         assert len(find_label_issues(labels[:300], np.full((300, 4), 0.25))) == 0
     assert "7 of 1000 labelled samples have no finite prediction" in caplog.text
     assert "say nothing about the labels" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        assert len(find_label_issues(labels[:24], softmax(scores[:24], axis=1))) == 0
+    assert "may say something about the labels, but 24 are too few to be sure of it" in caplog.text
     assert sorted(every["sample_index"][-7:]) == list(range(7)) and np.isnan(every["label_score"][-7:]).all()
     assert not any(every["is_label_issue"][-7:])
     with pytest.raises(ValueError, match=r"`pred_probs\[0\]` is no distribution.*softmax"):

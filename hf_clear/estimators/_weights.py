@@ -6,6 +6,7 @@ which takes a third of the time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from .._names import IGNORED_LABEL
 
 _FIRST_LOG_SCALE = -1.0
 _LOG_SCALES = (-10.0, 6.0)
+# A scale times the root mean square of its scores. Below, a softmax is flat; above, it is 0 or 1. A search that gets
+# there stays, since the likelihood hardly changes any more.
+_SHARPNESS = (0.03, 30.0)
+_OTHER_STARTS = (0.5, 1.0, 2.0, 4.0)  # of the sharpness
+_USUAL_LOG_UNITS = (-5, 5)  # base 2, of scores
 _MOST_NUMBERS = 2**24  # of a table that scales are fitted to; more samples hardly change them
 _MOST_ROWS, _LEAST_ROWS = 32_768, 4_096
 _LEAST_PROBABILITY = 1e-12
@@ -71,6 +77,11 @@ class Rows:
             rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
         return cls([classes_first(centered(table[rows])) for table in tables], labels[rows])
 
+    @functools.cached_property
+    def units(self) -> np.ndarray:
+        """The root mean square of each source's scores, `[num_sources]`; 1 if all are 0."""
+        return np.array([root_mean_square(table) for table in self.scores])
+
     def select(self, rows: np.ndarray) -> Rows:
         return Rows([np.compress(rows, table, axis=1) for table in self.scores], self.labels[rows])
 
@@ -119,6 +130,28 @@ def least_probability(table: np.ndarray) -> float:
     return 2.0**-25 if table.dtype == np.float16 else float(np.finfo(np.float32).tiny)
 
 
+def root_mean_square(table: np.ndarray) -> float:
+    """1 if all are 0."""
+    square = float(np.vdot(table, table)) / max(table.size, 1)
+    return square**0.5 if square > 0 else 1.0
+
+
+def in_usual_units(tables: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores of which a search for scales can find the order of magnitude: by a power of two, if they are far from it.
+
+    Returns:
+        `tuple[list[np.ndarray], np.ndarray]`: the tables, and what each was divided by, `[num_sources]`.
+    """
+    units = np.ones(len(tables))
+    for source, table in enumerate(tables):
+        some = table[:: max(1, len(table) // _LEAST_ROWS)]
+        finite = some[np.isfinite(some).all(axis=1)].astype(np.float64)
+        order = round(np.log2(root_mean_square(finite - finite.mean(axis=1, keepdims=True)))) if len(finite) else 0
+        if not _USUAL_LOG_UNITS[0] <= order <= _USUAL_LOG_UNITS[1]:
+            units[source] = 2.0**order
+    return [table if unit == 1 else (table / unit).astype(np.float32) for table, unit in zip(tables, units)], units
+
+
 def has_scores(tables: list[np.ndarray]) -> np.ndarray:
     """Which samples have a finite row in any table: `[num_samples]`."""
     return np.any([np.isfinite(table).all(axis=1) for table in tables], axis=0)
@@ -152,6 +185,9 @@ def fit_weights(
     tolerance: float = _TIGHT,
 ) -> Weights:
     """Maximizes `sum_i log (f_i T)[y_i]` over scales and biases, which have a standard normal prior.
+
+    If a search ends with predictions that are all flat, or without any doubt, others follow from between, and the
+    likeliest of all is the answer.
 
     Args:
         matrix (`np.ndarray` of shape `[num_labels, num_labels]`): T.
@@ -187,12 +223,19 @@ def fit_weights(
         gradient = np.concatenate([along, sum_over(rise, axis=1) - weights.bias])
         return penalty - np.log(total).mean(dtype=np.float64), -gradient / size
 
-    first = np.concatenate([np.log(start.scales), start.bias])
     bounds = [_LOG_SCALES] * num_sources + [(None, None)] * num_labels
-    found = minimize(
-        loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps, "ftol": tolerance}
-    )
-    return _weights(found.x, num_sources)
+    options = {"maxiter": steps, "ftol": tolerance}
+
+    def search(start: Weights) -> tuple[float, Weights]:
+        first = np.concatenate([np.log(start.scales), start.bias])
+        found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return found.fun, _weights(found.x, num_sources)
+
+    found = [search(start)]
+    sharpness = (found[0][1].scales * rows.units).max()
+    if not _SHARPNESS[0] <= sharpness <= _SHARPNESS[1]:
+        found += [search(Weights(sharpness / rows.units, np.zeros(num_labels))) for sharpness in _OTHER_STARTS]
+    return min(found, key=lambda of_one: of_one[0])[1]
 
 
 def posterior(f: np.ndarray, likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,17 @@ from ._evidence import CleanProbabilityEstimate, SampleEvidence
 from ._halves import LEAST_GAIN, Judged, judge_by_halves
 from ._matrix_fit import LEAST_SKILL, fit_matrix, likeliest_symmetric, skill
 from ._registry import register_estimator
-from ._weights import Rows, Weights, centered, classes_first, has_scores, least_probability, posterior, score_tables
+from ._weights import (
+    Rows,
+    Weights,
+    centered,
+    classes_first,
+    has_scores,
+    in_usual_units,
+    least_probability,
+    posterior,
+    score_tables,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +167,7 @@ def fit_noise_model(
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     if isinstance(least_skill, bool) or not isinstance(least_skill, numbers.Real) or not 0 <= least_skill:
         raise ValueError(f"`least_skill` has to be a number, 0 or above; got {least_skill!r}.")
+    tables, units = in_usual_units(tables)
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
         known = np.ones((1, 1))
@@ -165,7 +176,8 @@ def fit_noise_model(
     matrix, weights = fit_matrix(some, num_labels, known, least_skill, start, found.is_free)
     # A free one is given up if predictions tell too little.
     is_free = transition_matrix is not None or (found.is_free and not is_symmetric(matrix))
-    return _model(tables, labels, matrix, weights, found._replace(is_free=is_free))
+    model = _model(tables, labels, matrix, weights, found._replace(is_free=is_free))
+    return replace(model, scales=model.scales / units)
 
 
 def check_num_labels(num_labels: int) -> None:
@@ -234,11 +246,16 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def warn_if_unsupported(model: NoiseModel) -> None:
-    if not model.is_supported:
-        logger.warning(
-            f"The predictions say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample): by "
-            "them, no label is called wrong."
+    if model.is_supported:
+        return
+    found = f"say nothing about the labels (gain of likelihood: {model.gain:.2g} nats a sample)"
+    if model.gain > LEAST_GAIN:
+        count = int(((model.labels != IGNORED_LABEL) & model.has_scores).sum())
+        found = (
+            f"may say something about the labels, but {count:,} are too few to be sure of it (gain of likelihood: "
+            f"{model.gain:.2g} nats a sample)"
         )
+    logger.warning(f"The predictions {found}: by them, no label is called wrong.")
 
 
 def noise_model(evidence: SampleEvidence) -> CleanProbabilityEstimate:
