@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from peft import PeftModel
+from peft import PeftMixedModel, PeftModel
 from torch import nn
 
 if TYPE_CHECKING:
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The base model of a `PeftModel`, with the adapter's layers in it; any other model as it is."""
+    """The base model of a model of peft, with the adapter's layers in it; any other model as it is."""
+    if isinstance(model, PeftMixedModel):  # which is no `PeftModel`
+        return cast(nn.Module, model.base_model.model)
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 

@@ -208,9 +208,10 @@ def _mean_state(trainer: AnyTrainer, outputs: Any, batch: Mapping[str, torch.Ten
         states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
     if not states:
         raise ValueError(
-            f"{type(trainer.model).__name__} doesn't give its hidden states (`output_hidden_states=True`), which "
-            "the chosen estimator of clean probabilities or `probe_features='mean'` needs. Choose one that doesn't, "
-            "such as 'gaussian_mixture' or 'head'."
+            f"{type(trainer.model).__name__} doesn't give its hidden states by name (`output_hidden_states=True`), "
+            "which `clear_evidence`, the estimator or `probe_features='mean'` needs. If the config says "
+            "`return_dict=False`, leave that out. Else choose what doesn't need them: `clear_evidence='head_probe'`, "
+            "the estimator 'gaussian_mixture', `probe_features='head'`."
         )
     state, mask = states[-1].float(), batch.get("attention_mask")
     if mask is None or mask.shape != state.shape[:2]:

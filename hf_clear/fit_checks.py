@@ -137,8 +137,8 @@ def check_fit(
         tokens = "They may be without any labelled token. Otherwise, look" if labels is None else "Look"
         warnings["non_finite_losses"] = (
             f"The losses of {missing} of {len(losses)} training samples are not finite. Nothing is known of their "
-            f"labels, and gates keep every PEFT module from them. {tokens} at the learning rate, or train in float32 "
-            "or bf16 instead of fp16."
+            f"labels: gates, if there are any, are closed for them, and a posterior says nothing. {tokens} at the "
+            "learning rate, or train in float32 or bf16 instead of fp16."
         )
     if missing == len(losses):
         findings = FitFindings(warnings, missing, unsupported="no loss is finite")

@@ -22,7 +22,7 @@ from .base_trainer import BaseTrainerMixin
 from .beginning import NewBeginningMixin
 from .callbacks import NO_CALLBACK, CleanProbabilityCallback, adopt_callback
 from .checkpoints.mixin import holds_weights_alone
-from .checks.before_training import check_setup, check_training_set, warn_of_lost_state, warn_of_ungated_weights
+from .checks.before_training import check_outcome, check_setup, check_training_set
 from .checks.first_batch import check_first_batch
 from .checks.no_fit import why_no_fit
 from .estimators import NamedEstimator, get_estimator
@@ -103,8 +103,7 @@ class ClearMixin(StepLossMixin, CrossFitMixin, NewBeginningMixin, BaseTrainerMix
         """Looks at the settings and at a first batch, and sends it through the bypassed model: what can't be routed, or
         can't be trained with this loss, is refused before the first step. `clear_estimator` is the default estimator.
         """
-        warn_of_lost_state(self.args)
-        warn_of_ungated_weights(self)
+        check_outcome(self)
         refit = self._prepared_refit
         self._first_batch = check_first_batch(self, refit, estimator, ClearMixin)
         self._estimator = get_estimator(self.clear_args.clear_estimator)

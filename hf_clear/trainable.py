@@ -10,20 +10,32 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ._trainer_types import OwnTrainer
+from .routing import is_routable
 
 logger = logging.getLogger(__name__)
 
 
 def peft_weights(model: nn.Module) -> list[nn.Parameter]:
     """What a PEFT method adds to the base model, but for the trained copies of whole modules (`modules_to_save`)."""
-    found: set[nn.Parameter] = set()
-    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
-        base = getattr(layer, "base_layer", None)
-        found |= set(layer.parameters()) - (set() if base is None else set(base.parameters()))
+    found: set[nn.Parameter] = set().union(*map(_own_weights, _tuner_layers(model)))
     prefix = getattr(model.base_model, "prefix", None) if isinstance(model, PeftModel) else None
     if prefix:  # some methods have a part that all layers share
         found |= {parameter for name, parameter in model.named_parameters() if prefix in name}
     return list(found)
+
+
+def ungated_peft_weights(model: nn.Module) -> set[nn.Parameter]:
+    """Those of PEFT layers of a kind that nothing can route."""
+    return set().union(*(_own_weights(layer) for layer in _tuner_layers(model) if not is_routable(layer)))
+
+
+def _tuner_layers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _own_weights(layer: nn.Module) -> set[nn.Parameter]:
+    base = getattr(layer, "base_layer", None)
+    return set(layer.parameters()) - (set() if base is None else set(base.parameters()))
 
 
 def check_weights(trainer: OwnTrainer) -> None:

@@ -102,6 +102,8 @@ def say_explained(trainer: OwnTrainer, logs: Mapping[str, float]) -> None:
         f"and the model's predictions are expected to go {logs.get(SKILL, math.nan):.0%} of the way from a constant "
         "one to perfect ones."
     )
-    if math.isnan(logs.get(SKILL, 0.0)):
+    if "clean_fraction" not in logs:
+        found = "No prediction is finite any more: nothing is known of any label."
+    elif math.isnan(logs.get(SKILL, 0.0)):
         found = "The model's predictions say nothing about the labels any more: all are taken for correct."
     logger.warning(f"{found} Training goes on without gates, by the posterior.")

@@ -108,6 +108,14 @@ def test_a_collator_has_to_return_a_dict(training_arguments):
         trainer.train()
 
 
+def test_label_names_are_those_after_collation(training_arguments):
+    data = toy_dataset(8).rename_column("labels", "label")
+    padded = lambda items: collate([{**item, "labels": item["label"]} for item in items])  # noqa: E731
+    arguments = training_arguments(label_names=["label"])
+    with pytest.raises(ValueError, match="The collator gives no 'label', which `label_names` says.*'labels'"):
+        ClearTrainer(lora_model(), arguments, train_dataset=data, data_collator=padded).train()
+
+
 def test_several_gpus_in_one_process(training_arguments, caplog):
     arguments = training_arguments()
     arguments._n_gpu = 2

@@ -490,6 +490,7 @@ def test_precision_and_checkpointing(build, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"clear_folds": 100}, r"`clear_folds=100` is more than there are training samples"),
         ({"num_train_epochs": 2}, r"of 2 epochs \(6 steps\) leaves nothing of a training of 6 steps"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is a target of its own, and the loss of the folds"),
         ({"clear_warmup_epochs": 0}, "`clear_warmup_epochs` can't be 0"),

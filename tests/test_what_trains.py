@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.toy import collate, tiny_bert, toy_dataset
 from helpers.trainers import lora_model, noisy_toy
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoraConfig, get_peft_model
 from peft.tuners.lora import config as lora_configs
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -27,7 +27,11 @@ from hf_clear.noise import inject_label_noise
 
 
 def trainer_of(training_arguments, model, data=None, **arguments):
-    given = {name: arguments.pop(name) for name in ("callbacks", "optimizers", "peft_config") if name in arguments}
+    given = {
+        name: arguments.pop(name)
+        for name in ("callbacks", "eval_dataset", "optimizers", "peft_config")
+        if name in arguments
+    }
     arguments = training_arguments(**{**preset("clear"), "num_train_epochs": 2, "clear_warmup_epochs": 0, **arguments})
     data = noisy_toy() if data is None else data
     return ClearTrainer(model, arguments, train_dataset=data, data_collator=collate, **given)
@@ -265,3 +269,37 @@ def test_a_loss_without_a_gradient_is_refused_before_the_first_step(training_arg
         assert trainer.state.global_step == 0
     finally:
         del TRAINING_LOSSES["flat"]
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_methods_beside_lora_that_no_gate_acts_on_are_named(training_arguments, caplog, is_mixed):
+    """With gates that are closed, LoRA's weights stay, and the others' are trained: who mixes them has to know."""
+    lora, loha = (kind(r=4, target_modules=[name]) for kind, name in ((LoraConfig, "query"), (LoHaConfig, "value")))
+    if is_mixed:
+        model = get_peft_model(tiny_bert(), lora, mixed=True)
+        model.add_adapter("other", loha)
+        model.set_adapter(["default", "other"])
+    else:
+        model = tiny_bert()
+        model.add_adapter(lora, "default")
+        model.add_adapter(loha, "other")
+        model.set_adapter(["default", "other"])
+    trainer = trainer_of(training_arguments, model, callbacks=[closed()])
+    with caplog.at_level(logging.WARNING):
+        changed = changed_by(trainer)
+    assert any("hada_" in name for name in changed) and not any("lora_" in name for name in changed)
+    assert "trained weights below the head have no gate" in caplog.text and "hada_w1_a" in caplog.text
+    assert "own loss" not in caplog.text
+
+
+def test_a_best_model_that_could_not_be_loaded_is_refused_before_training(training_arguments, caplog):
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    inside = tiny_bert()
+    inside.add_adapter(ClearLoraConfig(r=4))
+    other = get_peft_model(tiny_bert(), ClearLoraConfig(task_type="SEQ_CLS", r=4), adapter_name="other")
+    for model, why in ((inside, r"adapters by `model.add_adapter`"), (other, r"\['other'\] is trained")):
+        with pytest.raises(ValueError, match=why):
+            trainer_of(training_arguments, model, eval_dataset=toy_dataset(8), **best).train()
+    with caplog.at_level(logging.WARNING):
+        trainer_of(training_arguments, inside, save_strategy="epoch").train()
+    assert "No run can go on from the checkpoints of this one (`resume_from_checkpoint`): of a model" in caplog.text

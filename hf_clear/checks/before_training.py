@@ -14,7 +14,6 @@ import pandas as pd
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
 
 from .._modes import random_state_preserved
 from .._typing import AnyTrainer, MapDataset
@@ -29,8 +28,9 @@ from ..sample_index import (
     predicts_one_class,
     predicts_tokens,
 )
-from ..trainable import peft_weights
+from ..trainable import peft_weights, ungated_peft_weights
 from ..training_args import ClearArguments
+from .ways_back import check_ways_back
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +72,10 @@ def warn_of_idle_settings(settings: ClearArguments) -> None:
             )
 
 
-def warn_of_lost_state(args: TrainingArguments) -> None:
-    """Says that the checkpoints of the run that begins are no way back to it."""
-    if args.save_only_model and args.save_strategy != "no":
-        logger.warning(
-            "No run can go on from the checkpoints of this one (`resume_from_checkpoint`): with `save_only_model=True` "
-            "they hold weights alone. Leave it out if this run may be interrupted."
-        )
+def check_outcome(trainer: AnyTrainer) -> None:
+    """Looks at what a training would leave and what it would change. Raises what [`check_ways_back`] does."""
+    check_ways_back(trainer)
+    warn_of_ungated_weights(trainer)
 
 
 def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
@@ -91,6 +88,7 @@ def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
         return  # nobody knows what is a head
     wholes = [module for module in wrapped.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     gated = set(peft_weights(wrapped)) - {own for module in wholes for own in module.parameters()}
+    gated -= ungated_peft_weights(wrapped)
     trained = [(name, own) for name, own in backbone.named_parameters() if own.requires_grad and "pooler" not in name]
     found = [name for name, own in trained if own not in gated]
     if found:
@@ -99,7 +97,7 @@ def warn_of_ungated_weights(trainer: AnyTrainer) -> None:
             f"{len(found)} trained weights below the head have no gate ({', '.join(found[:3])}{more}): every sample "
             "trains them, whatever is thought of its label, and a sample that passes by all PEFT modules does not pass "
             "the pretrained model. If you don't need them, leave them out of `modules_to_save` and "
-            "`trainable_token_indices`, or freeze them."
+            "`trainable_token_indices`, don't mix LoRA with PEFT methods that can't be routed, or freeze them."
         )
 
 

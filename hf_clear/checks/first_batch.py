@@ -47,6 +47,12 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
         dataset, collate = cast(IndexedDataset, refit.dataloader.dataset), refit.dataloader.collate_fn
         size = min(_SAMPLES, trainer._train_batch_size, len(dataset))
         batch = trainer._prepare_inputs(collate(dataset.__getitems__(_rows(trainer, size))))
+        if label_name not in batch:
+            raise ValueError(
+                f"The collator gives no {label_name!r}, which `label_names` says the labels are called; it gives "
+                f"{', '.join(map(repr, sorted(batch.keys() - {SAMPLE_INDEX})))}. Leave `label_names` out, or give the "
+                "name after collation: `DataCollatorWithPadding` renames 'label' to 'labels'."
+            )
         labels, index = batch.pop(label_name), batch.pop(SAMPLE_INDEX)
         add_decoder_inputs(model, batch, labels)
         unwrapped = trainer.accelerator.unwrap_model(model)

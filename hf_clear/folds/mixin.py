@@ -138,6 +138,11 @@ class CrossFitMixin(RoutingTrainer):
                 f"({self._num_warmup_steps} steps) leaves nothing of a training of {max_steps} steps, and its adapters "
                 "are dropped at its end. Lower `clear_warmup_epochs`, or train longer."
             )
+        if self.clear_args.clear_folds > len(self.train_dataset):
+            raise ValueError(
+                f"`clear_folds={self.clear_args.clear_folds}` is more than there are training samples "
+                f"({len(self.train_dataset)}): a fold without samples learns nothing. Lower it; 2 is the default."
+            )
         if self._has_own_optimizer:
             raise ValueError(
                 "`clear_warmup='cross_fit'` needs an optimizer and a schedule for each of its two phases, and "

@@ -9,7 +9,7 @@ from ._choice import AdapterChoice, choose_adapters, register_choice
 from ._gates import Gate, apply_gate, expand_gate, sample_gates
 from ._layers import layer_paths
 from ._registry import ROUTING_STRATEGIES, RoutingStrategy, gate_probability, register_routing_strategy
-from ._route import check_routable, gate_output, num_routed_layers, register_routable, route
+from ._route import check_routable, gate_output, is_routable, num_routed_layers, register_routable, route
 
 __all__ = [
     "AdapterChoice",
@@ -22,6 +22,7 @@ __all__ = [
     "expand_gate",
     "gate_output",
     "gate_probability",
+    "is_routable",
     "layer_paths",
     "num_routed_layers",
     "register_choice",

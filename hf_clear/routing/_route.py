@@ -78,6 +78,11 @@ def check_routable(model: nn.Module) -> None:
         check_model(model)
 
 
+def is_routable(module: nn.Module) -> bool:
+    """Whether gates can act on a module."""
+    return isinstance(module, tuple(_GATE_SETTERS))
+
+
 def num_routed_layers(model: nn.Module) -> int:
     """The number of rows that `gates` needs in [`route`]; 0 if `model` has no routable PEFT module."""
     return len(_routed_layers(model))
