@@ -87,7 +87,7 @@ GRIDS: dict[str, dict[str, Any]] = {
         ],
         "methods": ["plain", "recommended", "oracle_head_start"],
     },
-    # The same, of two more data sets.
+    # The same, of two more data sets. The lines go to results/held_out_texts.jsonl.
     "held_out_texts": {
         "settings": [
             f"{data}:{noise}"

@@ -21,6 +21,8 @@ DATA = {
     "noisyagnews": "news",
     "questions": "questions",
     "debian": "Debian's sections",
+    "glosses": "WordNet's glosses",
+    "fortunes": "fortunes",
     "sst2": "SST, two classes",
     "banking77-last20": "20 other intents",
 }
