@@ -80,6 +80,17 @@ def check_label_names(label_names: Any) -> None:
     if twice:
         why = "None in it" if twice[0] is None else f"{twice[0]!r} twice: nobody could tell the two classes apart"
         raise ValueError(f"`label_names` has {why}.")
+    blank = next((number for number, name in enumerate(names) if is_blank(name)), None)
+    if blank is not None:
+        raise ValueError(
+            f"`label_names[{blank}]` is {names[blank]!r}, which can't be seen: in a file of corrections it would stand "
+            "for no correction. Give the class a name, such as 'other'."
+        )
+
+
+def is_blank(name: Any) -> bool:
+    """Whether nothing is to be seen of a name."""
+    return not str(name).strip()
 
 
 def check_seed(seed: Any) -> None:

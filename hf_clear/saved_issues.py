@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.trainer_utils import get_last_checkpoint
 
-from ._argument_checks import check_label_names
+from ._argument_checks import check_label_names, is_blank
 from ._names import IGNORED_LABEL
 from .identity.same_data import check_same_data
 from .labels.known import LABEL_COLUMNS
@@ -137,7 +137,7 @@ def _saved_names(*folders: Path) -> list[str] | None:
             with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
                 names = names_in(SimpleNamespace(id2label=saved.get("id2label")))
-        if are_names(names):
+        if are_names(names) and not any(map(is_blank, names)):  # as `class_names`
             return names
     return None
 

@@ -154,7 +154,7 @@ class SavedModelsMixin(OwnTrainer):
         base: Any = base_of(self.accelerator.unwrap_model(self.model))
         if self._is_stock or not is_classifier(base):
             return
-        of_data = class_names(self.train_dataset, label_names(self)) or []
+        of_data = class_names(self.train_dataset, label_names(self), may_be_blank=True) or []
         own = names_in(base.config)
         self._has_trained = self._has_trained or begins or self.state.global_step > 0
         if are_names(own) and not self._has_trained:

@@ -31,6 +31,7 @@ def labelled_file(tmp_path_factory):
         given = (true + rng.integers(1, 3)) % 3 if number % 4 == 0 else true
         rows.append((" ".join(words), COLORS[given], COLORS[true]))
     rows[7] = ("\x1b[31m=red1 red2 red3 <script>", *rows[7][1:])
+    rows[11] = (rows[8][0], *rows[11][1:])  # the same text with another label
     path = tmp_path_factory.mktemp("data") / "train.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("sentence", "colour", "truth"), *rows])
@@ -63,7 +64,18 @@ def test_audit_goes_from_a_file_to_a_table_and_a_summary(labelled_file, tiny_mod
     assert hf_clear_command(["report", str(out), "--output", str(page)]) == 0
     assert PRECISION_TITLE in page.read_text() and PRECISION_TITLE in (out / "report.html").read_text()
 
-    assert hf_clear_command(arguments) == 0  # its own files are replaced
+    assert found["is_supported"] and "1 text is there with different labels" in " ".join(said.split())
+    between = re.compile(r"The share of wrong labels is between ([\d.]+)\s% and ([\d.]+)\s%")
+    for own in (page, out / "report.html"):  # as the audit, whatever else it warns of
+        (low, high) = map(float, between.search(own.read_text(encoding="utf-8")).groups())
+        assert [low, high] == pytest.approx([100 * found["noise_rate"][end] for end in ("low", "high")], abs=0.051)
+        assert "are expected to be really wrong" in own.read_text(encoding="utf-8")
+
+    assert hf_clear_command([*arguments, "--threshold", "1"]) == 0  # its own files are replaced
+    assert hf_clear_command(["report", str(out), "--output", str(page)]) == 0
+    for text in (capsys.readouterr().out, *(own.read_text(encoding="utf-8") for own in (page, out / "report.html"))):
+        told = re.search(r"right with a probability below the chosen threshold of 100\s% \((\d+) labels are", text)
+        assert int(told[1]) == len(issues) and "suspects: more likely wrong" not in text
     (out / "label_issues.csv").write_text("mine")
     capsys.readouterr()
     assert hf_clear_command(arguments) == 2

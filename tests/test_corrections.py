@@ -63,6 +63,8 @@ def test_only_what_is_filled_in_changes(sheet):
         (lambda frame: frame.assign(question=[t.replace("\n", "\r\n").lstrip("'") for t in frame.question]), ","),
         (lambda frame: pd.concat([frame.iloc[:1], frame.iloc[:1] * 0, frame.iloc[1:]]), ","),  # a blank row
         (lambda frame: frame[frame.corrected_label != ""], ","),
+        (lambda frame: frame.assign(**{"notes; of; all; who; have; read; this; in; May; and; June": "x"}), ","),
+        (lambda frame: frame.assign(question=[t.replace("'", "") for t in frame.question]), ";"),
         (lambda frame: frame.assign(sample_index=frame.sample_index + ".0", is_label_issue="TRUE"), ","),
         (lambda frame: frame.assign(corrected_label=frame.corrected_label.str.lower() + " "), ","),
     ],
@@ -117,6 +119,38 @@ def test_other_files_are_refused_as_a_whole(sheet, change, message, caplog):
         apply_corrections(dataset(), path)
 
 
+@pytest.mark.parametrize("letter", ["a", "\N{GRINNING FACE}"])
+def test_a_text_that_a_cell_has_no_room_for_is_cut_off(tmp_path, letter):
+    """Excel cuts after 32,767 UTF-16 units of what the file holds, the page before it is written."""
+    text = "".join(f"    - line {i}: {letter} word\r\n" for i in range(2500))
+    data = datasets.Dataset.from_dict({"text": [text, "b"], "label": [0, 1]})
+    by_excel = escaped(text).encode("utf-16-le")[: 2 * 32767].decode("utf-16-le", "ignore")
+    for cell in (text[:32000], by_excel, by_excel.replace("\r\n", "\n")):
+        pd.DataFrame([[0, cell, 1]], columns=["sample_index", "text", "corrected_label"]).to_csv(tmp_path / "c.csv")
+        assert apply_corrections(data, tmp_path / "c.csv")["label"][:] == [1, 1]
+    for cell in (text[:9000], text[:32000] + "x", ""):
+        pd.DataFrame([[0, cell, 1]], columns=["sample_index", "text", "corrected_label"]).to_csv(tmp_path / "c.csv")
+        with pytest.raises(ValueError, match="'text' is .*, and row 0 of the data set has"):
+            apply_corrections(data, tmp_path / "c.csv")
+
+
+def test_a_class_with_a_blank_name_is_not_lost(tmp_path, caplog):
+    """Numbers stand for the classes then, as in the table of a trainer; and where names do, it is said."""
+    feature = datasets.ClassLabel(names=["a", " ", "c"])
+    data = datasets.Dataset.from_dict({"text": ["x", "y", "z"], "label": [0, 1, 2]}).cast_column("label", feature)
+    path, options = tmp_path / "issues.parquet", {"corrections_column": "predicted_label"}
+    to_parquet(issue_table([0.1] * 3, [0, 1, 2], [1, 0, 0], texts={"text": ["x", "y", "z"]}), path)
+    assert apply_corrections(data, path, **options)["label"][:] == [1, 0, 0]
+    (tmp_path / "named.csv").write_text("sample_index,text,given_label,corrected_label\n0,x,a,c\n")
+    with pytest.raises(ValueError, match=r"One class is called ' ', which can't be seen: so numbers stand for all"):
+        apply_corrections(data, tmp_path / "named.csv")
+    assert apply_corrections(data, tmp_path / "named.csv", label_names=["a", "b", "c"])["label"][0] == 2
+    assert "can't hold it" not in caplog.text
+    texts = data.remove_columns("label").add_column("label", ["a", "", "c"])
+    assert apply_corrections(texts, tmp_path / "named.csv")["label"][:] == ["c", "", "c"]
+    assert "has a class with the name '', and" in caplog.text and "a blank cell keeps the label" in caplog.text
+
+
 def test_labels_of_every_kind(sheet, tmp_path):
     path = sheet(lambda frame: frame.assign(corrected_label=["C", "", "", "", "", ""]))
     strings = dataset(label=[NAMES[label] for label in LABELS])
@@ -167,7 +201,7 @@ def test_from_a_csv_to_suspects_to_a_better_model(script, tmp_path):  # noqa: F8
     data.loc[wrong, "category"] = [COLORS[(COLORS.index(c) + 1) % 3] for c in data.category[wrong]]
     test = write(rows(90, label="category", text="query", seed=1), tmp_path / "test.csv")
     arguments = [
-        *("--train_file", write(data, tmp_path / "train.csv"), "--test_file", test, "--num_train_epochs", 4),
+        *("--train_file", write(data, tmp_path / "train.csv"), "--test_file", test, "--num_train_epochs", 8),
         *("--text_column_name", "query", "--label_column_name", "category", "--clear_warmup_epochs", 3),
     ]
     before, out = script(*arguments)

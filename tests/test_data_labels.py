@@ -36,7 +36,7 @@ TABLES = {
     "no samples": (lambda f: f.head(0), "^The data set: there are no training samples"),
     "no text column": (lambda f: f.rename(columns={"text": "t"}), "no column 'text' .`text_columns`.*There are: id, t"),
     "no label column": (lambda f: f.drop(columns="label"), "no column 'label' .`label_column`"),
-    "one column": (lambda f: f[["label"]], "no column 'text'.*In csv files, commas separate columns"),
+    "one column": (lambda f: f[["label"]], "no column 'text'.*columns have to be separated by commas"),
     "empty text": (set_cell("text", 7, ""), "Row 7 of the train data .* column 'text' is empty"),
     "blank text": (set_cell("text", 7, "  "), "Row 7 of the train data .* column 'text' is empty"),
     "texts are numbers": (lambda f: f.assign(text=f.id), "Row 0 .* 'text' is no text but 0"),

@@ -13,6 +13,7 @@ from helpers.toy import toy_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_clear import apply_corrections
 from hf_clear.report import issue_table, to_argilla, to_cleanlab, to_csv, to_label_studio, to_parquet
 from hf_clear.report.issue_table import REASONS
 from hf_clear.report.sheets import escaped, is_same_text, unescaped
@@ -85,6 +86,10 @@ def test_what_is_not_known_is_left_out():
         ({"given_label": [0.5] * 6}, "has to hold class numbers.* got float64"),  # a regression
         ({"given_label": [0, 1, 7, 0, 0, 0]}, r"`given_label\[2\]` is 7, and there are 3 `label_names`"),
         ({"label_names": ["a", "b", "a"]}, "`label_names` has 'a' twice"),
+        (
+            {"label_names": ["a", "\n", "b"]},
+            r"`label_names\[1\]` is '\\n', which can't be seen: .* Give the class a name",
+        ),
         ({"threshold": 50}, r"`threshold` has to be a probability in \[0, 1\].* got 50"),
         ({"texts": {"loss": ["a"] * 6}}, "is called 'loss', as is one of the table.*rename_column"),
         ({"texts": {"text": ["a"] * 5}}, "`texts` has 5 rows, and there are 6 samples"),
@@ -150,6 +155,8 @@ def test_texts_and_names_of_a_trainer(turn, caplog):
     assert table["decoded_text"][0] == " ".join(map(str, data[5]["input_ids"])) and table["given_label"][0] == "green"
     trainer.model.config.id2label = dict(enumerate("aabb"))  # nobody could tell them apart
     assert trainer.label_issues()["given_label"][:] == [1, 2]
+    trainer.model.config.id2label = dict(enumerate(["a", " ", "b", "c"]))  # nobody could correct to the second
+    assert trainer.label_issues()["given_label"][:] == [1, 2]
     trainer.train_dataset = [dict(data[i]) for i in range(12)]
     assert len(trainer.label_issues()) == 2
     with pytest.raises(ValueError, match="`columns` names 'text', and the training set is a list"):
@@ -159,11 +166,13 @@ def test_texts_and_names_of_a_trainer(turn, caplog):
 # ---- Other programs ----
 
 
-@given(st.text("'=+-@\t\r\n＝＠a ", max_size=6))
+@given(st.text("'=+-@\t\r\n;＝＠a ", max_size=8))
 def test_every_text_has_one_harmless_cell(text):
+    """Also where the file is split at semicolons, tabs and line breaks, as some spreadsheets do."""
     cell = escaped(text)
     assert unescaped(cell) == text and is_same_text(cell, text)
-    assert not re.match(r"[=+\-@\t\r\n＝＋－＠]", cell)
+    assert not re.match(r"[\t\r\n]", cell)
+    assert not any(re.match(r"[=+\-@＝＋－＠]", part) for part in re.split(r"[;\t\r\n]", cell))
 
 
 def test_csv_for_a_spreadsheet(tmp_path):
@@ -228,6 +237,9 @@ def test_cleanlab_takes_it():
     assert named.given_label.tolist() == [NAMES[label] for label in given_label]
     with pytest.raises(ValueError, match="not all samples from 0 on.*return_all=True"):
         to_cleanlab(issue_table(score, given_label, labels))
+    unlabelled = issue_table(score, given_label, labels, return_all=True).filter(lambda row: row["sample_index"] != 40)
+    with pytest.raises(ValueError, match=r"no row for sample 40. .* without a label \(-100\) have none: take them out"):
+        to_cleanlab(unlabelled)
     with pytest.raises(ValueError, match="'-1', which is none of `label_names`"):
         to_cleanlab(small_table(return_all=True), ["x"])
 
@@ -254,6 +266,30 @@ def test_annotation_tools(tmp_path):
         to_argilla(small_table(), tmp_path / "tasks.json")
     with pytest.raises(ValueError, match="no texts to show. Name the columns"):
         to_label_studio(small_table(texts=None), tmp_path / "x.json", NAMES)
+
+
+def test_every_text_has_a_name_of_its_own_in_label_studio(tmp_path):
+    """Names are cut down to letters, digits and underscores: then they must not be those of others."""
+    names = ["given label", "a b", "a_b", "a,b", "id", "sample index"]
+    rows = {name: [f"{name} of row {row}" for row in range(2)] for name in names}
+    table = issue_table([0.2, 0.1], [1, 0], [2, 1], texts=rows, label_names=NAMES)
+    config = to_label_studio(table, tmp_path / "tasks.json", NAMES)
+    keys = ["given_label_2", "a_b_2", "a_b", "a_b_3", "id_2", "sample_index_2"]
+    assert re.findall(r'<Text name="(\w+)" value="\$\1"/>', config) == [*keys, "given_label"]
+    first = json.loads((tmp_path / "tasks.json").read_text())[0]
+    assert [first["data"][key] for key in keys] == [rows[name][1] for name in names]
+    assert first["data"]["given_label"] == "-1" and first["data"]["sample_index"] == 1
+    assert f'toName="{keys[0]}"' in config and first["predictions"][0]["result"][0]["to_name"] == keys[0]
+    exported = [
+        {**task["data"], "id": 7, "corrected_label": "bad"}
+        for task in json.loads((tmp_path / "tasks.json").read_text())
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(exported))
+    feature = datasets.ClassLabel(names=NAMES)
+    dataset = datasets.Dataset.from_dict({**rows, "label": [1, 0]}).cast_column("label", feature)
+    with pytest.raises(ValueError, match="'id' is '7', and row 1 of the data set has 'id of row 1'"):
+        apply_corrections(dataset, tmp_path / "export.json")
+    assert apply_corrections(dataset.remove_columns("id"), tmp_path / "export.json")["label"][:] == [2, 2]
 
 
 def test_labels_that_nobody_could_choose_are_refused(tmp_path):

@@ -182,6 +182,17 @@ def test_the_unit_of_a_feature_does_not_matter():
     assert (first != dataset(2000)["label"]).mean() == pytest.approx(0.4, abs=0.04)
 
 
+def test_the_format_survives_and_the_type_has_room():
+    formatted = datasets.Dataset.from_dict({"text": ["a"] * 9, "label": [0, 1, 2] * 3}).with_format("np", ["label"])
+    noisy, _ = inject_label_noise(formatted, "symmetric", 0.5, seed=1)
+    assert set(noisy[0]) == {"label", "true_label"} and isinstance(noisy[0]["label"], np.integer)
+    assert noisy.column_names == ["text", "label", "true_label"]
+    small = dataset(500).cast_column("label", datasets.Value("int8"))
+    noisy, _ = inject_label_noise(small, "symmetric", 0.9, num_labels=300)
+    assert max(noisy["label"]) > 127 and noisy["true_label"][:] == small["label"][:]
+    assert inject_label_noise(small, "symmetric", 0.9)[0].features["label"].dtype == "int8"
+
+
 def test_class_names_survive():
     named = dataset(50).cast_column("label", datasets.ClassLabel(names=list("vwxyz")))
     noisy, _ = inject_label_noise(named, "symmetric", 0.5)
@@ -209,6 +220,11 @@ def one_class():
         (lambda: dataset(9).add_column("true_label", [0] * 9), ("symmetric", 0.2), "already"),
         (lambda: datasets.Dataset.from_dict({"label": [0, 1, -1]}), ("symmetric", 0.2), "sample 2 is -1"),
         (lambda: datasets.Dataset.from_dict({"label": [0.0, 1.5]}), ("symmetric", 0.2), "sample 0 is 0.0, a float"),
+        (
+            lambda: datasets.Dataset.from_dict({"label": [[0, 1], [1]]}),
+            ("symmetric", 0.2),
+            "sample 0 is .* one class a",
+        ),
         (lambda: datasets.Dataset.from_dict({"label": [0, None, 1]}), ("symmetric", 0.2), "sample 1 is missing"),
     ],
 )

@@ -11,16 +11,18 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score
 
 from hf_clear.report import (
+    issue_table,
     plot_detection,
     plot_loss_mixture,
     plot_memorization,
     plot_transition_matrix,
     save_report,
+    to_csv,
 )
 from hf_clear.report.figures import pictures_of
 from hf_clear.report.frame import issue_frame
 from hf_clear.report.short_names import short_names
-from hf_clear.report.summary import by_class, facts, is_supported, sentences
+from hf_clear.report.summary import Suspicion, by_class, facts, is_supported, sentences
 
 matplotlib.use("agg")
 
@@ -159,7 +161,8 @@ def test_sentences_classes_and_facts_by_hand():
     assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in sentences(table)] == [
         "3 of 4 labels (75 %) are suspects: more likely wrong than right; about 80 in 100 of them are expected to be "
         "really wrong, if the scores are right.",
-        "By the scores of all samples, the expected share of wrong labels is 62.5 %.",
+        "By the scores of all samples, the expected share of wrong labels is 62.5 %, if these are right; no range is "
+        "known.",
         "The most frequent correction is “good” to “bad” (1 sample); 1 suggestion is at least 90 % sure.",
     ]
     long = [f"{'balance_not_updated_after_' * times}transfer" for times in (1, 20)]
@@ -183,6 +186,45 @@ def test_sentences_classes_and_facts_by_hand():
     assert sentences(issue_frame(by_hand().drop(columns="predicted_label")))[2].startswith("There are no suggestions")
 
 
+def test_a_range_that_is_stated_stays_whatever_else_is_warned_of(tmp_path):
+    """A remark on the data, such as one text with two labels, says nothing against the scores."""
+    table, warnings = issue_frame(by_hand(), ["good", "bad"]), ["1 text is there with different labels"]
+    first, second, _ = sentences(table, warnings=warnings, noise_rate=(0.075, 0.21))
+    assert "about 80 in 100 of them are expected to be really wrong" in first
+    assert second.replace("\N{NO-BREAK SPACE}", " ") == "The share of wrong labels is between 7.5 % and 21 %."
+    assert ("noise rate", "7.5\N{NO-BREAK SPACE}% to 21\N{NO-BREAK SPACE}%") in facts(table, noise_rate=(0.075, 0.21))
+    options = {"label_names": ["good", "bad"], "warnings": warnings}
+    page = save_report(tmp_path / "report.html", by_hand(), **options, noise_rate=(0.075, 0.21)).read_text("utf-8")
+    assert "between 7.5\N{NO-BREAK SPACE}% and 21" in page and "80\N{NO-BREAK SPACE}%</td>" in page
+    for wrong in (0.2, (0.3, 0.2), (0.1, np.nan), "ab"):
+        with pytest.raises(ValueError, match="`noise_rate` has to be two shares .* the lower one first"):
+            save_report(tmp_path / "report.html", by_hand(), noise_rate=wrong)
+
+
+def test_suspects_by_another_threshold_are_called_what_they_are():
+    found = issue_table([0.1, 0.3, 0.7, 0.9], [0, 0, 1, 1], [1, 1, 1, 1], threshold=0.8, return_all=True)
+    table = issue_frame(found, ["good", "bad"])
+    first, _, third = (text.replace("\N{NO-BREAK SPACE}", " ") for text in sentences(table, threshold=0.8))
+    assert "right with a probability below the chosen threshold of 80 % (2 labels are more likely wrong" in first
+    assert third.startswith("The most frequent correction is “good” to “bad” (2 samples)"), "not “bad” to “bad”"
+    assert [row["suggestion"] for row in by_class(table)] == ["bad", None]
+    for threshold in (None, 0.6):  # not said, or said wrongly
+        assert "marked as such in the table (`is_label_issue`) (2 labels" in sentences(table, threshold=threshold)[0]
+    low = issue_table([0.1, 0.3, 0.7], [0, 0, 1], [1, 1, 1], threshold=0.05, return_all=True)
+    assert Suspicion.of(issue_frame(low), 0.05).none == "No label is a suspect."
+    stays = issue_table([0.7], [1], [1], threshold=0.8)
+    assert sentences(issue_frame(stays))[2] == "There is no correction: each suggestion is the given label."
+
+
+def test_a_table_that_was_in_a_csv_file_is_the_table_again(tmp_path):
+    texts = ["=1+1", "- a;-b\n'=c", "fine"]
+    table = issue_table([0.1, 0.2, 0.9], [0, 1, 1], [1, 0, 1], texts={"=text": texts}, label_names=["-1", "good"])
+    to_csv(table, tmp_path / "issues.csv")
+    own, again = issue_frame(table), issue_frame(pd.read_csv(tmp_path / "issues.csv"))
+    assert again.texts == ["=text"] and again.classes == own.classes == ["-1", "good"]
+    pd.testing.assert_frame_equal(again.rows[own.rows.columns], own.rows, check_dtype=False)
+
+
 def test_truths_that_a_file_has_as_words():
     for words in ([True, False, True, False, True], ["True", "False", "TRUE", " false", "1"], [1, 0, 1.0, 0, 1]):
         frame = issue_frame(by_hand().assign(is_label_issue=words), ["good", "bad"])
@@ -201,6 +243,7 @@ def test_bad_tables_and_files_are_refused(tmp_path):
             "`is_label_issue` holds 'WAHR' in row 0",
         ),
         (table.assign(is_label_issue=[True, None, True, True, True]), "`is_label_issue` holds None in row 1"),
+        (table.assign(predicted_label=" "), "holds the label ' ', which can't be seen: .* no correction. Give"),
         (table.assign(given_label=7), "the label 7, and there are 2 label names"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from helpers.report import CLASSES, HOSTILE, issues
 
 from hf_clear.report import apply_corrections, save_report
+from hf_clear.report.sheets import escaped, unescaped
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -143,7 +144,7 @@ def test_corrections_are_downloaded_as_they_were_accepted(report, open_page, tmp
     rows = downloaded()
     for row, own in zip(rows, (second, fourth), strict=True):
         assert list(row) == ["sample_index", HOSTILE[2], "text", "given_label", "corrected_label"]
-        assert row["sample_index"] == str(own.sample_index) and row["text"].removeprefix("'") == own.text
+        assert row["sample_index"] == str(own.sample_index) and unescaped(row["text"]) == own.text
         assert row["given_label"].removeprefix("'") == own.given_label
         assert row["corrected_label"].removeprefix("'") == expected[own.sample_index]
 
@@ -153,7 +154,8 @@ def test_corrections_are_downloaded_as_they_were_accepted(report, open_page, tmp
     assert [int(row["sample_index"]) for row in rows] == sorted(suspects.sample_index)
     texts = dict(zip(suspects.sample_index.astype(str), suspects.text))
     formulas = [row for row in rows if texts[row["sample_index"]].startswith(("=", "+", "-", "@"))]
-    assert formulas and all(row["text"] == f"'{texts[row['sample_index']]}" for row in formulas)
+    assert formulas and all(row["text"].startswith("'") for row in formulas)
+    assert all(row["text"] == escaped(texts[row["sample_index"]]) for row in rows), "as to_csv writes them"
     by_row = table.sort_values("sample_index")
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(CLASSES))})
     given = [CLASSES.index(name) for name in by_row.given_label]
@@ -161,6 +163,14 @@ def test_corrections_are_downloaded_as_they_were_accepted(report, open_page, tmp
     corrected = apply_corrections(dataset, tmp_path / "corrections.csv")  # and what was chosen above is still so
     wanted = {**dict(zip(suspects.sample_index, suspects.predicted_label)), **expected}
     assert corrected["label"][:] == [CLASSES.index(wanted.get(row, CLASSES[own])) for row, own in enumerate(given)]
+    warns = "() => !dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    assert not page.evaluate(warns)
+    select = "#table tbody tr:nth-child(2) select"
+    before = page.input_value(select)
+    page.select_option(select, index=(int(before) + 1) % len(CLASSES))
+    assert page.evaluate(warns), "as many as were downloaded, and not the same"
+    page.select_option(select, before)
+    assert not page.evaluate(warns)
     page.click("#accept-none")
     assert page.inner_text("#status").endswith("0 accepted") and page.is_disabled("#download")
 
@@ -201,7 +211,7 @@ def test_on_a_phone(report, open_page, scheme):
 @pytest.mark.parametrize("width", [1200, 380])
 def test_long_names_of_classes_are_shown_in_full(tmp_path, open_page, width):
     names = [f"balance_not_updated_after_{what}" for what in ("bank_transfer", "cheque_or_cash_deposit")]
-    names.append("x" * 300)
+    names.append("x" * 500)
     table = pd.DataFrame({"sample_index": range(4), "given_label": names[:1] + names})
     table["predicted_label"] = names[1:2] * 2 + names[2:] + names[:1]
     table = table.assign(text="a text " * 9, label_score=0.1, suggestion_confidence=0.9, loss=1.0)
@@ -216,7 +226,8 @@ def test_long_names_of_classes_are_shown_in_full(tmp_path, open_page, width):
         inner, outer = page.locator(shown).bounding_box(), page.locator(select).bounding_box()
         assert outer["x"] <= inner["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"] <= width
         assert outer["y"] <= inner["y"] and inner["y"] + inner["height"] <= outer["y"] + outer["height"]
-    for region in ("document.documentElement", "document.querySelector('#suspects .scroll')"):
+    regions = [f"document.querySelector('#{part} .scroll')" for part in ("suspects", "classes")]
+    for region in ("document.documentElement", *regions[: 1 + (width > 400)]):  # five numbers are wider than a phone
         assert page.evaluate(f"{region}.scrollWidth <= {region}.clientWidth")
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,23 @@ def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_name
             warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
             label_names=label_names,
             sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
+            **of_audit(findings),
         )
         written["report"] = folder / PAGE
     except ImportError as error:
         logger.warning(f"No {PAGE}: {error}")
     return {name: os.fspath(path) for name, path in written.items()}
+
+
+def of_audit(findings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page says as the audit does ([`~hf_clear.report.save_report`]), from what `audit.json` holds: the range of
+    the noise rate, if the audit states one, and the threshold."""
+    rate, arguments = findings.get("noise_rate") or {}, findings.get("arguments") or {}
+    states_one = findings.get("is_supported") and {"low", "high"} <= set(rate)
+    return {
+        "noise_rate": (rate["low"], rate["high"]) if states_one else None,
+        "threshold": arguments.get("threshold"),
+    }
 
 
 def _is_findings(path: Path) -> bool:

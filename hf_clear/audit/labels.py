@@ -13,6 +13,7 @@ from .._names import IGNORED_LABEL
 from ..detection import LabelEvidence
 from ..estimators import NoiseModel
 from ..estimators._weights import centered
+from ..report.issue_table import DEFAULT_THRESHOLD, check_threshold
 from ..trust import (
     CleanAccuracy,
     NoiseRate,
@@ -40,6 +41,7 @@ class LabelAudit:
         is_supported (`bool`): whether the predictions say anything about the labels. If not, there are no suspects.
         measured (`dict[str, float]`, *optional*): how good the list is by true labels, if there are any:
             `true_labels`, their number, `noise_rate`, and what [`~hf_clear.metrics.detection_metrics`] gives.
+        threshold (`float`, *optional*, defaults to 0.5): a label is a suspect if its score is below it.
     """
 
     table: datasets.Dataset
@@ -50,6 +52,7 @@ class LabelAudit:
     transition_matrix: np.ndarray
     is_supported: bool
     measured: dict[str, float] | None = None
+    threshold: float = DEFAULT_THRESHOLD
 
     @property
     def label_issues(self) -> datasets.Dataset:
@@ -125,6 +128,7 @@ def audit_labels(
         accuracy=_accuracy(predicted[known], evidence.labels[known], model, rate),
         transition_matrix=model.transition_matrix,
         is_supported=model.is_supported,
+        threshold=check_threshold(threshold),
     )
 
 

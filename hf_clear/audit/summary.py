@@ -9,7 +9,9 @@ import datasets
 import pandas as pd
 
 from ..data.contradictions import contradictions
+from ..report.frame import issue_frame
 from ..report.issue_table import COLUMNS
+from ..report.summary import Suspicion
 from .labels import LabelAudit
 
 PRECISION_TITLE = "How many of the first labels of the list are wrong"
@@ -24,7 +26,8 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
     size, suspects, rate = len(audit.table), audit.label_issues, audit.noise_rate
     lines = [f"{source}: {size:,} labels, {len(audit.transition_matrix)} classes."]
     share = f" ({_percent(len(suspects) / size)})" if size else ""
-    lines.append(f"{len(suspects):,} of them{share} are more likely wrong than right.")
+    which = Suspicion.of(issue_frame(audit.table), audit.threshold)
+    lines.append(f"{len(suspects):,} of them{share} {'is' if len(suspects) == 1 else 'are'} {which.words}.")
     if audit.is_supported:
         lines.append(
             f"Share of wrong labels: between {_percent(rate.low)} and {_percent(rate.high)} (noise model "
@@ -99,7 +102,8 @@ def warnings_of(audit: LabelAudit) -> list[str]:
             )
         else:
             why = (
-                "the predictions say nothing about the labels, so that no label is called wrong. Take features of "
+                "the predictions say nothing about the labels, or there are too few labels to be sure that they do, so "
+                "that no label is called wrong. Take features of "
                 "another model (`--model_name_or_path`), or train one: `hf-clear train`."
             )
         return [*found, why]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..audit.files import FINDINGS, PAGE, PARQUET
+from ..audit.files import FINDINGS, PAGE, PARQUET, of_audit
 from ..audit.summary import PRECISION_TITLE, precision_table
 from ..files import check_folder
 from ..report import save_run_report
@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> None:
         args.output or folder / PAGE,
         warnings=[text[0].upper() + text[1:] for text in findings.get("warnings") or []],
         sections=sections,
+        **of_audit(findings),
     )
     print(os.fspath(path))
 

@@ -35,8 +35,9 @@ def contradictions(
     groups = frame[differs].sort_values("row").groupby(columns, sort=False)
     first = next(iter(groups))[1].drop_duplicates("label").iloc[:2]
     (row, other), (label, instead) = first["row"], first["label"].astype(str)
+    count = "1 text is" if groups.ngroups == 1 else f"{groups.ngroups:,} texts are"
     return (
-        f"{groups.ngroups:,} texts are there with different labels, in {int(differs.sum()):,} rows (counted from 0): "
+        f"{count} there with different labels, in {int(differs.sum()):,} rows (counted from 0): "
         f"row {row} is {shown(label)}, and row {other}, the same text, is {shown(instead)}. At most one label of each "
         "can be right."
     )

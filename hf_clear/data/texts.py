@@ -109,7 +109,7 @@ def check_columns(dataset: Dataset, columns: Mapping[str, str], split_name: str)
                 f"The {split_name} data have no column {name!r} ({argument}). There are: "
                 f"{', '.join(map(shown, there_are))}."
                 + (f" Did you mean {alike[close[0]]!r}?" if close else "")
-                + (" In csv files, commas separate columns." if len(there_are) == 1 else "")
+                + (" If this is a csv file: its columns have to be separated by commas." if len(there_are) == 1 else "")
             )
 
 

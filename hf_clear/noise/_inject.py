@@ -108,6 +108,12 @@ def inject_label_noise(
         if num_labels not in (None, len(transition_matrix)):
             raise ValueError(f"`transition_matrix` is for {len(transition_matrix)} classes; there are {num_labels}.")
         num_labels = len(transition_matrix)
+    listed = next((row for row, label in enumerate(labels) if isinstance(label, (list, tuple, dict))), None)
+    if listed is not None:
+        raise ValueError(
+            f"The label of sample {listed} is {labels[listed]!r}. Noise is for one class a sample, such as 3: not for "
+            "lists of labels, nor for a label for each token."
+        )
     check_labels(labels, num_labels)
     true = np.array(labels, dtype=np.int64)
     if num_labels is None:
@@ -120,13 +126,22 @@ def inject_label_noise(
         rate = cast(float, noise_rate)  # there is one if there is no matrix
         check_rate(num_labels, rate)
         noisy = noise(true.copy(), num_labels, rate, rng, features)
-    columns = [*dataset.column_names, TRUE_LABEL]
-    dataset = dataset.add_column(TRUE_LABEL, true, feature=feature)
-    dataset = dataset.remove_columns(label_column).add_column(label_column, noisy, feature=feature)
-    dataset = dataset.select_columns(columns)
+    dataset = _with_noise(dataset, label_column, noisy, true)
 
     counts = np.zeros((num_labels, num_labels))
     np.add.at(counts, (true, noisy), 1)
     with np.errstate(invalid="ignore"):
         realized = counts / counts.sum(axis=1, keepdims=True)
     return dataset, NoiseReport(rate=float((noisy != true).mean()), transition_matrix=realized)
+
+
+def _with_noise(dataset: datasets.Dataset, column: str, noisy: np.ndarray, true: np.ndarray) -> datasets.Dataset:
+    """With the same columns in the same order and format, and the true labels as one more."""
+    order, form, feature = dataset.column_names, dataset.format, dataset.features[column]
+    if not isinstance(feature, datasets.ClassLabel) and max(noisy.max(), true.max()) > np.iinfo(feature.dtype).max:
+        feature = datasets.Value("int64")  # such as int8, and 300 classes
+    plain = dataset.with_format(None).add_column(TRUE_LABEL, true, feature=feature)
+    plain = plain.remove_columns(column).add_column(column, noisy, feature=feature).select_columns([*order, TRUE_LABEL])
+    shown = None if set(form["columns"]) == set(order) else [*form["columns"], TRUE_LABEL]
+    settings = {"columns": shown, "output_all_columns": form["output_all_columns"], **form["format_kwargs"]}
+    return plain.with_format(form["type"], **settings)

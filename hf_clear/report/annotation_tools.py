@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,10 @@ from .exports import as_table, check_overwriting
 from .issue_table import COLUMNS, CORRECTION
 
 _SHOWN = ("sample_index", "given_label", "label_score", "reasons")  # beside the texts
+_RESERVED = (  # what Label Studio's exports have beside the texts
+    *(*COLUMNS, CORRECTION),
+    *("id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time"),
+)
 _AGENT = f"hf_clear {__version__}"
 
 
@@ -36,7 +41,8 @@ def to_label_studio(table: datasets.Dataset | pd.DataFrame, path: str | os.PathL
 
     Returns:
         `str`: the labeling configuration (XML). Of a column whose name has commas, blanks or other signs in it, these
-        are underscores; rename the column before, or in the export, so that [`apply_corrections`] finds it.
+        are underscores, with a number after them if Label Studio or another column has that name (`given label`
+        becomes `given_label_2`); rename the column before, or in the export, so that [`apply_corrections`] finds it.
 
     Raises:
         FileExistsError: if there is a file of that name that is no list of such tasks.
@@ -58,7 +64,7 @@ def to_label_studio(table: datasets.Dataset | pd.DataFrame, path: str | os.PathL
     table = as_table(table)
     texts = _texts(table)
     _check_choices(table, label_names)
-    keys = {name: re.sub(r"\W", "_", name) for name in texts}
+    keys = _keys(texts)
     tasks = []
     for row in table.with_format(None):
         data = {**{keys[name]: row[name] for name in texts}, **{name: row[name] for name in _SHOWN if name in row}}
@@ -142,6 +148,18 @@ def _texts(table: datasets.Dataset) -> list[str]:
             else "The table has no labels: every token has its own, and there is none to correct."
         )
     return texts
+
+
+def _keys(texts: Sequence[str]) -> dict[str, str]:
+    """What the columns are called in Label Studio, each otherwise: by letters, digits and underscores."""
+    plain = {name: re.sub(r"\W", "_", name) or "_" for name in texts}
+    taken = {*_RESERVED}
+    keys = {}
+    for name in sorted(texts, key=lambda name: plain[name] != name):  # who can keep the name does
+        tried = (plain[name] if number == 1 else f"{plain[name]}_{number}" for number in itertools.count(1))
+        keys[name] = next(key for key in tried if key not in taken)
+        taken.add(keys[name])
+    return {name: keys[name] for name in texts}
 
 
 def _check_choices(table: datasets.Dataset, label_names: Sequence[str]) -> None:

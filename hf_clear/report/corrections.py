@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
+from .._argument_checks import is_blank
 from ..data.classes import shown
 from ..data.files import check_file, file_format, read_files
 from ..labels.known import LABEL_COLUMNS
@@ -76,6 +77,11 @@ def apply_corrections(
     texts = _text_columns(dataset, rows, text_columns, name, label_column)
     classes = WrittenClasses(dataset, label_column, label_names)
     _check_rows(dataset, rows, name, texts)
+    if any(map(is_blank, classes.names)):
+        logger.warning(
+            f"The data set has a class with the name {classes.blank!r}, and {name} can't hold it: a blank cell keeps "
+            "the label. Where that class is right, give it a name first."
+        )
     labels = dataset.with_format(None)[label_column][:]
     corrected = _corrected(labels, rows, corrections_column, classes, name)
     changed = sum(labels[index] != label for index, label in corrected.items())

@@ -28,10 +28,11 @@ def to_csv(table: datasets.Dataset | pd.DataFrame, path: str | os.PathLike) -> N
     """Writes the table for a spreadsheet, in UTF-8 with the mark that Excel wants.
 
     After `predicted_label` comes an empty column `corrected_label`: whoever reads the table fills in what is right,
-    saves the file as csv, and [`apply_corrections`] takes it from there. A cell that a spreadsheet would run as a
-    formula (it begins with `=`, `+`, `-`, `@`, or such a character in another width or after an apostrophe) gets an
-    apostrophe before it, which [`apply_corrections`] takes off again. `reasons` are joined by commas; what is not
-    known is an empty cell.
+    saves the file as csv, and [`apply_corrections`] takes it from there. What a spreadsheet would run as a formula (a
+    cell that begins with `=`, `+`, `-`, `@`, or such a character in another width or after an apostrophe) gets an
+    apostrophe before it, which [`apply_corrections`] and [`save_report`] take off again. So does what follows a
+    semicolon, a tab or a line break within a text: where programs separate cells by semicolons, they split there.
+    `reasons` are joined by commas; what is not known is an empty cell.
 
     Args:
         table (`datasets.Dataset` or `pandas.DataFrame`): of [`issue_table`] or `trainer.label_issues()`.
@@ -113,11 +114,22 @@ def to_cleanlab(
     table = as_table(table)
     check_label_names(label_names)
     frame = table.to_pandas().sort_values("sample_index").reset_index(drop=True)
-    is_whole = frame["sample_index"].tolist() == list(range(len(frame) if num_samples is None else num_samples))
-    if not is_whole or (num_samples is None and frame["is_label_issue"].all()):
+    index = frame["sample_index"].tolist()
+    size = max(index, default=-1) + 1 if num_samples is None else num_samples
+    is_whole = index == list(range(size))
+    if frame["is_label_issue"].all() and not (is_whole and num_samples is not None):
         raise ValueError(
             f"The table has {len(frame)} rows, and these are not all samples from 0 on, or are the issues alone. "
             "cleanlab wants one row for each sample of the data set: make the table with `return_all=True`."
+        )
+    if not is_whole:
+        missing = sorted(set(range(size)) - set(index))
+        others = f", nor for {len(missing) - 1} others" * (len(missing) > 1)
+        what = f"no row for sample {missing[0]}{others}" if missing else f"{len(frame)} rows for {size} samples"
+        raise ValueError(
+            f"The table has {what}. cleanlab wants one row for each sample of the data set. Samples without a label "
+            "(-100) have none: take them out of the data set, and make the table of what is left, with "
+            "`return_all=True`."
         )
     columns = {name: frame[name] for name in ("is_label_issue", "label_score")}
     columns["label_quality"] = frame["label_score"]

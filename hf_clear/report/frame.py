@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._argument_checks import check_label_names
+from .._argument_checks import check_label_names, is_blank
 from .._names import TRUE_LABEL
-from .issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues
+from .issue_table import CORRECTION, DEFAULT_THRESHOLD, TAKEN, are_issues
+from .sheets import read_back
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
     """
     check_label_names(label_names)
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
+    if CORRECTION in frame or ("reasons" in frame and any(isinstance(own, str) for own in frame["reasons"])):
+        frame = read_back(frame)  # it has been in a csv file
     missing = [name for name in ("sample_index", "given_label") if name not in frame]
     score = next((name for name in ("label_score", "clean_probability") if name in frame), None)
     if missing or score is None:
@@ -89,7 +92,7 @@ def issue_frame(table: Any, label_names: Sequence[str] | None = None) -> IssueFr
         rows["is_label_issue"] = are_issues(rows[score].to_numpy(), *classes, DEFAULT_THRESHOLD)
     if "reasons" in frame:
         rows["reasons"] = [_reasons(value) for value in frame["reasons"]]
-    others = [name for name in frame.columns if name not in (*COLUMNS, TRUE_LABEL)]
+    others = [name for name in frame.columns if name not in (*TAKEN, TRUE_LABEL)]
     texts = [str(name) for name in others if pd.api.types.infer_dtype(frame[name].dropna()) == "string"]
     for name in texts:
         rows[name] = pd.Series(["" if pd.isna(value) else value for value in _values(frame[name])], dtype=object)
@@ -111,6 +114,11 @@ def _name(value: Any, is_missing: bool, names: list[str] | None) -> str | None:
         if names is not None and not 0 <= value < len(names):
             raise ValueError(f"The table holds the label {value}, and there are {len(names)} label names.")
         return str(int(value)) if names is None else names[int(value)]
+    if is_blank(value):
+        raise ValueError(
+            f"The table holds the label {str(value)!r}, which can't be seen: in a file of corrections it would stand "
+            "for no correction. Give the class a name, such as 'other'; or put None there if it means no label."
+        )
     if names is not None and str(value) not in names:
         raise ValueError(f"The table holds the label {str(value)!r}, which is none of the label names.")
     return str(value)

@@ -12,11 +12,11 @@ from typing import Any
 
 from .._version import __version__
 from ..files import write_atomically
-from ..log_history import fits_of
 from .figures import pictures_of
 from .frame import issue_frame
+from .issue_table import check_threshold
 from .packing import pack
-from .summary import by_class, facts, is_supported, sentences
+from .summary import Suspicion, by_class, facts, is_supported, sentences
 
 MOST_BYTES = 5_000_000  # of a page
 _MARK = b'<meta name="generator" content="hf_clear'  # by which a page of ours is known
@@ -40,6 +40,8 @@ def save_report(
     label_names: Sequence[str] | None = None,
     title: str = "Label report",
     sections: Iterable[tuple[str, Any]] = (),
+    noise_rate: tuple[float, float] | None = None,
+    threshold: float | None = None,
 ) -> Path:
     """Writes what was found about the labels as one HTML page: three sentences, warnings, a table of suspects in which
     suggestions are accepted and downloaded as `corrections.csv`, pictures, and a table of the classes.
@@ -58,18 +60,23 @@ def save_report(
         log_history (`Sequence[Mapping[str, Any]]`, *optional*): `trainer.state.log_history`, for the noise rate, the
             fitted mixtures, learning curves and memorization.
         warnings (`Iterable[str]`, *optional*): what speaks against the scores, as the values of
-            `trainer.fit_findings.warnings`; shown before all else.
+            `trainer.fit_findings.warnings`; shown before all else. With them, and with neither `log_history` nor
+            `noise_rate`, nothing is said of how many labels are wrong.
         label_names (`Sequence[str]`, *optional*): all classes in order; by default those in the table.
         title (`str`, *optional*): of the page.
         sections (`Iterable[tuple[str, pandas.DataFrame]]`, *optional*): further tables to show, each below its title,
             such as the expected precision at each cut of the list.
+        noise_rate (`tuple[float, float]`, *optional*): the range in which the share of wrong labels lies, as an audit
+            states it: `(audit.noise_rate.low, audit.noise_rate.high)`, if `audit.is_supported`. By default it is what
+            the last fit in `log_history` found.
+        threshold (`float`, *optional*): that of the table, if it was made with another than 0.5, for the words.
 
     Returns:
         `pathlib.Path`: the file.
 
     Raises:
         FileExistsError: if a file is at `path` that is no report.
-        ValueError: if the table lacks a column, or one holds something else.
+        ValueError: if the table lacks a column, or one holds something else, or `noise_rate` is no range.
         ImportError: without jinja2 and matplotlib: `pip install "hf-clear[report]"`.
 
     Example:
@@ -80,6 +87,7 @@ def save_report(
     """
     path = Path(path)
     check_replaceable(path)
+    noise_rate, threshold = _range(noise_rate), None if threshold is None else check_threshold(threshold)
     environment = _environment()
     frame = issue_frame(table, label_names)
     log_history, warnings = list(log_history), list(warnings)
@@ -89,18 +97,14 @@ def save_report(
         for picture in pictures_of(frame, log_history)
     ]
     library, script, style = (_asset(name) for name in (_LIBRARY, "page.js", "page.css"))
+    classes = by_class(frame, is_supported(log_history, warnings, noise_rate))
     context = {
-        **{"title": title, "version": __version__, "sentences": sentences(frame, log_history, warnings)},
-        **{"facts": facts(frame, log_history), "warnings": warnings, "pictures": pictures},
-        **{
-            "classes": by_class(frame, is_supported(log_history, warnings)),
-            "library": library,
-            "script": script,
-            "style": style,
-        },
+        **{"title": title, "version": __version__, "warnings": warnings, "pictures": pictures, "classes": classes},
+        **{"sentences": sentences(frame, log_history, warnings, noise_rate, threshold)},
+        **{"facts": facts(frame, log_history, noise_rate), "suspicion": Suspicion.of(frame, threshold)},
+        **{"library": library, "script": script, "style": style, "policy": _policy([library, script], style)},
         **{"sections": [(name, _cells(shown)) for name, shown in sections], "texts": frame.texts},
-        **{"policy": _policy([library, script], style), "reasons": _reasons(frame), "fits": fits_of(log_history)},
-        **{"licence": _asset(_LIBRARY.replace(".js", ".LICENSE"))},
+        **{"reasons": _reasons(frame), "licence": _asset(_LIBRARY.replace(".js", ".LICENSE"))},
         **{"has_suggestions": frame.has("predicted_label"), "has_truth": frame.is_noisy is not None},
     }
     template = environment.get_template("page.html.jinja")
@@ -123,6 +127,20 @@ def check_replaceable(path: str | os.PathLike) -> None:
             if _MARK in file.read(_HEAD):
                 return
     raise FileExistsError(f"{path} is there, and is no report of hf_clear. Move it away, or choose another name.")
+
+
+def _range(noise_rate: Any) -> tuple[float, float] | None:
+    if noise_rate is None:
+        return None
+    try:
+        low, high = map(float, noise_rate)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"`noise_rate` has to be two shares in [0, 1], the lower one first, such as (0.1, 0.2); got {noise_rate!r}."
+        )
+    return low, high
 
 
 def _environment() -> Any:

@@ -40,6 +40,8 @@ def save_run_report(
     table: datasets.Dataset | pd.DataFrame | None = None,
     warnings: Iterable[str] = (),
     sections: Iterable[tuple[str, Any]] = (),
+    noise_rate: tuple[float, float] | None = None,
+    threshold: float | None = None,
 ) -> Path:
     """Writes the report ([`save_report`]) on a run of `run_glue_noisy.py` from its folder. Nothing of the run is
     changed, and no model is loaded. What the last fit warned of is in the report.
@@ -52,6 +54,7 @@ def save_run_report(
             `label_issues.parquet`: of a training that was no run of the script ([`~hf_clear.load_label_issues`]).
         warnings (`Iterable[str]`, *optional*), sections (`Iterable[tuple[str, pandas.DataFrame]]`, *optional*): more
             of them, as in [`save_report`].
+        noise_rate (`tuple[float, float]`, *optional*), threshold (`float`, *optional*): as in [`save_report`].
 
     Returns:
         `pathlib.Path`: the file.
@@ -80,6 +83,8 @@ def save_run_report(
         label_names=_label_names(folder, table),
         title=f"Labels of {folder.resolve().name}",
         sections=sections,
+        noise_rate=noise_rate,
+        threshold=threshold,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 
 import pandas as pd
@@ -9,19 +10,23 @@ import pandas as pd
 from ..data.files import check_encoding
 
 # What begins a formula in Excel, LibreOffice or Google Sheets (OWASP, "CSV Injection"), full-width forms included.
-_FORMULA = "=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20"
-_DANGEROUS, _ESCAPED = re.compile(f"'*[{_FORMULA}]"), re.compile(f"'+[{_FORMULA}]")
-_LONGEST = 30_000  # characters, blanks aside, of a cell that may be cut off: Excel does so at 32,767
+_FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+# Where a cell begins: at its first character, and where a program that separates cells by semicolons or tabs splits our
+# file, quotes or not. There, a formula may come after apostrophes; at the first character, after a tab or a line break.
+_CELL = f"(?:^(?='*[{_FORMULA}\t\r\n])|(?<=[;\t\r\n])(?='*[{_FORMULA}]))"
+_ESCAPED = f"(?:^'(?='*[{_FORMULA}\t\r\n])|(?<=[;\t\r\n])'(?='*[{_FORMULA}]))"
+_DANGEROUS, _APOSTROPHE = re.compile(_CELL), re.compile(_ESCAPED)
+_LONGEST = 20_000  # UTF-16 units of a text that a cell has to hold: Excel cuts at 32,767, apostrophes of ours included
 
 
 def escaped(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: with an apostrophe before it if it begins like one."""
-    return f"'{text}" if _DANGEROUS.match(text) else text
+    """A text of which no spreadsheet takes anything for a formula: with an apostrophe before what begins like one."""
+    return _DANGEROUS.sub("'", text)
 
 
 def unescaped(cell: str) -> str:
     """The text that [`escaped`] was given."""
-    return cell[1:] if _ESCAPED.match(cell) else cell
+    return _APOSTROPHE.sub("", cell)
 
 
 def writable(text: str) -> str:
@@ -30,10 +35,11 @@ def writable(text: str) -> str:
 
 
 def is_same_text(cell: object, text: object) -> bool:
-    """Whether a cell holds a text, as far as a spreadsheet leaves texts alone: blanks, line breaks and apostrophes in
-    front may be others, numbers may be written otherwise (`007` as `7`), and what is too long may be cut off."""
-    cell, text = (_collapsed("" if value is None else writable(str(value))) for value in (cell, text))
-    if cell == text or (len(cell) >= _LONGEST and text.startswith(cell)):
+    """Whether a cell holds a text, as far as a spreadsheet leaves texts alone: blanks, line breaks and apostrophes may
+    be others, numbers may be written otherwise (`007` as `7`), and what is too long may be cut off."""
+    full = "" if text is None else writable(str(text))
+    cell, text = _collapsed("" if cell is None else writable(str(cell))), _collapsed(full)
+    if cell == text or (text.startswith(cell) and cell.startswith(_collapsed(_beginning(full)))):
         return True
     try:
         return float(cell) == float(text)
@@ -41,8 +47,15 @@ def is_same_text(cell: object, text: object) -> bool:
         return False
 
 
+def _beginning(text: str) -> str:
+    """What a cell holds of a text at least. Spreadsheets count UTF-16 units, of which an emoji has two."""
+    if len(text) <= _LONGEST // 2:
+        return text
+    return text.encode("utf-16-le", "surrogatepass")[: 2 * _LONGEST].decode("utf-16-le", "ignore")
+
+
 def _collapsed(text: str) -> str:
-    return " ".join(text.split()).lstrip("' ")
+    return " ".join(text.replace("'", "").split())
 
 
 def read_sheet(path: str) -> pd.DataFrame:
@@ -56,9 +69,7 @@ def read_sheet(path: str) -> pd.DataFrame:
         ValueError: if it is not in UTF-8, empty, or no table, or two columns have one name.
     """
     check_encoding(path)
-    with open(path, encoding="utf-8-sig") as file:
-        first = file.readline()
-    separator = max(",;\t", key=first.count)
+    separator = max(",;\t", key=lambda own: _fit_of(_header(path, own)))
     options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skip_blank_lines": False}
     try:
         frame = pd.read_csv(path, sep=separator, header=None, **options)  # so that rows longer than it are refused
@@ -72,3 +83,31 @@ def read_sheet(path: str) -> pd.DataFrame:
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     frame = frame.iloc[1:]
     return frame[(frame != "").any(axis=1)]
+
+
+def _header(path: str, separator: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file, delimiter=separator), [])
+    except csv.Error:  # such as a cell of 100,000 characters: what is wrong is said when all is read
+        return []
+
+
+def _fit_of(header: list[str]) -> tuple[bool, int]:
+    """How well a header is split: names of columns may hold semicolons or tabs, but one column is called so."""
+    return "sample_index" in (name.strip() for name in header), len(header)
+
+
+def read_back(table: pd.DataFrame) -> pd.DataFrame:
+    """A table that `pandas.read_csv` has read from a file of `to_csv`, with names and texts as they were."""
+
+    def plain(value: object) -> object:
+        return unescaped(value) if isinstance(value, str) else value
+
+    found = {plain(name): column for name, column in table.items()}
+    return pd.DataFrame(
+        {
+            name: column.map(plain) if pd.api.types.infer_dtype(column, skipna=True) == "string" else column
+            for name, column in found.items()
+        }
+    )

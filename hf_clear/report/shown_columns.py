@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Value
 
+from .._argument_checks import is_blank
 from .._names import TRUE_LABEL
 from ..data.texts import check_columns
 from ..labels.known import LABEL_COLUMNS
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 DECODED = "decoded_text"  # the column that stands for texts which the data set doesn't hold
 
 
-def class_names(dataset: Any, label_columns: Sequence[str], config: Any = None) -> list[str] | None:
+def class_names(
+    dataset: Any, label_columns: Sequence[str], config: Any = None, may_be_blank: bool = False
+) -> list[str] | None:
     """What the classes of a data set are called: as its `ClassLabel` column says or, if it has none, as the model's
     config does.
 
@@ -30,6 +33,8 @@ def class_names(dataset: Any, label_columns: Sequence[str], config: Any = None) 
         dataset (`Any`): a `datasets.Dataset`, or any other.
         label_columns (`Sequence[str]`): what the column with the labels may be called; the first that is there counts.
         config (`PretrainedConfig`, *optional*): of the model. Names such as `LABEL_0`, its default, say nothing.
+        may_be_blank (`bool`, *optional*, defaults to `False`): whether names are returned of which one is blank. In a
+            table, or a file of corrections, numbers tell the classes apart then.
 
     Returns:
         `list[str]` in the order of the numbers; None if the classes have no names, or two have the same.
@@ -42,7 +47,8 @@ def class_names(dataset: Any, label_columns: Sequence[str], config: Any = None) 
         names = feature.names if isinstance(feature, ClassLabel) else None
     if names is None and are_names(own := names_in(config)):
         names = own
-    return names if names and len(set(names)) == len(names) else None
+    are_told_apart = names and len(set(names)) == len(names) and (may_be_blank or not any(map(is_blank, names)))
+    return names if are_told_apart else None
 
 
 def shown_columns(

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from datasets import ClassLabel
 
-from .._argument_checks import check_label_names
+from .._argument_checks import check_label_names, is_blank
 from ..data.classes import as_class, written
 from ..data.labels import listed
 from .sheets import unescaped
@@ -29,6 +29,11 @@ class WrittenClasses:
             )
         known = {value: written(value) for value in values if value is not None}
         names = feature.names if isinstance(feature, ClassLabel) else label_names
+        self.blank = next((name for name in names or known.values() if is_blank(name)), None)
+        if self.blank is not None and isinstance(
+            feature, ClassLabel
+        ):  # then numbers are in the table, see `class_names`
+            names = label_names or range(len(feature.names))
         if names is not None and all(type(value) is int for value in known):
             known = {number: str(name) for number, name in enumerate(names)}
         self.values = list(known)
@@ -57,4 +62,6 @@ class WrittenClasses:
         text = f"There are the classes {listed(self.names)}." + (f" Did you mean {close[0]!r}?" if close else "")
         if all(name.lstrip("-").isdigit() for name in self.names):
             text += " If these have names, give them in `label_names`, in the order of the numbers."
+        if self.blank is not None:
+            text += f" (One class is called {self.blank!r}, which can't be seen: so numbers stand for all.)"
         return text

@@ -9,7 +9,7 @@ HOSTILE = (
     '<b onmouseover="window.hacked = 3">column</b>',
     "</script><script>window.hacked = 4</script>",
     "$\\frac{x$ & <svg onload=window.hacked=5>",
-    "=HYPERLINK(\"http://example.org\", 'x')",
+    "=HYPERLINK(\"http://example.org\"; 'x');=1+1\n- 2",
     '@SUM(1+1), "quoted"\r\nand a second line',
     "-->]]>{{ 7 * 7 }}</textarea></template> \u202e right to left \x1b[2J",
     "é 漢字 🙂 " + "long " * 400,

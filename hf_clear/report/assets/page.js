@@ -343,11 +343,15 @@
   });
 
   // ---- The way back ----
-  let downloaded = 0;
+  let downloaded = "";
+  const chosenNow = () => [...accepted].sort((a, b) => a - b).map((row) => [row, suggestionOf(row)]).join(" ");
   const cellOf = (content) => {
-    // a spreadsheet would run a cell that begins like a formula
-    const safe = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(content) ? "'" + content : content;
-    return /[",\r\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
+    // a spreadsheet would run a cell that begins like a formula; where it separates cells by semicolons, it splits there
+    const safe = content.replace(
+      /^(?='*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])|(?<=[;\t\r\n])(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])/g,
+      "'",
+    );
+    return /[",;\t\r\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
   };
   $("download").addEventListener("click", () => {
     const lines = [
@@ -364,10 +368,10 @@
     const address = URL.createObjectURL(new Blob(["\ufeff" + lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
     make("a", { href: address, download: "corrections.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
-    downloaded = accepted.size;
+    downloaded = chosenNow();
   });
   addEventListener("beforeunload", (event) => {
-    if (accepted.size > 0 && accepted.size !== downloaded) event.preventDefault();
+    if (accepted.size > 0 && chosenNow() !== downloaded) event.preventDefault();
   });
 
   for (const id of ["filters", "actions", "pager"]) $(id).hidden = false;
