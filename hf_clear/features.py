@@ -146,14 +146,14 @@ def _without_new_hooks(model: nn.Module) -> Iterator[None]:
                 module.__dict__.pop(_HOOKED, None)
 
 
-def check_features(trainer: AnyTrainer, batch: dict[str, Any], head: nn.Module) -> None:
-    """Whether a batch (without labels) gives features of both kinds.
+def check_features(trainer: AnyTrainer, batch: dict[str, Any], head: nn.Module, mean: bool = True) -> None:
+    """Whether a batch (without labels) gives the head's features, and if asked for, averaged hidden states.
 
     Raises:
         ValueError: if it doesn't; the message says why.
     """
     with _HeadInputs(head) as hook, _without_new_hooks(trainer.model):
-        _features(trainer, trainer.model, batch, hook, mean=True)
+        _features(trainer, trainer.model, batch, hook, mean)
 
 
 def _features(

@@ -120,7 +120,8 @@ class Refit:
         return logs | left_out if logs else {}
 
     def _begin_anew_if_lost(self, epoch: int, estimator: NamedEstimator) -> dict[str, float]:
-        """Begins anew if plain epochs have left a model that says nothing, by training and by a pass. Its skill."""
+        """Begins anew if plain epochs have left a model that says nothing, by training and by a pass. Returns what
+        training says, for the log."""
         by_evidence = self.settings.clear_warmup == "evidence" and self.settings.clear_evidence != "none"
         if not (epoch > 0 and by_evidence and self.loss.uses_posterior and self._trainer.may_begin_anew(epoch)):
             return {}

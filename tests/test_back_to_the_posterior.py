@@ -1,14 +1,15 @@
 """Each refit decides between the posterior and gates: by whether a noise matrix explains the labels."""
 
 import logging
+import math
 from types import SimpleNamespace
 
 import torch
 from helpers.posterior import GOOD, NOTHING, POSTERIOR, UNEXPLAINED, WEAK, ExplainsLater, Modes, trainer_of
 from helpers.turn import assert_same, noisy_dataset, state_of
 
-from hf_clear.estimators.noise_model import EXPLAINED
-from hf_clear.without_posterior import leave_posterior
+from hf_clear.estimators.noise_model import EXPLAINED, SKILL
+from hf_clear.without_posterior import leave_posterior, say_explained
 
 GATES, POSTERIORS = ("clear", "class_balanced"), ("posterior", "none")
 
@@ -73,3 +74,12 @@ def test_an_estimator_of_ones_own_may_not_tell_its_skill(caplog):
     with caplog.at_level(logging.WARNING, "hf_clear"):
         leave_posterior(SimpleNamespace(is_world_process_zero=lambda: True), "posterior", None, {EXPLAINED: 0.2}, 0.5)
     assert "explains 20% of what speaks against the given labels" in caplog.text
+
+
+def test_what_is_said_where_no_prediction_is_finite(caplog):
+    trainer = SimpleNamespace(is_world_process_zero=lambda: True)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        say_explained(trainer, {EXPLAINED: math.nan, SKILL: math.nan})  # no `clean_fraction`: no loss is finite
+        assert "nothing is known of any label" in caplog.text and "taken for correct" not in caplog.text
+        say_explained(trainer, {EXPLAINED: math.nan, SKILL: math.nan, "clean_fraction": 1.0})
+    assert "say nothing about the labels any more: all are taken for correct" in caplog.text

@@ -339,6 +339,21 @@ def test_samples_without_finite_features_are_no_evidence(training_arguments, cap
     assert np.isnan(table["clean_probability"])[is_broken.numpy()].all()
 
 
+@pytest.mark.parametrize("evidence", ["mean_probe+head_probe", "head_probe"])
+def test_a_model_that_gives_tuples_has_the_features_of_its_head_alone(training_arguments, caplog, evidence):
+    model = tiny_bert(**LEARNED)
+    model.config.return_dict = False
+    arguments = training_arguments(**POSTERIOR | {"max_steps": 1, "clear_evidence": evidence})
+    trainer = trainer_of(arguments, noisy_dataset(400), model)
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        trainer.train()
+    needs_mean = "mean" in evidence
+    assert (trainer.sample_store.posterior is None) == needs_mean
+    assert (
+        "doesn't give its hidden states by name" in caplog.text and "return_dict=False" in caplog.text
+    ) == needs_mean
+
+
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_a_trained_model_can_be_pickled_as_before(training_arguments, is_merged):
     """The pass over frozen features leaves nothing in the model, which gives hidden states to whoever asks then."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from .._typing import AnyTrainer
 from ..estimators.noise_model import MOST_CLASSES
+from ..evidence import evidence_sources
 from ..features import check_features
 from ..probing import find_head
 from ..sample_index import num_labels
@@ -61,7 +62,8 @@ def _reason(
     if settings.clear_warmup in BY_EVIDENCE and settings.clear_evidence != "none":
         try:
             head = find_head(trainer.accelerator.unwrap_model(trainer.model), settings.probe_head)
-            check_features(trainer, batch, head)
+            needs_mean = any(source.features == "mean" for source in evidence_sources(settings.clear_evidence))
+            check_features(trainer, batch, head, needs_mean)
         except ValueError as error:
             if settings.probe_head is not None:
                 raise

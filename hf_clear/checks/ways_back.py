@@ -22,7 +22,7 @@ def check_ways_back(trainer: AnyTrainer) -> None:
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     has_peft_inside = not isinstance(model, PeftModel) and getattr(model, "_hf_peft_config_loaded", False)
     adapters = model.active_adapters if isinstance(model, PeftModel) else [_DEFAULT]
-    if args.load_best_model_at_end:
+    if args.load_best_model_at_end and not trainer.is_deepspeed_enabled:  # which restores all there is
         if has_peft_inside:
             raise ValueError(
                 "`load_best_model_at_end=True` can't load the best model of one with adapters by `model.add_adapter`: "

@@ -136,8 +136,8 @@ def fit_noise_model(
 
     Args:
         scores (`np.ndarray` of shape `[num_samples, num_labels]`, or a sequence of them): logits, or logarithms of
-            probabilities, of each source. Minus infinity is the logarithm of 0. A row of it alone, or with NaN or
-            infinity in it, says nothing.
+            probabilities, of each source, in any unit. Minus infinity is the logarithm of 0. A row of it alone, or with
+            NaN or infinity in it, says nothing.
         labels (`np.ndarray` of shape `[num_samples]`): the given classes; -100 for none.
         transition_matrix (`np.ndarray` of shape `[num_labels, num_labels]`, *optional*): T, if it is known; rows sum to
             1. Then the weights of the prediction alone are fitted.

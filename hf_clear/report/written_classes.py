@@ -30,9 +30,8 @@ class WrittenClasses:
         known = {value: written(value) for value in values if value is not None}
         names = feature.names if isinstance(feature, ClassLabel) else label_names
         self.blank = next((name for name in names or known.values() if is_blank(name)), None)
-        if self.blank is not None and isinstance(
-            feature, ClassLabel
-        ):  # then numbers are in the table, see `class_names`
+        if self.blank is not None and isinstance(feature, ClassLabel):
+            # Then numbers are in the table, see `class_names`.
             names = label_names or range(len(feature.names))
         if names is not None and all(type(value) is int for value in known):
             known = {number: str(name) for number, name in enumerate(names)}
