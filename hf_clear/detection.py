@@ -94,11 +94,11 @@ class LabelEvidence:
         features (`list[np.ndarray]`): what the probes were trained on; empty if there were predictions alone.
     """
 
-    labels: np.ndarray
-    scores: list[np.ndarray]
+    labels: np.ndarray = field(repr=False)
+    scores: list[np.ndarray] = field(repr=False)
     model: NoiseModel
-    rescore: Callable[[np.ndarray], list[np.ndarray]]
-    features: list[np.ndarray] = field(default_factory=list)
+    rescore: Callable[[np.ndarray], list[np.ndarray]] = field(repr=False)
+    features: list[np.ndarray] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(

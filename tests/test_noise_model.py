@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hf_clear import find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
-from hf_clear.estimators._halves import judge_by_halves
+from hf_clear.estimators._halves import _agreement, judge_by_halves
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
 from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators._weights import Rows, centered, classes_first, fit_weights
@@ -303,12 +303,37 @@ def test_as_an_estimator_and_as_find_label_issues(caplog):
     assert "say nothing about the labels" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "hf_clear"):
-        assert len(find_label_issues(labels[:24], softmax(scores[:24], axis=1))) == 0
-    assert "may say something about the labels, but 24 are too few to be sure of it" in caplog.text
+        assert len(find_label_issues(labels[:10], softmax(scores[:10], axis=1))) == 0
+    assert "may say something about the labels, but 10 are too few to be sure of it" in caplog.text
     assert sorted(every["sample_index"][-7:]) == list(range(7)) and np.isnan(every["label_score"][-7:]).all()
     assert not any(every["is_label_issue"][-7:])
     with pytest.raises(ValueError, match=r"`pred_probs\[0\]` is no distribution.*softmax"):
         find_label_issues(labels, scores)
+
+
+@pytest.mark.parametrize("num_labels, size, rate", [(2, 200, 0.35), (4, 80, 0.5), (10, 150, 0.6)])
+def test_few_labels_of_which_many_are_wrong_are_told_from_labels_at_random(num_labels, size, rate):
+    told = at_random = 0
+    for seed in range(8):
+        scores, _, labels = simulated(symmetric_matrix(num_labels, rate), size, separation=3.0, seed=seed)
+        told += fit_noise_model(scores, labels).is_supported
+        at_random += fit_noise_model(scores, np.random.default_rng(seed + 1).permutation(labels)).is_supported
+    assert told >= 6 and at_random <= 1
+
+
+def test_agreement_is_that_with_permuted_labels():
+    """Mean and variance over all orders of the labels, counted out."""
+    rng = np.random.default_rng(0)
+    labels, predicted = np.array([0, 1, 1, 2, 0]), rng.dirichlet(np.ones(3), 5).T
+    sums = [predicted[list(order), np.arange(5)].sum() for order in itertools.permutations(labels)]
+    excess, variance = _agreement(predicted.astype(np.float32), labels)
+    assert excess == pytest.approx(predicted[labels, np.arange(5)].sum() - np.mean(sums), abs=1e-5)
+    assert variance == pytest.approx(np.var(sums), rel=1e-4)
+
+
+def test_labels_that_are_mostly_the_next_class_agree_with_what_is_predicted_for_them():
+    scores, _, labels = simulated(asymmetric(0.8, 3), 300)
+    assert fit_noise_model(scores, labels, transition_matrix=asymmetric(0.8, 3)).is_supported
 
 
 # ---- Evidence ----

@@ -67,7 +67,7 @@ def test_statements_are_right_on_simulated_labels(matrix, separation, tells):
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("name", ["banking77", "sst5"])
 def test_statements_are_right_on_texts(name):
-    """Features by TF-IDF, in place of a model. On SST-5 they say little, and the statements have to say so."""
+    """Features by TF-IDF, in place of a model. On SST-5 they say little, and the range has to say so."""
     column = "category" if name == "banking77" else "label"
     data = read_files({"train": str(DATA / name / "train.csv")})["train"]
     _, true = np.unique(data[column][:], return_inverse=True)
@@ -83,7 +83,7 @@ def test_statements_are_right_on_texts(name):
         precision = (true != labels)[audit.label_issues["sample_index"][:]].mean()
         assert audit.precision_of_issues["precision_mixture"] == pytest.approx(precision, abs=0.1)
     else:
-        assert not audit.is_supported and (audit.noise_rate.low, audit.noise_rate.high) == (0, 1)
+        assert audit.noise_rate.low == 0 and audit.noise_rate.high > 0.6 and len(audit.label_issues) < 80
 
 
 def test_few_samples_one_class_and_rows_that_say_nothing():
@@ -130,6 +130,12 @@ def test_confident_joint_is_that_of_cleanlab():
     np.testing.assert_allclose(joint, cleanlab.estimate_joint(labels, probabilities), atol=0.01)
     labels[:9], probabilities[9:12] = -100, np.nan
     assert np.isfinite(confident_joint(probabilities, labels)).all()
+
+
+def test_an_audit_shows_no_tables():
+    scores, _, labels = simulated(symmetric_matrix(3, 0.3), size=300)
+    audit = audit_labels(labels, softmax(scores))
+    assert len(repr(audit)) < 600 and "array" not in repr(audit.planted) + repr(audit)
 
 
 def test_planted_errors_are_drawn_and_found_again():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
@@ -27,7 +27,7 @@ from ..trust import (
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """What [`audit_labels`] found.
+    """What [`audit_labels`] found; [`~hf_clear.audit.summary`] says it in a few lines.
 
     Attributes:
         table (`datasets.Dataset`): every sample with a label, worst first, as of [`~hf_clear.find_label_issues`].
@@ -44,12 +44,12 @@ class LabelAudit:
         threshold (`float`, *optional*, defaults to 0.5): a label is a suspect if its score is below it.
     """
 
-    table: datasets.Dataset
+    table: datasets.Dataset = field(repr=False)
     noise_rate: NoiseRate
-    expected_precision: list[dict[str, float]]
+    expected_precision: list[dict[str, float]] = field(repr=False)
     planted: PlantedErrors
     accuracy: CleanAccuracy
-    transition_matrix: np.ndarray
+    transition_matrix: np.ndarray = field(repr=False)
     is_supported: bool
     measured: dict[str, float] | None = None
     threshold: float = DEFAULT_THRESHOLD
@@ -100,6 +100,7 @@ def audit_labels(
 
     ```python
     >>> audit = audit_labels(labels, features=embeddings, texts={"text": texts}, label_names=names)
+    >>> print(hf_clear.audit.summary(audit))    # what `hf-clear audit` prints
     >>> audit.noise_rate.low, audit.noise_rate.high
     (0.34, 0.44)
     >>> audit.precision_of_issues

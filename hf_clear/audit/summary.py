@@ -40,8 +40,8 @@ def summary(audit: LabelAudit, source: str = "The data") -> str:
             )
         accuracy = audit.accuracy
         lines.append(
-            f"Accuracy of a linear probe: {_percent(accuracy.given)} on the given labels; on the true ones about "
-            f"{_percent(accuracy.estimate)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})."
+            f"Accuracy of the predictions that this goes by: {_percent(accuracy.given)} on the given labels; on the "
+            f"true ones about {_percent(accuracy.estimate)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})."
         )
     if audit.is_supported and audit.expected_precision:
         lines += ["", f"{PRECISION_TITLE}:", ""]
@@ -98,18 +98,18 @@ def warnings_of(audit: LabelAudit) -> list[str]:
         if len(set(labels)) > len(labels) / _FEW:
             why = (
                 f"there are {len(set(labels)):,} classes for {len(labels):,} labels, too few of each to learn from. Is "
-                "it the right column (`--label_column_name`)?"
+                "it the right column (`hf-clear audit --label_column_name`)?"
             )
         else:
             why = (
                 "the predictions say nothing about the labels, or there are too few labels to be sure that they do, so "
-                "that no label is called wrong. Take features of "
-                "another model (`--model_name_or_path`), or train one: `hf-clear train`."
+                "that no label is called wrong. Take features of another model (`hf-clear audit "
+                "--model_name_or_path`), or train one: `hf-clear train`."
             )
         return [*found, why]
     if rate.high - rate.low > _WIDE:
         found.append(
-            "hard samples and wrong labels look alike to frozen features here, so that the share of wrong labels can't "
+            "hard samples and wrong labels look alike to these predictions, so that the share of wrong labels can't "
             "be told. Take the list as an order in which to look, and train a model for a better one: `hf-clear train`."
         )
     if len(audit.planted.planted) and audit.planted.found < _LEAST_FOUND:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,17 +52,18 @@ class NoiseModel:
         log_likelihood (`float`): the mean of `log sum_k f_ik T[k, y_i]` over samples with a label and a score, in nats.
         gain (`float`): by how much a label is likelier than if all samples had the same prediction, in nats: the mean
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
-        is_supported (`bool`): whether the gain is above 0 (0.001, and a one-sided t-test at 1 %). If not, nothing is
-            known: `target` is the given label, `clean_probability` is 1, and `prediction` the same for all classes.
+        is_supported (`bool`): whether these labels agree with what is predicted for them, by more than if they were
+            permuted (a one-sided test at 1 %), and the gain is above 0.001. If not, nothing is known: `target` is the
+            given label, `clean_probability` is 1, and `prediction` the same for all classes.
         is_free (`bool`): whether T is given, or another than symmetric noise since that makes held-out labels likelier.
     """
 
-    transition_matrix: np.ndarray
+    transition_matrix: np.ndarray = field(repr=False)
     scales: np.ndarray
-    prediction: np.ndarray
-    target: np.ndarray
-    labels: np.ndarray
-    has_scores: np.ndarray
+    prediction: np.ndarray = field(repr=False)
+    target: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    has_scores: np.ndarray = field(repr=False)
     log_likelihood: float
     gain: float
     is_supported: bool

@@ -87,7 +87,7 @@ def estimate_noise_rate(model: NoiseModel, scores: np.ndarray | Sequence[np.ndar
     likely = _likely_rates(model, tables, labels)
     disputed = float((model.prediction.argmax(axis=1) != labels)[known].mean())
     ends = [model.noise_rate, by_joint, *likely]
-    return NoiseRate(model.noise_rate, by_joint, min(ends), max(*ends, disputed))
+    return NoiseRate(model.noise_rate, by_joint, float(min(ends)), float(max(*ends, disputed)))
 
 
 def confident_joint(pred_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class PlantedErrors:
             among fewer than two classes.
     """
 
-    planted: np.ndarray
-    kind: np.ndarray
-    untouched: np.ndarray
+    planted: np.ndarray = field(repr=False)
+    kind: np.ndarray = field(repr=False)
+    untouched: np.ndarray = field(repr=False)
     num_labels: int
     noise_rate: float = 0.0
 
