@@ -61,7 +61,8 @@ def dictionary(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] 
 
 
 def check_label_names(label_names: Any) -> None:
-    """
+    """Looks whether these can be the names of all classes; None passes.
+
     Raises:
         ValueError: if these are not names of classes in the order of their numbers. The order of a dict such as a
             config's `label2id` is any: transformers reads it back in that of the alphabet.

@@ -103,8 +103,9 @@ class CleanProbabilityCallback(TrainerCallback):
         is_fitted = cast(SampleStore, self.trainer.sample_store).is_fitted  # in a resumed run
         if warmup >= state.num_train_epochs and self.trainer.clear_args.clear_warmup == "epochs" and not is_fitted:
             logger.warning(
-                f"The warm-up of {warmup} epochs is not shorter than the training of {state.num_train_epochs}: the "
-                "mixture is never fitted, and this is plain PEFT training. Lower `clear_warmup_epochs` or train longer."
+                f"The warm-up of {warmup} epochs is not shorter than the training of {state.num_train_epochs}: no "
+                "clean probability is ever fitted, and this is plain PEFT training. Lower `clear_warmup_epochs` or "
+                "train longer."
             )
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):

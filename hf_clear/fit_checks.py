@@ -181,12 +181,10 @@ def check_fit(
 
 
 def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, str] | None:
-    """
+    """A warning, and in a few words what it says, if a model predicts labels no better than guesses; else None.
+
     Args:
         predicted, labels (`np.ndarray` of shape `[num_samples]`): classes; what is negative agrees with nothing.
-
-    Returns:
-        `tuple[str, str]`, *optional*: a warning, and in a few words what it says; None if the model is better.
     """
     from scipy.stats import binom
 

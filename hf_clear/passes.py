@@ -218,7 +218,7 @@ def tables_by_index(
         raise ValueError("The data set has no sample.")
     seen = torch.zeros(num_samples)  # how often
     tables: list[torch.Tensor] = []
-    with random_state_preserved(), evaluation_mode(model), autocast, low_precision(trainer.args):
+    with random_state_preserved(model), evaluation_mode(model), autocast, low_precision(trainer.args):
         quiet = description is None or trainer.args.disable_tqdm or not trainer.is_local_process_zero()
         for batch in tqdm(_some_batches(trainer, dataloader), total=len(dataloader), desc=description, disable=quiet):
             index = batch.pop(SAMPLE_INDEX)

@@ -18,7 +18,7 @@ from ._names import IGNORED_LABEL, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .class_tables import finite_rows, mean_of_members
 from .estimators import NamedEstimator
-from .estimators._unexplained import mixture_if_unexplained, says_nothing
+from .estimators._unexplained import GATES_OPEN, mixture_if_unexplained, says_nothing
 from .features import predict_features
 from .fit import expected_skill, fit_clean_probability
 from .folds.cross_fitting import CrossFitting, HeldOutScores
@@ -35,8 +35,7 @@ from .without_posterior import leave_posterior, say_explained, with_gates
 
 logger = logging.getLogger(__name__)
 
-# What a draw of gates is for: the part of its key after seed and step.
-LOSS, TARGET = range(2)
+LOSS, TARGET = range(2)  # what a draw of gates is for: the part of its key after seed and step
 
 
 class Refit:
@@ -138,9 +137,11 @@ class Refit:
         follows = self.store.is_provisional and not self.store.is_fitted  # until the next refit, whatever it is worth
         least, in_force = self.settings.clear_min_explained, self.loss.uses_posterior and not self._is_open
         if least > 0 and not follows and (self._asked is not None or self.loss.uses_posterior):
-            estimator = mixture_if_unexplained(estimator, float("inf") if self.store.keeps_gates else least, in_force)
+            at_least = float("inf") if self.store.keeps_gates else least
+            may_open = (self._asked or self.settings).clear_routing == "none"
+            estimator = mixture_if_unexplained(estimator, at_least, in_force, may_open)
         logs = fit_clean_probability(self._trainer, self.store, estimator, predictions, features, self.true_labels)
-        self.store.is_provisional = follows
+        self.store.is_provisional, self.store.gates_open = follows, logs.get(GATES_OPEN) == 1
         if self.loss.uses_posterior and self.store.posterior is None:
             leave_posterior(self._trainer, self.loss.name, estimator, logs, least)
             self.store.keeps_gates = in_force
@@ -215,7 +216,7 @@ class Refit:
         return predictions
 
     def _leave_out(self) -> dict[str, float]:
-        if self.participation.takes_part is None or not self.store.is_fitted:
+        if self.participation.takes_part is None or not self.store.is_fitted or self.store.gates_open:
             return {}
         return self.participation.leave_out(self.store.clean_probability, self.settings.clear_min_clean_probability)
 
@@ -261,7 +262,7 @@ class Refit:
         if not self.loss.uses_target or (by_step and not self.store.is_fitted):
             return None
         if not by_step:
-            return None if targets is None else sharpen(targets[index], temperature)
+            return None if targets is None else sharpen(targets[index].float(), temperature)
         target: Any = sum(predict(self.gates(index, TARGET, member)) / size for member in range(size))
         return finite_rows(sharpen(target, temperature))
 
@@ -288,7 +289,7 @@ class Refit:
             settings, store = self.settings, self.store
             known = store.clean_probability, settings.clear_gamma, truly_clean(self.true_labels, store.labels)
             own = gate_probability(settings.clear_routing, *known, store.labels, store.losses)
-            self._gate_probability, self._all_act = own, bool((own == 1).all())
+            self._gate_probability, self._all_act = own, store.gates_open or bool((own == 1).all())
         return self._gate_probability
 
     def _begin(self, predictions: SamplePredictions, index: torch.Tensor | None = None) -> None:

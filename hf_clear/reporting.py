@@ -10,11 +10,10 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ._names import TRUE_LABEL
+from ._names import REPORT, TRUE_LABEL
 from ._trainer_types import OwnTrainer
 from .report.callback import ReportCallback
 from .report.page import save_report
-from .report.run_report import REPORT
 from .report.shown_columns import class_names
 from .sample_index import label_names
 

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save as serialize
 
-from ._names import IGNORED_LABEL
+from ._names import CLEAR_STATE, IGNORED_LABEL
 from .class_tables import finite_rows, merge_rows, table_type
 from .files import write_atomically
 from .files.checksums import sealed
@@ -29,8 +29,8 @@ from .files.states import (
 )
 from .fit_checks import SAYS_NOTHING, FitFindings, without_scores
 
-STATE_NAME = "clear_state.safetensors"  # in a checkpoint
-FINAL_STATE_NAME = "_clear_state.safetensors"  # in `output_dir`; a push leaves out what begins with "_"
+STATE_NAME = CLEAR_STATE
+FINAL_STATE_NAME = f"_{CLEAR_STATE}"  # in `output_dir`; a push leaves out what begins with "_"
 _FORMAT = "hf_clear.sample_store.v5"
 _ROWS = 1024  # of a table that are worked on at a time
 _PAST_WEIGHT = 0.9  # of the exponential mean of losses (official CleaR code, adapter solver)
@@ -70,6 +70,8 @@ class SampleStore:
             model learns wrong labels by heart, a posterior takes them for right: gates stay then.
         is_provisional (`bool`): whether the posterior is that of weak evidence, which a model that has begun anew
             follows for one epoch. The next refit decides.
+        gates_open (`bool`): whether modules act on all samples, whatever their clean probability: neither losses nor
+            evidence are two groups.
         fitted_epoch (`int`): the epoch (from 0) at whose beginning the mixture was fitted last; -1 before the first.
         identity (`dict[str, Any]`, *optional*): of the run that the samples are of, as JSON
             ([`~hf_clear.identity.training.Identity`]).
@@ -89,6 +91,7 @@ class SampleStore:
     transition_matrix: torch.Tensor | None = None
     keeps_gates: bool = False
     is_provisional: bool = False
+    gates_open: bool = False
     fitted_epoch: int = -1
     identity: dict[str, Any] | None = field(default=None, repr=False)
     labels_before: torch.Tensor | None = field(default=None, repr=False)  # see `add_losses`
@@ -233,6 +236,7 @@ class SampleStore:
             "fitted_epoch": self.fitted_epoch,
             "keeps_gates": self.keeps_gates,
             "is_provisional": self.is_provisional,
+            "gates_open": self.gates_open,
             "identity": self.identity,
             "findings": self.findings.as_dict(),
         }
@@ -280,7 +284,7 @@ class SampleStore:
         if type(epoch) is not int or not -1 <= epoch <= _LAST_EPOCH:
             raise damaged(path, f"fitted_epoch is {epoch!r}, which is no epoch")
         plain: dict[str, Any] = {"fitted_epoch": epoch, "identity": state.get("identity")}
-        plain |= {name: state.get(name) is True for name in ("keeps_gates", "is_provisional")}
+        plain |= {name: state.get(name) is True for name in ("keeps_gates", "is_provisional", "gates_open")}
         return cls(**{**of_samples, **tables, **plain, "findings": read_findings(path, state)})
 
 

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from transformers.trainer_utils import get_last_checkpoint
 
 from ._argument_checks import check_label_names, is_blank
-from ._names import IGNORED_LABEL
+from ._names import IGNORED_LABEL, ISSUES_TABLE, LABEL_COLUMNS
 from .identity.same_data import check_same_data
-from .labels.known import LABEL_COLUMNS
 from .labels.names import LABEL_NAMES_FILE, are_names, names_in, read_label_names
 from .report.issue_table import COLUMNS, DEFAULT_THRESHOLD, are_issues, check_threshold, issue_table, with_columns
 from .report.sheets import is_same_text
@@ -30,8 +29,6 @@ from .turn.state import STATE_NAME as TURN_STATE
 from .turn.state import TurnState
 
 logger = logging.getLogger(__name__)
-
-TABLE_NAME = "label_issues.parquet"
 
 
 def load_label_issues(
@@ -75,11 +72,11 @@ def load_label_issues(
     threshold, folder = check_threshold(threshold), Path(output_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    if (folder / TABLE_NAME).is_file():
+    if (folder / ISSUES_TABLE).is_file():
         state = folder / FINAL_STATE_NAME
-        if state.is_file() and os.path.getmtime(state) > os.path.getmtime(folder / TABLE_NAME):
-            logger.warning(f"{folder / TABLE_NAME} is read, and {state} is newer: move the table away to read that.")
-        return _from_table(folder / TABLE_NAME, dataset, threshold, return_all, columns)
+        if state.is_file() and os.path.getmtime(state) > os.path.getmtime(folder / ISSUES_TABLE):
+            logger.warning(f"{folder / ISSUES_TABLE} is read, and {state} is newer: move the table away to read that.")
+        return _from_table(folder / ISSUES_TABLE, dataset, threshold, return_all, columns)
     path, store = _last_state(folder)
     names = label_names or class_names(dataset, LABEL_COLUMNS) or _saved_names(folder, path.parent)
     check_same_data(str(path), dataset, store, names)
@@ -101,7 +98,7 @@ def _last_state(folder: Path) -> tuple[Path, SampleStore]:
     places += [] if checkpoint is None else [Path(checkpoint) / STATE_NAME, Path(checkpoint) / TURN_STATE]
     there_are = [(path, _read(path)) for path in places if path.is_file()]
     if not there_are:
-        below = [path.parent.name for path in folder.glob(f"*/{TABLE_NAME}")]
+        below = [path.parent.name for path in folder.glob(f"*/{ISSUES_TABLE}")]
         hint = f" There are such in {', '.join(sorted(below))}: name one of these folders." if below else ""
         raise FileNotFoundError(
             f"{folder} holds nothing of what ClearTrainer or TurnTrainer knows of the labels.{hint} It is saved with "

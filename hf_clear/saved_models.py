@@ -177,7 +177,8 @@ def _not_mergeable(model: PeftModel) -> str:
 
 
 def _check_replaceable(path: Path) -> None:
-    """
+    """Refuses to replace a folder that holds anything but what `save_merged` has written.
+
     Raises:
         FileExistsError: if there is something that `save_merged` has not written, or not as it is now, or this process
             works there.

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING
 
+from ._modes import mode
 from ._names import IGNORED_LABEL
 from ._scores import scores_and_labels, scores_of
 from ._typing import AnyTrainer
@@ -167,11 +168,10 @@ def _is_plain(model: nn.Module, outputs: Any, labels: torch.Tensor, shift: bool)
 def _in_training(model: nn.Module, predict: Callable[[], Any]) -> Any:
     """What a model gives in training mode; its buffers (of BatchNorm) stay as they are."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train()
     try:
-        return predict()
+        with mode(model, training=True):
+            return predict()
     finally:
-        model.eval()
         for buffer, before in buffers:
             buffer.copy_(before)
 

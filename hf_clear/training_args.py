@@ -48,7 +48,8 @@ class ClearArguments(ProbeArguments):
             "(`clear_evidence`) give the first fit, and the head begins as fitted to what it finds. If they say too "
             "little, it is 'epochs': `clear_warmup_epochs` of plain PEFT training. 'linear_probe' trains the head "
             "alone on frozen features, as in TURN (see the arguments `probe_...`): its losses give the clean "
-            "probabilities of the epochs up to `clear_warmup_epochs`, so that no module sees a label unrouted. "
+            "probabilities of the epochs up to `clear_warmup_epochs`: with gates (`preset('clear')`), no module sees a "
+            "label unrouted. "
             "'cross_fit' trains `clear_folds` adapters at once in these epochs, each on its fold of the samples; each "
             "sample is then predicted by those that have not seen its label, and the adapter that stays starts anew.",
             "choices": list(WARMUPS),
@@ -276,7 +277,8 @@ class ClearArguments(ProbeArguments):
 class ClearTrainingArguments(ClearArguments, TrainingArguments):
     """[`~transformers.TrainingArguments`] plus the arguments of CleaR ([`ClearArguments`]).
 
-    One default differs from transformers': 10 epochs instead of 3, which the warm-up alone would use up.
+    One default differs from transformers': 10 epochs instead of 3. If there is a warm-up of plain epochs, 3 would be
+    used up by it (`clear_warmup_epochs`).
 
     Raises:
         ValueError: if an argument of CleaR is out of its range.

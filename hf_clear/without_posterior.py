@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ._trainer_types import OwnTrainer
 from .estimators import NamedEstimator
 from .estimators._matrix_fit import LEAST_SKILL
+from .estimators._unexplained import GATES_OPEN
 from .estimators.evidence_mixture import EVIDENCE_SEPARATION
 from .estimators.noise_model import EXPLAINED, SKILL
 from .training_args import BY_EVIDENCE, ClearArguments
@@ -90,7 +91,13 @@ def _say_unexplained(logs: Mapping[str, float], least: float) -> None:
         )
     with_evidence = "" if math.isnan(logs.get(EVIDENCE_SEPARATION, math.nan)) else " and of the evidence"
     by = "of the evidence" if math.isnan(skill) else f"of losses{with_evidence}"
-    logger.warning(f"{found} Training goes on as CleaR with gates, by a mixture {by}.")
+    gates = f"Training goes on as CleaR with gates, by a mixture {by}."
+    if logs.get(GATES_OPEN) == 1:
+        gates = (
+            "Training goes on as CleaR, but its gates are open as long as neither losses nor evidence are two groups "
+            "(`gates_open`): then samples are hard rather than wrong."
+        )
+    logger.warning(f"{found} {gates}")
 
 
 def say_explained(trainer: OwnTrainer, logs: Mapping[str, float]) -> None:

@@ -4,10 +4,15 @@ import logging
 import math
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
 from helpers.posterior import GOOD, NOTHING, POSTERIOR, UNEXPLAINED, WEAK, ExplainsLater, Modes, trainer_of
 from helpers.turn import assert_same, noisy_dataset, state_of
+from scipy.special import expit
 
+from hf_clear.estimators import CleanProbabilityEstimate, NamedEstimator, SampleEvidence
+from hf_clear.estimators._unexplained import mixture_if_unexplained
 from hf_clear.estimators.noise_model import EXPLAINED, SKILL
 from hf_clear.without_posterior import leave_posterior, say_explained
 
@@ -56,6 +61,61 @@ def test_a_posterior_without_skill_gives_way_to_gates_which_stay(training_argume
     resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-90")
     assert resumed.sample_store.keeps_gates
     assert_same(state_of(straight), state_of(resumed))
+
+
+@pytest.mark.parametrize(("least", "open_at"), [(np.inf, True), (-1.0, False)])
+def test_gates_are_open_as_long_as_there_is_one_group(training_arguments, caplog, monkeypatch, least, open_at):
+    """Resumed bit-exactly. Clean probabilities stay, as an order."""
+    monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SEPARATION", least)
+    dataset, modes = noisy_dataset(400), Modes()
+    told = UNEXPLAINED, UNEXPLAINED, WEAK
+    settings = POSTERIOR | {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_strategy": "epoch"}
+    build = training_arguments(**settings)
+    straight = trainer_of(build, dataset, callbacks=[ExplainsLater(*told).callback(), modes])
+    modes.trainer = straight
+    with caplog.at_level(logging.WARNING, "hf_clear"):
+        straight.train()
+    assert modes.seen == {0: (*GATES, open_at), 1: (*GATES, open_at), 2: (*GATES, False)}
+    assert ("gates are open as long as neither losses nor evidence are two groups" in caplog.text) == open_at
+    logged = [entry["gates_open"] for entry in straight.state.log_history if "gates_open" in entry]
+    assert logged == [open_at, open_at, False] and len(set(straight.sample_store.clean_probability.tolist())) > 2
+    for epoch in (1, 2):
+        resumed = trainer_of(build, dataset, callbacks=[ExplainsLater(*told[epoch:]).callback()])
+        resumed.train(resume_from_checkpoint=f"{build.output_dir}/checkpoint-{25 * epoch}")
+        assert_same(state_of(straight), state_of(resumed))
+
+
+def test_gates_that_somebody_asked_for_stay(training_arguments, monkeypatch):
+    monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SEPARATION", np.inf)
+    settings = POSTERIOR | {"num_train_epochs": 1, "clear_routing": "clean"}
+    trainer = trainer_of(training_arguments(**settings), callbacks=[ExplainsLater(UNEXPLAINED).callback()])
+    trainer.train()
+    assert trainer.sample_store.posterior is None and not trainer.sample_store.gates_open
+
+
+def test_hard_samples_are_one_group_and_wrong_labels_two():
+    rng, size = np.random.default_rng(0), 600
+    labels, is_wrong = rng.integers(0, 4, size), rng.random(size) < 0.3
+    posterior = np.full((size, 4), 0.25)
+
+    def gates_open(losses, told, skill=0.8, **settings):
+        estimate = CleanProbabilityEstimate(np.full(size, 0.5), {SKILL: skill, EXPLAINED: 0.1}, posterior, np.eye(4))
+        estimator = mixture_if_unexplained(NamedEstimator("told", lambda _: estimate), **settings)
+        found = estimator(SampleEvidence(losses, labels, held_out_clean_probability=told))
+        assert found.posterior is None and found.is_supported
+        return found.diagnostics["gates_open"]
+
+    doubts = rng.normal(size=(2, size))
+    hard = np.log1p(np.exp(doubts[0]))
+    in_doubt = expit(1 - doubts.sum(axis=0))
+    two = np.where(is_wrong, 3.0, 0.3) + 0.3 * rng.random(size)
+    told = np.clip(np.where(is_wrong, 0.1, 0.9) + 0.05 * rng.normal(size=size), 0.01, 0.99)
+    may = {"least": 0.5, "may_open": True}
+    assert gates_open(hard, in_doubt, **may) == 1
+    assert gates_open(two, told, **may) == gates_open(two, in_doubt, **may) == 0
+    assert gates_open(hard, in_doubt, **may, skill=0.55) == 0, "predictions that tell too little show no groups"
+    assert gates_open(hard, in_doubt, least=float("inf"), may_open=True) == 0, "gates that came back"
+    assert gates_open(hard, in_doubt, least=0.5) == 0
 
 
 def test_predictions_that_lose_all_they_said(training_arguments, caplog):

@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_clear import find_label_issues, fit_noise_model
+from hf_clear import audit_labels, find_label_issues, fit_noise_model
 from hf_clear.estimators import SampleEvidence, gaussian_mixture, get_estimator
 from hf_clear.estimators._halves import _agreement, judge_by_halves
 from hf_clear.estimators._transition import expected_counts, matrix_of_counts
@@ -146,6 +146,26 @@ def test_many_classes_rare_ones_and_missing_ones():
     model = fit_noise_model(scores[rare], labels[rare])
     assert model.noise_rate == pytest.approx((true != labels)[rare].mean(), abs=0.03)
     assert (model.suggestion[-8:] == 3).all()
+
+
+@pytest.mark.parametrize(("occurring", "num_labels"), [(4, 50), (10, 77)])
+def test_classes_that_no_label_has_change_nothing(occurring, num_labels):
+    """As the head of a model for all intents, trained on data with a few of them."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, occurring, 800)
+    labels = np.where(rng.random(800) < 0.3, (true + rng.integers(1, occurring, 800)) % occurring, true)
+    scores = rng.normal(size=(800, num_labels)) + 5 * np.eye(num_labels)[true]
+    places = np.sort(rng.choice(num_labels, occurring, replace=False))  # not the first ones
+    everywhere = np.delete(np.arange(num_labels), places)
+    spread = np.empty_like(scores)
+    spread[:, places], spread[:, everywhere] = scores[:, :occurring], scores[:, occurring:]
+    few, all_of_them = fit_noise_model(scores[:, :occurring], labels), fit_noise_model(spread, places[labels])
+    assert few.noise_rate == pytest.approx((true != labels).mean(), abs=0.03)
+    np.testing.assert_array_equal(few.target, all_of_them.target[:, places])
+    assert not all_of_them.target[:, everywhere].any() and not all_of_them.prediction[:, everywhere].any()
+    assert np.allclose(all_of_them.transition_matrix.sum(axis=1), 1)
+    audit = audit_labels(places[labels], softmax(spread, axis=1))
+    assert audit.noise_rate.low > 0.2 and audit.noise_rate.high < 0.4 and audit.planted.found > 0.9
 
 
 def test_edges():

@@ -16,6 +16,7 @@ import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .._argument_checks import LARGEST_SEED
+from .._names import ISSUES_SHEET, ISSUES_TABLE, REPORT
 from .._version import __version__
 from ..data import check_file, labelled_texts, read_files
 from ..data.labels import TEXTS
@@ -33,7 +34,7 @@ from .summary import PRECISION_TITLE, precision_table, warnings_of
 
 logger = logging.getLogger(__name__)
 
-CSV, PARQUET, FINDINGS, PAGE = "label_issues.csv", "label_issues.parquet", "audit.json", "report.html"
+FINDINGS = "audit.json"
 
 
 @dataclass
@@ -49,7 +50,8 @@ class AuditArguments:
         metadata={"help": "Column with the true label, empty if it is unknown: to measure what is found."},
     )
     output_dir: str = field(
-        default="label_audit", metadata={"help": f"Folder for {CSV}, {PARQUET}, {FINDINGS} and {PAGE}."}
+        default="label_audit",
+        metadata={"help": f"Folder for {ISSUES_SHEET}, {ISSUES_TABLE}, {FINDINGS} and {REPORT}."},
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Model whose features are used, as it is. Default: all-MiniLM-L6-v2."}
@@ -144,7 +146,8 @@ def audit_file(file: str | os.PathLike, args: AuditArguments) -> tuple[LabelAudi
 
 
 def check_writable(folder: Path) -> None:
-    """
+    """Makes sure that an audit can write to the folder, and replaces nothing but files of an audit.
+
     Raises:
         FileExistsError: if a file is in the way that no audit has written, or that somebody has filled in.
         OSError: if the folder is a file, or can't be written to.
@@ -152,9 +155,9 @@ def check_writable(folder: Path) -> None:
     check_folder(folder, "--output_dir")
     if (folder / TRAINER_STATE_NAME).exists():
         raise FileExistsError(f"{folder} holds a training, whose table stays as it is. Name another --output_dir.")
-    check_replaceable(folder / PAGE)
-    check_overwriting(folder / CSV, state_of_csv)
-    check_overwriting(folder / PARQUET, state_of_parquet)
+    check_replaceable(folder / REPORT)
+    check_overwriting(folder / ISSUES_SHEET, state_of_csv)
+    check_overwriting(folder / ISSUES_TABLE, state_of_parquet)
     path = folder / FINDINGS
     if os.path.lexists(path) and not _is_findings(path):
         raise FileExistsError(f"{path} is there, and is not of an audit. It stays as it is: name another --output_dir.")
@@ -190,23 +193,26 @@ def _measured(audit: LabelAudit, true: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def _write(folder: Path, audit: LabelAudit, findings: dict[str, Any], label_names: list[str]) -> dict[str, str]:
-    written = {"all labels, worst first, for a spreadsheet": folder / CSV, "the same": folder / PARQUET}
+    written = {
+        "all labels, worst first, for a spreadsheet": folder / ISSUES_SHEET,
+        "the same": folder / ISSUES_TABLE,
+    }
     written["what was found"] = folder / FINDINGS
-    to_csv(audit.table, folder / CSV)
-    to_parquet(audit.table, folder / PARQUET)
+    to_csv(audit.table, folder / ISSUES_SHEET)
+    to_parquet(audit.table, folder / ISSUES_TABLE)
     write_atomically(folder / FINDINGS, (json.dumps(findings, indent=2, ensure_ascii=False) + "\n").encode())
     try:
         save_report(
-            folder / PAGE,
+            folder / REPORT,
             audit.table,
             warnings=[text[0].upper() + text[1:] for text in findings["warnings"]],
             label_names=label_names,
             sections=[(PRECISION_TITLE, precision_table(audit.expected_precision))],
             **of_audit(findings),
         )
-        written["report"] = folder / PAGE
+        written["report"] = folder / REPORT
     except ImportError as error:
-        logger.warning(f"No {PAGE}: {error}")
+        logger.warning(f"No {REPORT}: {error}")
     return {name: os.fspath(path) for name, path in written.items()}
 
 

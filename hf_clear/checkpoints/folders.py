@@ -8,10 +8,11 @@ import os
 import shutil
 from itertools import count
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
 from ..files import flush_folder
-from .manifest import MANIFEST_NAME, TRAINER_STATE_NAME, is_checkpoint_name, write_manifest
+from .manifest import MANIFEST_NAME, is_checkpoint_name, write_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -21,7 +22,6 @@ from ..files.states import damaged, missing
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "checksums.json"
-TRAINER_STATE_NAME = "trainer_state.json"
 # What `Trainer` reads if it is there, whatever else there is: `model.safetensors` goes before a model in parts.
 _ALWAYS_READ = ("model.safetensors", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _ON_PURPOSE = f"if it was changed on purpose, delete {MANIFEST_NAME}"  # as a callback may: `on_save` comes later

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from accelerate.utils import gather_object
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from .._typing import AnyTrainer
@@ -25,7 +26,7 @@ from .folders import (
     recover_checkpoints,
     remove_staging,
 )
-from .manifest import TRAINER_STATE_NAME, check_files, check_resumed, holds_weights, read_on_resume
+from .manifest import check_files, check_resumed, holds_weights, read_on_resume
 from .run_lock import alone_in
 
 logger = logging.getLogger(__name__)

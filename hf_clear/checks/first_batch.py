@@ -43,7 +43,7 @@ def check_first_batch(trainer: AnyTrainer, refit: Refit, estimator: NamedEstimat
     """
     model, label_name, shift = trainer.model, trainer.label_names[0], shifts_labels(trainer)
     base_loss = base_loss_of(trainer, mixin)
-    with random_state_preserved(), torch.no_grad(), evaluation_mode(model):
+    with random_state_preserved(model), torch.no_grad(), evaluation_mode(model):
         dataset, collate = cast(IndexedDataset, refit.dataloader.dataset), refit.dataloader.collate_fn
         size = min(_SAMPLES, trainer._train_batch_size, len(dataset))
         batch = trainer._prepare_inputs(collate(dataset.__getitems__(_rows(trainer, size))))
@@ -128,7 +128,8 @@ def _rows(trainer: AnyTrainer, size: int) -> list[int]:
 
 
 def _check_finite(model: nn.Module, logits: torch.Tensor) -> None:
-    """
+    """Makes sure that the model predicts numbers.
+
     Raises:
         ValueError: if no prediction is a number: nothing would be learned, and `Trainer` logs such losses as 0.
     """

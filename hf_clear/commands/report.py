@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..audit.files import FINDINGS, PAGE, PARQUET, of_audit
+from .._names import ISSUES_TABLE, REPORT
+from ..audit.files import FINDINGS, of_audit
 from ..audit.summary import PRECISION_TITLE, precision_table
 from ..files import check_folder
 from ..report import save_run_report
@@ -22,15 +23,15 @@ def run(argv: Sequence[str]) -> None:
         "pictures, and a table of suspects in which suggestions are accepted. It needs no network to be read.",
     )
     parser.add_argument("output_dir", help="The folder of the run, or of the audit.")
-    parser.add_argument("--output", help=f"The page. Default: {PAGE} in the folder.")
+    parser.add_argument("--output", help=f"The page. Default: {REPORT} in the folder.")
     args = parser.parse_args(list(argv))
     folder = Path(args.output_dir)
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder.")
-    if not (folder / PARQUET).is_file():
+    if not (folder / ISSUES_TABLE).is_file():
         raise ValueError(
-            f"{folder} has no {PARQUET}, the table of all labels. `hf-clear train` and `hf-clear audit` write it: name "
-            "the --output_dir of one of them."
+            f"{folder} has no {ISSUES_TABLE}, the table of all labels. `hf-clear train` and `hf-clear audit` write it: "
+            "name the --output_dir of one of them."
         )
     check_folder(Path(args.output).parent if args.output else folder, "--output")
     findings = _read(folder / FINDINGS)
@@ -38,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     sections = [(PRECISION_TITLE, precision_table(cuts))] if cuts else []
     path = save_run_report(
         folder,
-        args.output or folder / PAGE,
+        args.output or folder / REPORT,
         warnings=[text[0].upper() + text[1:] for text in findings.get("warnings") or []],
         sections=sections,
         **of_audit(findings),

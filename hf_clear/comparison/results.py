@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .._names import TEST_PREDICTIONS
 from ..log_history import is_fit, series_of
@@ -82,7 +83,7 @@ def read_training_result(
 
     folder = Path(folder)
     results = _json(folder / "all_results.json")
-    state = _json(folder / "trainer_state.json") if (folder / "trainer_state.json").is_file() else {}
+    state = _json(folder / TRAINER_STATE_NAME) if (folder / TRAINER_STATE_NAME).is_file() else {}
     labels = predicted = None
     path = folder / TEST_PREDICTIONS
     if path.is_file():

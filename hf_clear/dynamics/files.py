@@ -70,7 +70,8 @@ def write_epoch(folder: str | os.PathLike, epoch: int, run: str, dynamics: Epoch
 
 
 def check_epoch(path: Path) -> None:
-    """
+    """Makes sure that nothing would be lost if an epoch is written to this path.
+
     Raises:
         FileExistsError: if there is a file that no callback has written.
     """

@@ -108,7 +108,8 @@ class TrainingDynamics:
         score, losses = np.full(len(known), np.nan), self.losses.mean(axis=0)
         if known.any():
             evidence = SampleEvidence(losses[known], self.labels[known], probabilities=self.probabilities[known])
-            score[known] = of_name(evidence).clean_probability
+            estimate = of_name(evidence)
+            score[known] = estimate.clean_probability if estimate.is_supported else np.nan
         confidence = self.probabilities.max(axis=1)
         return issue_table(
             score,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+SEPARATION = "mixture_separation"  # a diagnostic
 _VARIANCE_FLOOR = 0.01  # of a component, as a share of the variance of all losses
 _OUTER = 0.005  # share of the losses at either end that may be outliers
 _FITTED = 2**15  # losses that scikit-learn is given at most: of more, so many quantiles
@@ -32,7 +33,7 @@ class TwoGaussians(NamedTuple):
             "mixture_std_clean": self.stds[0],
             "mixture_std_noisy": self.stds[1],
             "mixture_weight_noisy": self.weights[1],
-            "mixture_separation": separation(self.means, self.stds),
+            SEPARATION: separation(self.means, self.stds),
         }
 
 

@@ -152,6 +152,17 @@ def in_usual_units(tables: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarr
     return [table if unit == 1 else (table / unit).astype(np.float32) for table, unit in zip(tables, units)], units
 
 
+def of_classes(
+    classes: np.ndarray, tables: list[np.ndarray], labels: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores and labels of some classes alone, which all labels are of; the classes are counted from 0 on."""
+    some = []
+    for table in tables:
+        is_known = np.isfinite(table).all(axis=1, keepdims=True)
+        some.append(np.where(is_known, table[:, classes], np.nan).astype(table.dtype))
+    return some, np.where(labels == IGNORED_LABEL, IGNORED_LABEL, np.searchsorted(classes, labels))
+
+
 def has_scores(tables: list[np.ndarray]) -> np.ndarray:
     """Which samples have a finite row in any table: `[num_samples]`."""
     return np.any([np.isfinite(table).all(axis=1) for table in tables], axis=0)

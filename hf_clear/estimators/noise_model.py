@@ -24,6 +24,7 @@ from ._weights import (
     has_scores,
     in_usual_units,
     least_probability,
+    of_classes,
     posterior,
     score_tables,
 )
@@ -54,7 +55,7 @@ class NoiseModel:
             over samples that scales and T were not fitted to (two halves). About 0 or below if the scores say nothing.
         is_supported (`bool`): whether these labels agree with what is predicted for them, by more than if they were
             permuted (a one-sided test at 1 %), and the gain is above 0.001. If not, nothing is known: `target` is the
-            given label, `clean_probability` is 1, and `prediction` the same for all classes.
+            given label, `clean_probability` is 1, and `prediction` the same for all classes that occur.
         is_free (`bool`): whether T is given, or another than symmetric noise since that makes held-out labels likelier.
     """
 
@@ -125,6 +126,9 @@ def fit_noise_model(
     says how labels go wrong. Both make the given labels likely: `sum_i log (f_i T)[y_i]`. A source that says nothing
     gets a scale near 0, and without any that does, the target stays the given label.
 
+    A class that no label has is left out, unless T is given: no sample is predicted to be of it. Symmetric noise among
+    all classes would make it likely that none is wrong, since no label is of these.
+
     T is found by expectation maximization, in turns with scales s and class biases b, from symmetric noise of the
     likeliest rate (Goldberger and Ben-Reuven, 2017). Its rows are drawn towards symmetric noise of the same rate, by as
     many pseudo-counts as there are classes; b has a standard normal prior. A free T can take what predictions get wrong
@@ -168,6 +172,10 @@ def fit_noise_model(
     known = None if transition_matrix is None else _matrix(transition_matrix, num_labels)
     if isinstance(least_skill, bool) or not isinstance(least_skill, numbers.Real) or not 0 <= least_skill:
         raise ValueError(f"`least_skill` has to be a number, 0 or above; got {least_skill!r}.")
+    occurring = np.unique(labels[labels != IGNORED_LABEL])
+    if known is None and 0 < len(occurring) < num_labels:
+        of_these = fit_noise_model(*of_classes(occurring, tables, labels), None, least_skill)
+        return _among_all(of_these, occurring, labels, num_labels)
     tables, units = in_usual_units(tables)
     some = Rows.drawn(tables, labels)
     if num_labels == 1:
@@ -179,6 +187,15 @@ def fit_noise_model(
     is_free = transition_matrix is not None or (found.is_free and not is_symmetric(matrix))
     model = _model(tables, labels, matrix, weights, found._replace(is_free=is_free))
     return replace(model, scales=model.scales / units)
+
+
+def _among_all(model: NoiseModel, occurring: np.ndarray, labels: np.ndarray, num_labels: int) -> NoiseModel:
+    """A model of the classes that occur, as one of all."""
+    matrix = np.eye(num_labels)
+    matrix[np.ix_(occurring, occurring)] = model.transition_matrix
+    prediction, target = (np.zeros((len(labels), num_labels), dtype=model.target.dtype) for _ in range(2))
+    prediction[:, occurring], target[:, occurring] = model.prediction, model.target
+    return replace(model, transition_matrix=matrix, labels=labels, prediction=prediction, target=target)
 
 
 def check_num_labels(num_labels: int) -> None:

@@ -21,7 +21,8 @@ _C = 0.01
 
 def probe(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     """The estimator `"probe"`: [`gaussian_mixture`] over [`out_of_sample_cross_entropy`]. If that is not defined,
-    there is no evidence, and the clean probability is 1."""
+    there is no evidence, and the clean probability is 1. If none is defined, or [`gaussian_mixture`] finds no evidence
+    in them, `is_supported` is False."""
     if evidence.labels is None or evidence.features is None:
         missing = "labels" if evidence.labels is None else "features"
         raise ValueError(
@@ -35,7 +36,7 @@ def probe(evidence: SampleEvidence) -> CleanProbabilityEstimate:
     estimate = gaussian_mixture(losses[known])
     probability = np.ones(len(losses))
     probability[known] = estimate.clean_probability
-    return CleanProbabilityEstimate(probability, estimate.diagnostics)
+    return CleanProbabilityEstimate(probability, estimate.diagnostics, is_supported=estimate.is_supported)
 
 
 def out_of_sample_cross_entropy(

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ _TEMPORARY = ".hf_clear_tmp"
 _NEW, _EARLIER, _LOCK = "new", "earlier", "lock"  # in the temporary folder: what comes, what was there, who is at work
 
 
-def make_temporary(folder: Path, name: str) -> tuple[int, str]:
+def make_temporary(folder: Path, name: str, permissions: int = 0o600) -> tuple[int, str]:
     """A new file in `folder`, open, that [`remove_temporaries`] knows. `Trainer` uploads no file whose name begins with
-    "_", should a crash leave it."""
-    return tempfile.mkstemp(_TEMPORARY, f"_{name}.", folder)
+    "_", should a crash leave it. `permissions` are as of `os.open`, which respects the umask; `tempfile` doesn't."""
+    path = os.path.join(folder, f"_{name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), permissions), path
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
@@ -36,13 +38,12 @@ def write_atomically(path: str | os.PathLike, *content: bytes | memoryview) -> N
     or the new one, never a part. Several parts are written one after the other."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = make_temporary(path.parent, path.name)
+    handle, temporary = make_temporary(path.parent, path.name, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -135,9 +136,3 @@ def check_inside(path: Path) -> None:
     roots = [folder, *(parent.parent / "blobs" for parent in (folder, *folder.parents) if parent.name == "snapshots")]
     if not any(target.is_relative_to(root) for root in roots):
         raise ValueError(f"{path} is a link that leads out of its folder, to {target}. Put the file itself there.")
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 DESCRIPTIONS = {
     "CleaR": (
-        "Trained on noisy labels with [CleaR](https://arxiv.org/abs/2411.00873): after a warm-up, a mixture of two "
-        "Gaussians over the losses gives each training sample a clean probability, and the PEFT modules are bypassed "
-        "the more often, the less likely its label is correct. In inference all modules act."
+        "Trained on noisy labels with [CleaR](https://arxiv.org/abs/2411.00873): a clean probability "
+        "is estimated for each training sample, and the PEFT modules are bypassed the more often, the less likely its "
+        "label is correct. In inference all modules act."
     ),
     "posterior": (
         "Trained on noisy labels with hf_clear, on the posterior over the true class: a noise model weighs what is "
         "predicted for a training sample against the label that it was given, and the outcome is its target. In "
         "inference all modules act."
+    ),
+    "loss": (
+        "Trained on noisy labels with hf_clear: a clean probability is estimated for each training sample, and the "
+        "training loss is `{loss}`. All modules act on all samples."
     ),
     "plain": (
         "Trained with hf_clear on labels that may be wrong, but plainly: training ended before clean probabilities "

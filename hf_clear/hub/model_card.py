@@ -142,9 +142,14 @@ def _rows(measured: list[Evaluation]) -> Iterator[tuple[str, str, str]]:
 
 def _description(trainer: OwnTrainer, model: nn.Module) -> str:
     has_posterior = getattr(trainer.sample_store, "posterior", None) is not None
-    uses_it = trainer.method_settings().get("clear_loss") == "posterior"
+    settings = trainer.method_settings()
+    loss, uses_it = settings.get("clear_loss"), settings.get("clear_loss") == "posterior"
     was_fitted = trainer.sample_store is not None and trainer.sample_store.is_fitted
-    text = DESCRIPTIONS["posterior" if has_posterior and uses_it else trainer.method if was_fitted else "plain"]
+    name = "posterior" if has_posterior and uses_it else trainer.method if was_fitted else "plain"
+    is_open = settings.get("clear_routing") == "none" or getattr(trainer.sample_store, "gates_open", False)
+    if name == "CleaR" and not uses_it and is_open:
+        name = "loss"
+    text = DESCRIPTIONS[name].format(loss=loss)
     is_merged = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel) > isinstance(model, PeftModel)
     merged = f" The adapter is merged into the weights: this is a plain {type(model).__name__}."
     return text + merged if is_merged else text

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.trainer import TRAINER_STATE_NAME
 
 _BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")
 _OF_PATHS = ("/", "./", "../", "~")  # how no name on the Hub begins
@@ -55,7 +56,7 @@ def without_local_paths(path: Path) -> Path | bytes:
     """
     if path.name == "README.md":
         return _card(path)
-    if path.name != "trainer_state.json" and not path.name.endswith(("config.json", "_results.json")):
+    if path.name != TRAINER_STATE_NAME and not path.name.endswith(("config.json", "_results.json")):
         return path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

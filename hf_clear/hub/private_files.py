@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from transformers.trainer import TRAINER_STATE_NAME
 
-from .._names import TEST_PREDICTIONS
+from .._names import CLEAN_PROBABILITIES, CLEAR_STATE, ISSUES_SHEET, ISSUES_TABLE, REPORT, TEST_PREDICTIONS
 from .paths import without_local_paths
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ PUBLIC = (
     *("adapter_model*.safetensors", "adapter_model*.bin", "config.json", "*_config.json", "label_names.json"),
     *("tokenizer.json", "added_tokens.json", "special_tokens_map.json", "chat_template.*", "*.jinja"),
     *("vocab.txt", "vocab.json", "vocab-*.json", "vocab_*.json", "merges.txt", "normalizer.json", "bpe.codes"),
-    *("*.model", "*.spm", "*.tiktoken", "dict.txt", "emoji.json", "entity_vocab.json", "trainer_state.json"),
+    *("*.model", "*.spm", "*.tiktoken", "dict.txt", "emoji.json", "entity_vocab.json", TRAINER_STATE_NAME),
     *(f"{split}_results.json" for split in ("all", "train", "eval", "test", "predict", "detection")),
 )
 # In folders: further adapters, and templates of a tokenizer.
@@ -42,8 +43,8 @@ _PUBLIC_BELOW = ("adapter_model.safetensors", "adapter_model.bin", "adapter_conf
 NEVER = "training_args.bin"
 # Not worth a warning: they are kept at home by design.
 _OWN = (
-    *("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", "clear_state.safetensors", "clean_probabilities.parquet"),
-    *("label_issues.parquet", "label_issues.csv", "report.html", TEST_PREDICTIONS, NEVER),
+    *("_*", "checkpoint-*", "*/checkpoint-*", "*/_*", CLEAR_STATE, CLEAN_PROBABILITIES),
+    *(ISSUES_TABLE, ISSUES_SHEET, REPORT, TEST_PREDICTIONS, NEVER),
 )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .._names import LABEL_COLUMNS
 from .._typing import AnyTrainer
-from ..labels.known import LABEL_COLUMNS, labels_without_items
+from ..labels.known import labels_without_items
 from ..sample_store import SampleStore
 from .fingerprint import Fingerprint, fingerprint
 from .training import fingerprint_of
@@ -24,7 +25,8 @@ def is_certainly(before: Any, dataset: Any) -> bool:
 
 
 def check_not_replaced(trainer: AnyTrainer, before: Fingerprint, identified: Any) -> None:
-    """
+    """Makes sure that the training set is still the one that the probe was trained on.
+
     Args:
         before (`Fingerprint`): of the training set when its probe was trained.
         identified (`Any`): the object that it was.

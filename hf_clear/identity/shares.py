@@ -22,7 +22,8 @@ _SAME_DATA = (
 
 
 def check_same_length(trainer: AnyTrainer) -> None:
-    """
+    """Makes sure that all processes have training sets of the same length.
+
     Raises:
         ValueError: on every process if their training sets differ in the number of samples.
     """
@@ -32,7 +33,8 @@ def check_same_length(trainer: AnyTrainer) -> None:
 
 
 def check_same_fingerprint(trainer: AnyTrainer, data: Fingerprint) -> None:
-    """
+    """Makes sure that all processes have the same training set.
+
     Args:
         data (`Fingerprint`): of the training set.
 
@@ -49,7 +51,8 @@ def check_same_fingerprint(trainer: AnyTrainer, data: Fingerprint) -> None:
 
 
 def check_same_steps(trainer: AnyTrainer, dataloader: DataLoader) -> None:
-    """
+    """Makes sure that all processes have batches for the same number of steps.
+
     Args:
         dataloader (`DataLoader`): of the training that begins.
 
@@ -86,7 +89,8 @@ def check_same_steps(trainer: AnyTrainer, dataloader: DataLoader) -> None:
 
 
 def check_same_evaluation(trainer: AnyTrainer, dataloader: DataLoader) -> None:
-    """
+    """Makes sure that all processes have the same number of batches of an evaluation.
+
     Raises:
         ValueError: on every process if one would run out of the batches of an evaluation before another.
     """

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-LABEL_COLUMNS = ("labels", "label", "label_ids")  # as `Trainer` finds them
 _ATTRIBUTES = ("targets", "labels")  # of torchvision's data sets, and of most that people write
 
 

@@ -28,6 +28,7 @@ class TrainingLoss:
         adds_to_task_loss (`bool`): whether its parts are added to the task loss, instead of standing in its place.
         needs_target, needs_clean_probability, needs_posterior (`bool`): whether it needs these of [`LossEvidence`].
         active_if (`Callable[..., bool]`, *optional*): a function of its settings that says whether it has any part.
+        least_ensemble_size (`int`): of the setting `ensemble_size`, if it has one.
         settings (`Mapping[str, Any]`): keyword arguments of `function`.
         is_active (`bool`): whether it has any part with these settings.
         uses_target, uses_clean_probability, uses_posterior (`bool`): whether it looks at them with these settings.
@@ -43,6 +44,7 @@ class TrainingLoss:
     needs_clean_probability: bool = False
     needs_posterior: bool = False
     active_if: Callable[..., bool] | None = None
+    least_ensemble_size: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_active: bool = field(init=False)
     uses_target: bool = field(init=False)
@@ -69,7 +71,8 @@ class TrainingLoss:
         """The same with other settings; those that are not given keep their defaults.
 
         Raises:
-            ValueError: if the function has no such setting, or one is no number whose default is.
+            ValueError: if the function has no such setting, one is no number whose default is, or the ensemble is too
+                small.
         """
         unknown = sorted(settings.keys() - self.defaults.keys())
         if unknown:
@@ -82,6 +85,12 @@ class TrainingLoss:
             numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (self.defaults[key], value)]
             if numbers == [True, False]:
                 raise ValueError(f"`{key}` of the training loss {self.name!r} has to be a number; got {value!r}.")
+        if settings.get("ensemble_size", self.least_ensemble_size) < self.least_ensemble_size:
+            raise ValueError(
+                f"The training loss {self.name!r} needs a mean of {self.least_ensemble_size} predictions or more: set "
+                f"`clear_ensemble_size` ({self.defaults['ensemble_size']} by default of this loss); got "
+                f"{settings['ensemble_size']}."
+            )
         return replace(self, settings={**self.defaults, **settings})
 
     def __call__(self, evidence: LossEvidence) -> dict[str, LossPart]:
@@ -121,6 +130,7 @@ def register_training_loss(
     uses_clean_probability: bool = False,
     uses_posterior: bool = False,
     active_if: Callable[..., bool] | None = None,
+    least_ensemble_size: int = 1,
 ) -> None:
     """Makes a training loss known by a name, for `clear_loss`.
 
@@ -142,6 +152,8 @@ def register_training_loss(
             `clear_estimator` has.
         active_if (`Callable[..., bool]`, *optional*): `active_if(**settings)` says whether the loss has any part with
             such settings (a weight of 0 has none): if not, nothing is computed for it.
+        least_ensemble_size (`int`, *optional*, defaults to 1): a smaller `clear_ensemble_size` is refused, if
+            `ensemble_size` is one of its settings.
 
     Raises:
         ValueError: if the name is taken, the function can't be called with the evidence alone, or `active_if` asks for
@@ -168,7 +180,16 @@ def register_training_loss(
         )
     TRAINING_LOSSES.add(
         name,
-        TrainingLoss(name, function, adds_to_task_loss, uses_target, uses_clean_probability, uses_posterior, active_if),
+        TrainingLoss(
+            name,
+            function,
+            adds_to_task_loss,
+            uses_target,
+            uses_clean_probability,
+            uses_posterior,
+            active_if,
+            least_ensemble_size,
+        ),
     )
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .._argument_checks import is_blank
+from .._names import LABEL_COLUMNS
 from ..data.classes import shown
 from ..data.files import check_file, file_format, read_files
-from ..labels.known import LABEL_COLUMNS
 from .issue_table import CORRECTION, TAKEN
 from .sheets import is_same_text, read_sheet
 from .written_classes import WrittenClasses

@@ -173,7 +173,8 @@ def as_table(table: datasets.Dataset | pd.DataFrame) -> datasets.Dataset:
 
 
 def check_overwriting(path: str | os.PathLike, state_of: Callable[[str], str | None]) -> None:
-    """
+    """Refuses to overwrite a file that may be somebody's work.
+
     Args:
         state_of (`Callable`): from the path of a file to what speaks against overwriting it; None if nothing does.
 

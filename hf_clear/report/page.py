@@ -115,7 +115,8 @@ def save_report(
 
 
 def check_replaceable(path: str | os.PathLike) -> None:
-    """
+    """Makes sure that nothing but a report of ours would be replaced.
+
     Raises:
         FileExistsError: if something is there that is no report.
     """

@@ -14,16 +14,14 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from .._names import TRUE_LABEL
+from .._names import CLEAN_PROBABILITIES, CLEAR_STATE, ISSUES_TABLE, REPORT, TRUE_LABEL
 from ..files.strict_json import parse_json
 from ..fit_checks import FitFindings
 from ..labels.names import LABEL_NAMES_FILE, read_label_names
 from ..log_history import fits_of
 from .page import save_report
 
-REPORT = "report.html"
-_ISSUES, _PROBABILITIES = "label_issues.parquet", "clean_probabilities.parquet"
-_STATES = ("clear_state.safetensors", "_turn_state.safetensors", "_clear_state.safetensors")
+_STATES = (CLEAR_STATE, "_turn_state.safetensors", "_clear_state.safetensors")
 _KINDS = {  # of warnings, if their text is not to be had
     "no_better_than_chance": "The model's predictions agree with the given labels no more than guesses would.",
     "lost_classes": "Nearly all labels of some classes are called wrong: the model may not have learned these classes.",
@@ -89,14 +87,14 @@ def save_run_report(
 
 
 def _table_in(folder: Path) -> pd.DataFrame:
-    found = next((folder / name for name in (_ISSUES, _PROBABILITIES) if (folder / name).is_file()), None)
+    found = next((folder / name for name in (ISSUES_TABLE, CLEAN_PROBABILITIES) if (folder / name).is_file()), None)
     if found is None:
         raise FileNotFoundError(
-            f"{folder} has no {_ISSUES}: run_glue_noisy.py writes it when it has trained. After a training of your "
-            "own, call `trainer.save_report()`, or give the table as `table`."
+            f"{folder} has no {ISSUES_TABLE}: run_glue_noisy.py writes it when it has trained. After a training of "
+            "your own, call `trainer.save_report()`, or give the table as `table`."
         )
     table = pd.read_parquet(found)
-    beside = folder / _PROBABILITIES
+    beside = folder / CLEAN_PROBABILITIES
     if TRUE_LABEL not in table and beside.is_file():
         truth = pd.read_parquet(beside)
         if TRUE_LABEL in truth and truth["sample_index"].is_unique:

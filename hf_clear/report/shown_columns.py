@@ -12,9 +12,8 @@ import pyarrow as pa
 from datasets import ClassLabel, Value
 
 from .._argument_checks import is_blank
-from .._names import TRUE_LABEL
+from .._names import LABEL_COLUMNS, TRUE_LABEL
 from ..data.texts import check_columns
-from ..labels.known import LABEL_COLUMNS
 from ..labels.names import are_names, names_in
 from .issue_table import TAKEN
 

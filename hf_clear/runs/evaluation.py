@@ -53,7 +53,8 @@ def datasets_of_each_epoch(
 def check_best_metric(
     training_args: TrainingArguments, compute_metrics: Callable[[EvalPrediction], dict[str, float]], several: bool
 ) -> None:
-    """
+    """Makes sure that `metric_for_best_model` is a metric of the evaluation.
+
     Args:
         several (`bool`): whether there are several evaluation sets, the names of their metrics beginning with theirs.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from .._names import ISSUES_SHEET, ISSUES_TABLE
 from .._typing import AnyTrainer
 from ..data.labels import TEXTS
 from ..estimators import fit_noise_model, get_estimator
@@ -25,7 +26,7 @@ from ..transition_matrices import symmetric_matrix
 
 logger = logging.getLogger(__name__)
 
-LABEL_ISSUES = ("label_issues.parquet", "label_issues.csv")
+LABEL_ISSUES = (ISSUES_TABLE, ISSUES_SHEET)
 _LEAST_NOISE = 0.01  # or no label could be called wrong
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from xxhash import xxh3_64_hexdigest
 
-from .._names import TEST_PREDICTIONS
+from .._names import CLEAN_PROBABILITIES, TEST_PREDICTIONS
 from .._version import __version__
 from ..checkpoints.mixin import INCOMPLETE
 from ..files import write_atomically
@@ -26,7 +26,7 @@ _CHECKPOINT = r"checkpoint-\d+"
 # What a run leaves in its output_dir, and is deleted if a run starts again: regular expressions of whole names.
 OUTPUTS = (
     *(_CHECKPOINT, re.escape(INCOMPLETE)),
-    *map(re.escape, (*RESULTS, "predict_results.txt", "clean_probabilities.parquet", "label_names.json")),
+    *map(re.escape, (*RESULTS, "predict_results.txt", CLEAN_PROBABILITIES, "label_names.json")),
     *map(re.escape, (*LABEL_ISSUES, FINAL_STATE_NAME, TEST_PREDICTIONS)),
     *map(re.escape, ("adapter_config.json", "adapter_model.safetensors", "clear_config.json", "config.json")),
     *(r"model\.safetensors(\.index\.json)?", r"model-\d{5}-of-\d{5}\.safetensors"),

@@ -10,12 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
+from .._names import LABEL_COLUMNS
 from .._typing import AnyTrainer, MapDataset
 from .._unwrap import base_of
 from ._collator import IndexCollator
 from ._pairing import Pairing
-
-LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators turn into "labels"
 
 
 class IndexedDataset(Dataset):

@@ -10,7 +10,7 @@ import numpy as np
 from .._names import IGNORED_LABEL
 from ..estimators import NoiseModel
 from ..estimators._halves import fit_halves
-from ..estimators._weights import Rows, fit_weights, posterior, score_tables
+from ..estimators._weights import Rows, fit_weights, of_classes, posterior, score_tables
 from ..transition_matrices import symmetric_matrix
 from ._checks import as_classes, as_probabilities, check_model, check_range
 
@@ -137,9 +137,10 @@ def scaled_matrix(matrix: np.ndarray, scale: float) -> np.ndarray:
 def _likely_rates(model: NoiseModel, tables: list[np.ndarray], labels: np.ndarray) -> list[float]:
     """The lowest and the highest rate under which the labels are about as likely as they can be, of errors as a free
     matrix has found them, of symmetric ones, or of both if the labels don't tell which."""
-    some, num_labels = Rows.drawn(tables, labels), tables[0].shape[1]
+    occurring = np.unique(labels[labels != IGNORED_LABEL])
+    some, num_labels = Rows.drawn(*of_classes(occurring, tables, labels)), len(occurring)
     halves = fit_halves(some, num_labels)  # the matrix of one half, judged by the other: it fits its own too well
-    share = model.prediction.mean(axis=0, dtype=np.float64)
+    share = model.prediction[:, occurring].mean(axis=0, dtype=np.float64)
     found = float(np.mean([1 - share @ np.diag(matrix) for matrix, _ in halves]))
     worst = max((1 - np.diag(matrix)).max() for matrix, _ in halves)
     kinds = [_Likelihood([(lambda rate: symmetric_matrix(num_labels, rate), rows) for _, rows in halves])]

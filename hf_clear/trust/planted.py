@@ -29,7 +29,7 @@ class PlantedErrors:
             says that labels go wrong (see `KINDS`).
         untouched (`np.ndarray` of shape `[num_untouched]`): the clean probabilities of the labels that were not, in the
             same rounds.
-        num_labels (`int`): the number of classes.
+        num_labels (`int`): the number of classes that occur.
         noise_rate (`float`): the share of labels that were wrong before, by the noise model.
 
     Raises:
@@ -74,8 +74,8 @@ def plant_and_find(
     """Flips 5 % of the labels, scores all samples anew, and fits the noise model again; as often as it takes to see 300
     planted errors, four times at most.
 
-    Half of the errors are of any other class, half are as the noise model says that labels go wrong, which are harder
-    to find if classes are confused that look alike.
+    Half of the errors are of any other class that occurs, half are as the noise model says that labels go wrong, which
+    are harder to find if classes are confused that look alike.
 
     Args:
         model ([`NoiseModel`]): fitted to the labels as they are.
@@ -94,16 +94,16 @@ def plant_and_find(
     check_model(model)
     check_call("`rescore`", rescore, "labels")
     check_seed(seed)
-    rng, num_labels = np.random.default_rng(seed), model.target.shape[1]
-    rows = np.flatnonzero((model.labels != IGNORED_LABEL) & model.has_scores)
+    rng, rows = np.random.default_rng(seed), np.flatnonzero((model.labels != IGNORED_LABEL) & model.has_scores)
+    classes = np.unique(model.labels[model.labels != IGNORED_LABEL])
     size = int(round(SHARE * len(rows)))
     planted, kinds, untouched = [], [], []
-    rounds = min(-(-_ENOUGH // max(size, 1)), _MOST_ROUNDS) if num_labels > 1 and size else 0
+    rounds = min(-(-_ENOUGH // max(size, 1)), _MOST_ROUNDS) if len(classes) > 1 and size else 0
     for _ in range(rounds):
         flipped = rng.choice(rows, size, replace=False)
         kind = np.arange(size) % len(KINDS)
         labels = model.labels.copy()
-        labels[flipped] = _other_labels(labels[flipped], kind, model.transition_matrix, rng)
+        labels[flipped] = _other_labels(labels[flipped], kind, model.transition_matrix, classes, rng)
         tables = score_tables(rescore(labels))
         if tables[0].shape != model.target.shape:
             raise ValueError(
@@ -118,7 +118,7 @@ def plant_and_find(
     joined = [np.concatenate(part) if part else np.empty(0) for part in (planted, kinds, untouched)]
     seen = [np.isfinite(part) for part in (joined[0], joined[2])]
     rate = float(np.nan_to_num(model.noise_rate))
-    return PlantedErrors(joined[0][seen[0]], joined[1][seen[0]], joined[2][seen[1]], num_labels, rate)
+    return PlantedErrors(joined[0][seen[0]], joined[1][seen[0]], joined[2][seen[1]], max(len(classes), 2), rate)
 
 
 def share_of_errors(
@@ -136,9 +136,11 @@ def share_of_errors(
     return np.clip(((1 - rate) * flipped - right * untouched) / (1 - rate - right), 0, 1)
 
 
-def _other_labels(labels: np.ndarray, kind: np.ndarray, matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    num_labels = len(matrix)
-    others = (labels + rng.integers(1, num_labels, len(labels))) % num_labels
+def _other_labels(
+    labels: np.ndarray, kind: np.ndarray, matrix: np.ndarray, classes: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    num_labels, steps = len(matrix), rng.integers(1, len(classes), len(labels))
+    others = classes[(np.searchsorted(classes, labels) + steps) % len(classes)]
     as_found = np.where(np.eye(num_labels, dtype=bool), 0, matrix)
     total = as_found.sum(axis=1, keepdims=True)
     as_found = np.divide(as_found, total, out=np.zeros_like(as_found), where=total > 0)
