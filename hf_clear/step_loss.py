@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers.utils import ModelOutput
 
 from ._modes import evaluation_mode, low_precision
 from ._names import IGNORED_LABEL
@@ -60,6 +61,8 @@ class StepLossMixin(RoutingTrainer):
         if self._first_batch.base_loss is None:
             outputs = self._forward(model, inputs)
             logits, labels = scores_and_labels(outputs, labels, self._shifts_labels)
+            if needs_outputs and isinstance(outputs, ModelOutput):  # as the model has it: a subclass may look at it
+                outputs["loss"] = cross_entropy(logits, labels)[labels != IGNORED_LABEL].mean()
             loss = None
             if refit.loss.adds_to_task_loss:
                 loss = cross_entropy(logits, labels, self.args.label_smoothing_factor, reduction="sum")

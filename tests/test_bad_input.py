@@ -76,6 +76,7 @@ def test_training_sets_that_do_not_work(training_arguments):
         ({"clear_loss": "gce", "clear_loss_kwargs": '{"q": Infinity}'}, "'q'.*up to 1e.06; got inf"),
         ({"clear_loss": "sce", "clear_loss_kwargs": {"alpha": float("nan")}}, "'alpha'.*; got nan"),
         ({"clear_loss": "elr", "clear_loss_kwargs": {"elr_weight": "3"}}, "`elr_weight`.*has to be a number; got '3'"),
+        ({"clear_loss": "elr", "clear_ensemble_size": 1}, "'elr' needs a mean of 2 predictions or more.*got 1"),
         ({"probe_learning_rate": float("inf")}, "at most 1e.06; got inf"),
         ({"probe_feature_memory": float("inf")}, "at most 1e.06; got inf"),
         ({"probe_epochs": 10**400}, "at most 2147483647; got a number"),

@@ -120,6 +120,26 @@ def test_a_combination_is_the_mean_of_its_parts():
     assert not get_estimator("gaussian_mixture+ema_gaussian_mixture").uses_features
 
 
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_an_estimator_that_finds_nothing_says_so(name):
+    """Or it calls labels wrong; to call all right with certainty is a finding, too."""
+    rng = np.random.default_rng(0)
+    labels, flat = rng.integers(0, 2, 60), np.full((60, 2), 0.5)
+    told = {"features": np.ones((60, 3)), "probabilities": flat, "held_out_clean_probability": np.full(60, 0.5)}
+    with patch("hf_clear.estimators.probe.out_of_sample_cross_entropy", lambda *_: np.ones(60)):
+        found = get_estimator(name)(SampleEvidence(np.ones(60), labels, **told))
+    assert not found.is_supported or (found.clean_probability < 1).any()
+
+
+def test_what_says_nothing_is_no_part_of_a_combination():
+    known = evidence()
+    with patch("hf_clear.estimators.probe.out_of_sample_cross_entropy", lambda *_: np.ones(len(known.losses))):
+        assert not get_estimator("probe")(known).is_supported
+        alone, both = (get_estimator(name)(known) for name in ("gaussian_mixture", "gaussian_mixture+probe"))
+    assert (alone.clean_probability < 0.5).any() and both.is_supported
+    assert np.array_equal(alone.clean_probability, both.clean_probability)
+
+
 @patch.dict(ESTIMATORS)
 def test_one_line_registers_an_estimator():
     known = SampleEvidence(np.array([0.0, 1.0]), probabilities=np.array([[0.1, 0.9], [0.5, 0.5]]))

@@ -1,6 +1,7 @@
 """Which batches a pass over the training set is made of."""
 
 import pytest
+import torch
 from helpers.toy import collate, tiny_bert, toy_dataset
 from transformers import Trainer, TrainingArguments
 
@@ -37,6 +38,18 @@ def test_batches_are_as_large_as_those_of_training_or_evaluation(stock, train, e
     trainer = stock(32, per_device_train_batch_size=train, per_device_eval_batch_size=evaluation)
     trainer._train_batch_size = shrunk_to  # as `auto_find_batch_size` does
     assert max(map(len, batches_of(trainer))) == expected
+
+
+def test_each_module_stays_in_its_mode(stock):
+    """One that its owner has frozen, too, whatever the model does."""
+    trainer = stock(8)
+    dropouts = [module for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)]
+    for training in (True, False):
+        trainer.model.train(training)
+        dropouts[0].train(not training)
+        before = [module.training for module in trainer.model.modules()]
+        per_sample_losses(trainer)
+        assert [module.training for module in trainer.model.modules()] == before
 
 
 def test_a_refit_that_runs_out_of_memory_shrinks_too(training_arguments):

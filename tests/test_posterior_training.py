@@ -380,6 +380,16 @@ def test_the_card_of_a_run_on_the_posterior_says_what_it_is(training_arguments):
     assert "on the posterior over the true class" in card and "mixture of two Gaussians over" not in card
 
 
+def test_the_card_of_a_loss_without_gates_speaks_of_none(training_arguments):
+    settings = {"clear_loss": "gce", "clear_warmup": "epochs", "clear_warmup_epochs": 1, "num_train_epochs": 2}
+    trainer = trainer_of(training_arguments(**POSTERIOR | settings), noisy_dataset(100))
+    trainer.train()
+    trainer.create_model_card()
+    with open(f"{trainer.args.output_dir}/README.md") as file:
+        card = file.read()
+    assert "the training loss is `gce`. All modules act on all samples." in card and "bypassed" not in card
+
+
 @pytest.mark.parametrize(
     ("posterior", "message"),
     [

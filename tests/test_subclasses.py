@@ -55,6 +55,19 @@ def test_a_subclass_that_calls_super_trains(tmp_path):
     assert trainer.state.global_step == 6 and trainer.sample_store.is_fitted
 
 
+def test_outputs_have_the_loss_of_the_model(tmp_path):
+    class Looks(ClearTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            own = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+            assert outputs.loss.item() == pytest.approx(own.item(), rel=1e-5)
+            return (loss, outputs) if return_outputs else loss
+
+    trainer = build("plain", tmp_path, Looks, clear_warmup_epochs=1)
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
 class Sometimes(ClearTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.state.global_step != 2:
