@@ -126,7 +126,7 @@ class BaseTrainerMixin(ReportMixin, SavedModelsMixin, CompleteCheckpointsMixin):
         return datasets.Dataset.from_dict(columns)
 
     def label_issues(
-        self, threshold: float | None = None, return_all: bool = False, columns: Sequence[str] | None = None
+        self, threshold: float | None = None, *, return_all: bool = False, columns: Sequence[str] | None = None
     ) -> datasets.Dataset:
         """The samples whose label is more likely wrong than right, worst first: with their text, the label that each
         should have, and why. Look at [`fit_findings`] before you trust the list.

@@ -43,7 +43,7 @@ class ReportMixin(OwnTrainer):
             RuntimeError: if nothing has been fitted yet.
             FileExistsError: if a file is there that is no report.
             ValueError: if a column is not there, or every token has a label.
-            ImportError: without jinja2 and matplotlib: `pip install "hf-clear[report]"`.
+            ImportError: without matplotlib: `pip install "hf-clear[report]"`.
 
         Example:
 

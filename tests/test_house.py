@@ -89,6 +89,15 @@ def test_no_file_is_too_long_to_hold_in_mind():
     assert max(lengths.values()) <= 300, {name: n for name, n in lengths.items() if n > 300}
 
 
+def test_each_docstring_begins_with_a_sentence():
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                docstring = ast.get_docstring(node)
+                has_sentence = docstring != "" and not (docstring or "").startswith(("Args:", "Raises:", "Returns:"))
+                assert has_sentence, f"{name}, line {node.body[0].lineno}"
+
+
 def test_one_refit_stays_in_few_rooms(training_arguments):
     """Counted: calls from one room of the package into another, from `on_epoch_begin` of the callback until it returns.
     The pass over the training set is one call, whatever its batches do."""

@@ -161,7 +161,7 @@ def test_classes_that_no_label_has_change_nothing(occurring, num_labels):
     spread[:, places], spread[:, everywhere] = scores[:, :occurring], scores[:, occurring:]
     few, all_of_them = fit_noise_model(scores[:, :occurring], labels), fit_noise_model(spread, places[labels])
     assert few.noise_rate == pytest.approx((true != labels).mean(), abs=0.03)
-    np.testing.assert_array_equal(few.target, all_of_them.target[:, places])
+    np.testing.assert_allclose(few.target, all_of_them.target[:, places], atol=1e-3)
     assert not all_of_them.target[:, everywhere].any() and not all_of_them.prediction[:, everywhere].any()
     assert np.allclose(all_of_them.transition_matrix.sum(axis=1), 1)
     audit = audit_labels(places[labels], softmax(spread, axis=1))
@@ -333,12 +333,14 @@ def test_as_an_estimator_and_as_find_label_issues(caplog):
 
 @pytest.mark.parametrize("num_labels, size, rate", [(2, 200, 0.35), (4, 80, 0.5), (10, 150, 0.6)])
 def test_few_labels_of_which_many_are_wrong_are_told_from_labels_at_random(num_labels, size, rate):
-    told = at_random = 0
+    told = at_random = certain = 0
     for seed in range(8):
         scores, _, labels = simulated(symmetric_matrix(num_labels, rate), size, separation=3.0, seed=seed)
-        told += fit_noise_model(scores, labels).is_supported
+        model = fit_noise_model(scores, labels)
+        told, certain = told + model.is_supported, certain + model.is_certain
+        assert model.is_supported or not model.is_certain
         at_random += fit_noise_model(scores, np.random.default_rng(seed + 1).permutation(labels)).is_supported
-    assert told >= 6 and at_random <= 1
+    assert told >= 6 and at_random <= 1 and certain <= told - (num_labels == 2)  # a t-test takes more samples
 
 
 def test_agreement_is_that_with_permuted_labels():

@@ -207,6 +207,6 @@ def test_pictures_refuse_what_they_cannot_draw(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             call(tmp_path / "picture.png")
-    with patch.dict(sys.modules, {"matplotlib": None}), pytest.raises(ImportError, match="hf-clear\\[plots\\]"):
+    with patch.dict(sys.modules, {"matplotlib": None}), pytest.raises(ImportError, match="hf-clear\\[report\\]"):
         plot_cleansing({"a": cleansing_table([0.9], [False])}, tmp_path / "picture.png")
     assert not list(tmp_path.iterdir())

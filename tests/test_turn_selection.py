@@ -1,6 +1,7 @@
 """Which samples TURN fine-tunes on."""
 
 import numpy as np
+import pytest
 
 from hf_clear.turn.selection import select_clean
 
@@ -25,3 +26,14 @@ def test_a_class_without_a_clean_sample_is_not_dropped(caplog):
     assert select_clean(PROBABILITY, CLASSES).tolist() == [0, 1, 2, 4, 5, 8, 9]
     assert "No sample of 1 of the 3 classes (label 2)" in caplog.text and "the 2 most" in caplog.text
     assert np.bincount(CLASSES[select_clean(PROBABILITY, CLASSES, balance="min")]).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("prefix", ["", "turn_"])
+def test_messages_name_the_arguments_that_the_caller_has(prefix):
+    for arguments, message in (
+        ({"threshold": 1.0}, f"`{prefix}threshold` is a clean probability"),
+        ({"balance": "max"}, f"`{prefix}balance` has to be 'min'"),
+        ({"threshold": 0.95}, f"Lower `{prefix}threshold`, or"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            select_clean(PROBABILITY, CLASSES, prefix=prefix, **arguments)

@@ -104,7 +104,7 @@ def _files(path: str) -> list[str]:
 
 def _noise_of(args: Namespace) -> list[tuple[str, float | None]]:
     """Types and rates; a rate of 0 is no noise, which there is once."""
-    pairs = [(kind, rate) for kind in args.noise_type for rate in ([0.0] if kind == NO_NOISE else args.noise_rates)]
+    pairs = [(kind, rate) for kind in args.noise_types for rate in ([0.0] if kind == NO_NOISE else args.noise_rates)]
     return list(dict.fromkeys((kind, rate) if rate else (NO_NOISE, None) for kind, rate in pairs))
 
 

@@ -49,18 +49,18 @@ def check_lists(args: Namespace, others: Sequence[str]) -> None:
             )
     for option, values, known in (
         ("--peft_methods", args.peft_methods, list(_choices("peft_method"))),
-        ("--noise_type", args.noise_type, list(_choices("noise_type"))),
+        ("--noise_types", args.noise_types, list(_choices("noise_type"))),
     ):
         wrong = [value for value in values if value not in known]
         if wrong:
             raise ValueError(f"{option}: {wrong[0]!r} is none. There are {', '.join(known)}.")
-    noisy = [kind for kind in args.noise_type if kind != NO_NOISE]
+    noisy = [kind for kind in args.noise_types if kind != NO_NOISE]
     if bool(noisy) != bool(args.noise_rates):
-        raise ValueError("--noise_type and --noise_rates go together: name a type and one rate or more, or neither.")
+        raise ValueError("--noise_types and --noise_rates go together: name a type and one rate or more, or neither.")
     for rate in args.noise_rates:
         if not 0 <= rate <= 1:
             raise ValueError(f"--noise_rates: {rate:g} is no share between 0 and 1.")
-    for option in ("data_sets", "methods", "peft_methods", "noise_type", "noise_rates", "seeds"):
+    for option in ("data_sets", "methods", "peft_methods", "noise_types", "noise_rates", "seeds"):
         values = getattr(args, option)
         twice = [value for number, value in enumerate(values) if value in values[:number]]
         if twice:

@@ -59,7 +59,7 @@ def _parser() -> ArgumentParser:
         "curves over epochs.\nA combination that is finished is not trained again, unless its arguments or the files "
         "that it reads have changed.\nAll other arguments are those of `hf-clear train`: --test_each_epoch and "
         "--report_memorization give curves.",
-        epilog="Example: hf-clear grid --output_dir grid --methods none clear clear:paper --noise_type none symmetric "
+        epilog="Example: hf-clear grid --output_dir grid --methods none clear clear:paper --noise_types none symmetric "
         "--noise_rates 0.2 0.4\n--seeds 1 2 3 --train_file train.csv --test_file test.csv --test_each_epoch",
     )
     parser.add_argument("--output_dir", "--output-dir", required=True, help="Folder of all trainings.")
@@ -78,7 +78,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--peft_methods", "--peft-methods", nargs="+", default=[], help="Of --peft_method.")
     parser.add_argument(
-        *("--noise_type", "--noise-type", "--noise_types", "--noise-types"),
+        *("--noise_types", "--noise-types", "--noise_type", "--noise-type"),
         nargs="+",
         default=[NO_NOISE],
         help="Of --noise_type; each with all rates, none without.",

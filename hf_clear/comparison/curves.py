@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._extras import NO_MATPLOTLIB
 from ..files import write_atomically
 from .results import TrainingResult
 
@@ -50,7 +51,7 @@ def draw_curves(trainings: Sequence[TrainingResult], path: str | os.PathLike, de
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib: pip install "hf-clear[report]"') from error
+        raise ImportError(NO_MATPLOTLIB) from error
     columns = min(len(settings), _COLUMNS)
     blocks = -(-len(settings) // columns)  # of all rows, below each other
     titles = {setting: _wrapped(setting) for setting in settings}

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Dataset
 
-from .._names import TRUE_LABEL
+from .._names import IGNORED_LABEL, TRUE_LABEL
 from ..sample_index import check_labels
 from .classes import as_class, check_kinds, missing_words, note_lookalikes, shown, written
 
 TEXTS = ("text", "text_pair")  # what the columns with texts are called afterwards
-UNKNOWN = -100  # as a true label
 UNLABELLED = -1  # as a label of test data, as in GLUE
 
 logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def true_labels(values: Sequence, ids: Mapping[str, int]) -> list[int]:
     """
     numbers = []
     for row, value in enumerate(values):
-        number = UNKNOWN if value is None else as_class(value, ids)
+        number = IGNORED_LABEL if value is None else as_class(value, ids)
         if number is None:
             raise ValueError(
                 f"Row {row} of the train data (counted from 0) has the true label {value!r}, which is no label of the "

@@ -74,6 +74,7 @@ class TrainingDynamicsCallback(TrainerCallback):
     def label_issues(
         self,
         threshold: float | None = None,
+        *,
         return_all: bool = False,
         columns: Sequence[str] | None = None,
         estimator: str = "gaussian_mixture",
@@ -87,7 +88,8 @@ class TrainingDynamicsCallback(TrainerCallback):
         trainer = self.trainer
         config = getattr(trainer.accelerator.unwrap_model(trainer.model), "config", None)
         names = class_names(trainer.train_dataset, label_names(trainer), config)
-        table = self.records.label_issues(threshold, return_all, estimator, label_names=names)
+        records = self.records
+        table = records.label_issues(threshold, return_all=return_all, estimator=estimator, label_names=names)
         rows = table["sample_index"][:]
         return with_columns(table, shown_columns(trainer.train_dataset, rows, columns, trainer.processing_class, names))
 

@@ -80,6 +80,7 @@ class TrainingDynamics:
     def label_issues(
         self,
         threshold: float | None = None,
+        *,
         return_all: bool = False,
         estimator: str = "gaussian_mixture",
         texts: datasets.Dataset | Mapping[str, Sequence] | None = None,

@@ -57,6 +57,8 @@ class NoiseModel:
             permuted (a one-sided test at 1 %), and the gain is above 0.001. If not, nothing is known: `target` is the
             given label, `clean_probability` is 1, and `prediction` the same for all classes that occur.
         is_free (`bool`): whether T is given, or another than symmetric noise since that makes held-out labels likelier.
+        is_certain (`bool`): whether the gain is above 0 by a one-sided t-test at 1 %, too. With few samples, scores may
+            be supported, and a training that begins by them still would follow their errors.
     """
 
     transition_matrix: np.ndarray = field(repr=False)
@@ -69,6 +71,7 @@ class NoiseModel:
     gain: float
     is_supported: bool
     is_free: bool = False
+    is_certain: bool = False
 
     @property
     def clean_probability(self) -> np.ndarray:

@@ -169,9 +169,10 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
             )
         if noise.is_supported:
             first.note(_clean_probability(noise))
-        if held_out is None and not first.begins_anew and noise.expected_skill < LEAST_SKILL:
+        is_weak = noise.expected_skill < LEAST_SKILL or not noise.is_certain
+        if held_out is None and not first.begins_anew and is_weak:
             may_leave = first.settings.get_training_loss().uses_posterior and first.settings.clear_min_explained > 0
-            can_begin_anew = noise.is_supported and may_leave and not first.keeps_head
+            can_begin_anew = noise.is_certain and may_leave and not first.keeps_head
             if first.trainer.is_world_process_zero():
                 logger.warning(_too_weak(noise, first, can_begin_anew and first.trainer.state.num_train_epochs > 1))
             if can_begin_anew:
@@ -191,7 +192,9 @@ def _by_evidence(first: FirstFit) -> tuple[dict[str, float], bool]:
 
 def _too_weak(noise: NoiseModel, first: FirstFit, may_begin_anew: bool) -> str:
     settings, found = first.settings, "nothing about the labels"
-    if noise.is_supported:
+    if noise.is_supported and not noise.is_certain:
+        found = "something about the labels, but there are too few to be sure of it"
+    elif noise.is_supported:
         found = (
             f"little about the labels: predictions from them are expected to go {max(noise.expected_skill, 0):.0%} of "
             f"the way from a constant one to perfect ones, and it takes {LEAST_SKILL:.0%}"

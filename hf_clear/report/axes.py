@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._argument_checks import check_label_names
+from .._extras import NO_MATPLOTLIB
 from ..estimators import gaussian_mixture
 from ..log_history import mixture_of, series_of
 from .short_names import short_names
@@ -248,5 +249,5 @@ def _axes(ax: Axes | None) -> Axes:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib: pip install "hf-clear[plots]"') from error
+        raise ImportError(NO_MATPLOTLIB) from error
     return plt.subplots(layout="constrained")[1]

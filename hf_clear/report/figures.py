@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._extras import NO_MATPLOTLIB
 from ..log_history import curves_of, fits_of, histogram_of, mixture_of, series_of
 from .axes import plot_detection, plot_loss_mixture, plot_memorization, plot_transition_matrix
 from .frame import IssueFrame
@@ -52,7 +53,7 @@ class Picture:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError('Pictures need matplotlib: pip install "hf-clear[report]"') from error
+            raise ImportError(NO_MATPLOTLIB) from error
         with _style():
             figure = Figure(self.size, layout="constrained")
             self.draw(figure)

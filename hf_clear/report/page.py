@@ -77,7 +77,7 @@ def save_report(
     Raises:
         FileExistsError: if a file is at `path` that is no report.
         ValueError: if the table lacks a column, or one holds something else, or `noise_rate` is no range.
-        ImportError: without jinja2 and matplotlib: `pip install "hf-clear[report]"`.
+        ImportError: without matplotlib: `pip install "hf-clear[report]"`.
 
     Example:
 
@@ -145,10 +145,8 @@ def _range(noise_rate: Any) -> tuple[float, float] | None:
 
 
 def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError('A report needs jinja2: pip install "hf-clear[report]"') from error
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

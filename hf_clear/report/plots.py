@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .._argument_checks import check_seed
+from .._extras import NO_MATPLOTLIB
 from ..files import write_atomically
 from .tables import as_noisy, knn_accuracy, linear_cka
 
@@ -154,7 +155,7 @@ def _figure(size: tuple[float, float]):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib: pip install "hf-clear[plots]"') from error
+        raise ImportError(NO_MATPLOTLIB) from error
     figure = Figure(size, layout="constrained")
     cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.08)
     return figure, colormaps

@@ -149,7 +149,7 @@ class TurnMixin(ResumablePhasesMixin):
             raise RuntimeError("There is nothing to cleanse by: call `linear_probe()` first, or `train()` for all.")
         self._check_replaced()
         settings = self.turn_args
-        check_selection(settings.turn_threshold, settings.turn_balance)
+        check_selection(settings.turn_threshold, settings.turn_balance, prefix="turn_")
         estimator = get_estimator(settings.turn_estimator)
         predictions, features = self._probing.evidence(self, settings, estimator.uses_features)
         # A new store: one look at the losses, however often this is called.
@@ -170,6 +170,7 @@ class TurnMixin(ResumablePhasesMixin):
             settings.turn_threshold,
             settings.turn_balance,
             self.args.seed,
+            prefix="turn_",
         )
         metrics["cleanse_fine_tuning_samples"] = len(self.fine_tuning_samples)
         self._finish_phase("cleanse", metrics)

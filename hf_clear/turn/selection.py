@@ -19,6 +19,8 @@ def select_clean(
     threshold: float = 0.6,
     balance: str | int = "none",
     seed: int = 0,
+    *,
+    prefix: str = "",
 ) -> np.ndarray:
     """The samples to fine-tune on (TURN, arXiv 2310.17668, phase 2): those with a clean probability above `threshold`;
     in the paper, the same number of them from each class (`balance="min"`).
@@ -34,6 +36,7 @@ def select_clean(
         balance (`str` or `int`, *optional*, defaults to `"none"`): `"min"` draws as many samples from each class as
             the smallest one has, a number draws so many from each class that has more, `"none"` takes all.
         seed (`int`, *optional*, defaults to 0): of the draw.
+        prefix (`str`, *optional*, defaults to `""`): of the names of `threshold` and `balance` in messages.
 
     Returns:
         `np.ndarray`: row numbers, in ascending order.
@@ -41,7 +44,7 @@ def select_clean(
     Raises:
         ValueError: if no sample is above the threshold, or an argument is out of its range.
     """
-    check_selection(threshold, balance)
+    check_selection(threshold, balance, prefix)
     check_seed(seed)
     clean_probability, labels = np.asarray(clean_probability), np.asarray(labels)
     is_known = ~np.isnan(clean_probability)
@@ -54,7 +57,7 @@ def select_clean(
     if not is_kept.any():
         raise ValueError(
             f"No sample has a clean probability above {threshold}: all {len(labels)} are called noisy (the largest is "
-            f"{clean_probability[is_known].max(initial=0)}). Lower `turn_threshold`, or probe longer."
+            f"{clean_probability[is_known].max(initial=0)}). Lower `{prefix}threshold`, or probe longer."
         )
     kept = {label: np.flatnonzero(is_kept & (labels == label)) for label in np.unique(labels)}
     smallest = min(len(rows) for rows in kept.values() if len(rows))
@@ -109,12 +112,13 @@ def check_selected(dataloader: DataLoader, kept: np.ndarray, trainer: str) -> No
         )
 
 
-def check_selection(threshold: float, balance: str | int) -> None:
-    """Raises a ValueError if one of these arguments of [`select_clean`] is out of its range."""
+def check_selection(threshold: float, balance: str | int, prefix: str = "") -> None:
+    """Raises a ValueError if one of these arguments of [`select_clean`] is out of its range. In the message, `prefix`
+    stands before its name."""
     if not 0 < threshold < 1:
-        raise ValueError(f"`turn_threshold` is a clean probability strictly between 0 and 1; got {threshold}.")
+        raise ValueError(f"`{prefix}threshold` is a clean probability strictly between 0 and 1; got {threshold}.")
     is_number = isinstance(balance, int) and not isinstance(balance, bool) and balance >= 1
     if balance not in ("min", "none") and not is_number:
         raise ValueError(
-            f"`turn_balance` has to be 'min', 'none' or a number of samples a class, 1 or above; got {balance!r}."
+            f"`{prefix}balance` has to be 'min', 'none' or a number of samples a class, 1 or above; got {balance!r}."
         )

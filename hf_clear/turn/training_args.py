@@ -41,7 +41,7 @@ class TurnArguments(ProbeArguments):
         check_numbers(self, "turn_threshold")
         if str(self.turn_balance).isdecimal():
             self.turn_balance = int(self.turn_balance)  # type: ignore[assignment]  # from a command line
-        check_selection(self.turn_threshold, self.turn_balance)
+        check_selection(self.turn_threshold, self.turn_balance, prefix="turn_")
         ESTIMATORS.find(self.turn_estimator, "turn_estimator").check_held_out(False)
 
 
