@@ -1,6 +1,6 @@
 """The tables of the docs, as data frames: each from the lines of results, see tables.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -118,10 +118,10 @@ def values(table: Table, method: str, name: str = "accuracy") -> list[float]:
     return [value for value in found if value is not None]
 
 
-def accuracy(tables: dict[tuple, Table]) -> pd.DataFrame:
-    """Test accuracy after the last epoch: a row for each setting, a column for each method."""
+def accuracy(tables: dict[tuple, Table], columns: Mapping[str, str] = COLUMNS) -> pd.DataFrame:
+    """Test accuracy after the last epoch: a row for each setting, a column for each method (by name: its title)."""
     rows = {
-        name: {title: mean_and_deviation(values(table, method)) for method, title in COLUMNS.items()}
+        name: {title: mean_and_deviation(values(table, method)) for method, title in columns.items()}
         for name, table in named(tables, *COMPARED).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test accuracy after the last epoch")

@@ -31,6 +31,7 @@ RATES = RESULTS.with_name("noise_rates.jsonl")  # more rates of one setting, apa
 HELD_OUT = RESULTS.with_name("held_out.jsonl")  # of data that nothing was chosen by
 HELD_OUT_TEXTS = RESULTS.with_name("held_out_texts.jsonl")
 PEFT = RESULTS.with_name("peft_methods.jsonl")  # more noise with other PEFT methods than LoRA
+WITH_PAPER = {**_tables.COLUMNS, "paper": 'CleaR, `preset("paper")`'}
 PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
 PICTURE = ROOT / "docs" / "images" / "accuracy.svg"
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -59,7 +60,7 @@ TABLES = {
     "held_out_texts": lambda tables: accuracy(tables_of(read_results(HELD_OUT_TEXTS))),
     "held_out_texts_differences": lambda tables: _tables.differences(tables_of(read_results(HELD_OUT_TEXTS))),
     "held_out_texts_detection": lambda tables: _tables.detection(tables_of(read_results(HELD_OUT_TEXTS))),
-    "peft_methods": lambda tables: _not_of_lora(accuracy(tables_of(read_results(PEFT)))),
+    "peft_methods": lambda tables: _not_of_lora(accuracy(tables_of(read_results(PEFT)), WITH_PAPER)),
     "peft_methods_differences": lambda tables: _not_of_lora(_tables.differences(tables_of(read_results(PEFT)))),
     "noise_rates": lambda tables: _tables.noise_rates(tables, tables_of(read_results(RATES))),
 }

@@ -216,9 +216,9 @@ class Refit:
         return predictions
 
     def _leave_out(self) -> dict[str, float]:
-        if self.participation.takes_part is None or not self.store.is_fitted or self.store.gates_open:
-            return {}
-        return self.participation.leave_out(self.store.clean_probability, self.settings.clear_min_clean_probability)
+        p = self.store.clean_probability.clamp_min(float(self.store.gates_open))
+        least = self.settings.clear_min_clean_probability
+        return self.participation.leave_out(p, least) if self.store.is_fitted else {}
 
     def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
         """A context in which every module is bypassed for a batch: the frozen base model."""

@@ -85,6 +85,18 @@ def test_gates_are_open_as_long_as_there_is_one_group(training_arguments, caplog
         assert_same(state_of(straight), state_of(resumed))
 
 
+def test_all_samples_take_part_while_gates_are_open(training_arguments, monkeypatch):
+    settings = POSTERIOR | {"num_train_epochs": 2, "clear_min_clean_probability": 0.5}
+    left_out = []
+    for least in (np.inf, -1.0):
+        monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SEPARATION", least)
+        told = ExplainsLater(UNEXPLAINED, UNEXPLAINED).callback()
+        trainer = trainer_of(training_arguments(**settings), noisy_dataset(400), callbacks=[told])
+        trainer.train()
+        left_out.append([entry["left_out"] for entry in trainer.state.log_history if "left_out" in entry])
+    assert not any(left_out[0]) and all(left_out[1]) and len(left_out[0]) == 2
+
+
 def test_gates_that_somebody_asked_for_stay(training_arguments, monkeypatch):
     monkeypatch.setattr("hf_clear.estimators._unexplained.LEAST_SEPARATION", np.inf)
     settings = POSTERIOR | {"num_train_epochs": 1, "clear_routing": "clean"}
