@@ -34,7 +34,6 @@ from .training_args import BEFORE_TRAINING, ClearArguments
 from .without_posterior import leave_posterior, say_explained, with_gates
 
 logger = logging.getLogger(__name__)
-
 LOSS, TARGET = range(2)  # what a draw of gates is for: the part of its key after seed and step
 
 
@@ -216,9 +215,10 @@ class Refit:
         return predictions
 
     def _leave_out(self) -> dict[str, float]:
-        p = self.store.clean_probability.clamp_min(float(self.store.gates_open))
-        least = self.settings.clear_min_clean_probability
-        return self.participation.leave_out(p, least) if self.store.is_fitted else {}
+        if self.participation.takes_part is None or not self.store.is_fitted:
+            return {}
+        least = 0.0 if self.store.gates_open else self.settings.clear_min_clean_probability
+        return self.participation.leave_out(self.store.clean_probability, least)
 
     def bypassed(self, index: torch.Tensor) -> contextlib.AbstractContextManager:
         """A context in which every module is bypassed for a batch: the frozen base model."""

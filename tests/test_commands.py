@@ -145,7 +145,7 @@ def test_audit_says_what_no_model_has_to_look_at(tmp_path, capsys):
         assert "By 62 true labels: 3.2 % are wrong" in said or "No sample whose true label is known" in said
         assert "2 texts are there" in (out / "report.html").read_text(encoding="utf-8")
         table = pd.read_csv(out / "label_issues.csv", keep_default_na=False)
-        assert "number" in table["text" if text_column == "corrected_label" else text_column][0]
+        assert "number" in table["text" if text_column == "corrected_label" else text_column][0].lower()
         assert set(table["corrected_label"]) == {""}
     pd.DataFrame({"text": ["a b", "c d", "e f"], "label": ["x", "y", "z"]}).to_csv(file, index=False)
     assert hf_clear_command(["audit", str(file), "--output_dir", str(tmp_path / "few")]) == 0
