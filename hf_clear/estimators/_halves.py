@@ -86,8 +86,8 @@ def judge_by_halves(
 
 
 def _of_given(f: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The probability of each given label, `[num_labels, rows]`. Symmetric noise is left out: it changes
-    no sign."""
+    """The probability of each given label, `[num_labels, rows]`. Symmetric noise is left out: the order stays
+    the same without it."""
     keeps_order = matrix[0, 0] * len(matrix) > 1
     return f if keeps_order and is_symmetric(matrix) else matrix.T.astype(np.float32) @ f
 
